@@ -1,0 +1,79 @@
+"""One predicate for dispatch, error text and test skips: can the Triton kernels serve this tensor?"""
+
+import importlib.util
+import os
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FUSED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class FusedUnavailableError(RuntimeError):
+    """`fused=True` was asked for and the Triton kernels cannot run: the message says why and what to do."""
+
+
+class FusedStatus(NamedTuple):
+    """Whether the Triton kernels can serve a tensor, and the reason in one sentence."""
+
+    available: bool
+    reason: str
+
+
+def interpreting() -> bool:
+    """True where Triton's kernels run in its interpreter (TRITON_INTERPRET=1 before Triton is first imported)."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def fused_status(tensor: Tensor) -> FusedStatus:
+    """Say whether the Triton kernels can serve `tensor` (its device and dtype), and why or why not.
+
+    Args:
+        tensor: any tensor; only its device and dtype are looked at.
+
+    Returns:
+        FusedStatus(available, reason). On a CPU the kernels run only in Triton's interpreter, a correctness check that
+        `fused=True` alone starts: `fused=None` stays eager there.
+    """
+    if not tensor.dtype.is_floating_point:
+        return FusedStatus(False, f"the kernels take floating-point tensors, got {tensor.dtype}")
+    if importlib.util.find_spec("triton") is None:
+        return FusedStatus(False, "Triton is not installed: pip install triton (Linux)")
+    device = tensor.device.type
+    if device == "cuda":
+        if tensor.dtype not in FUSED_DTYPES:
+            return FusedStatus(False, f"{tensor.dtype} runs eager on a GPU; the kernels take float32, float16 and bfloat16")
+        return FusedStatus(True, f"Triton kernels on {tensor.device}")
+    if device == "cpu":
+        if not interpreting():
+            return FusedStatus(
+                False,
+                "the kernels need a CUDA or ROCm GPU; to check them on a CPU set TRITON_INTERPRET=1 before Python starts",
+            )
+        return FusedStatus(True, "Triton interpreter on the CPU (a check of correctness, not of speed)")
+    return FusedStatus(False, f"the kernels need a CUDA or ROCm GPU, the tensor is on {tensor.device}")
+
+
+def use_fused(fused: bool | None, tensor: Tensor, operator: str) -> bool:
+    """Resolve the public `fused=` argument for one call.
+
+    Args:
+        fused: True, False or None, as in every operator.
+        tensor: the operator's feature tensor.
+        operator: its public name, for the message.
+
+    Raises:
+        FusedUnavailableError: `fused=True` and the kernels cannot serve `tensor`.
+        TypeError: `fused` is not True, False or None.
+    """
+    if fused is False:
+        return False
+    if fused is None:
+        return tensor.device.type == "cuda" and fused_status(tensor).available
+    if fused is not True:
+        raise TypeError(f"{operator}: fused must be True, False or None, got {fused!r}")
+    status = fused_status(tensor)
+    if not status.available:
+        raise FusedUnavailableError(f"{operator}(fused=True): {status.reason}. Use fused=None to run the eager path here.")
+    return True

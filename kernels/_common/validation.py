@@ -1,0 +1,57 @@
+"""Checks of the operators' arguments. Every message says what came, what is needed and what to do."""
+
+import torch
+from torch import Tensor
+
+
+def shape_of(tensor: Tensor) -> str:
+    return "(" + ", ".join(str(size) for size in tensor.shape) + ")"
+
+
+def check_tensors(operator: str, **tensors: Tensor) -> None:
+    """Raise TypeError for an argument that is no tensor, ValueError for one that is not floating point or on another device than the first."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{operator}: {name} must be a tensor, got {type(tensor).__name__}")
+        if not tensor.dtype.is_floating_point:
+            raise ValueError(f"{operator}: {name} must be floating point, got {tensor.dtype}; convert it with .float()")
+        if tensor.device != first.device:
+            raise ValueError(
+                f"{operator}: {name} is on {tensor.device} and {first_name} on {first.device}; move them to one device with .to()"
+            )
+
+
+def check_shape(operator: str, name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) -> None:
+    """Raise ValueError unless `tensor` has exactly the shape `expected`; `meaning` names its axes."""
+    if tuple(tensor.shape) != tuple(expected):
+        wanted = "(" + ", ".join(str(size) for size in expected) + ")"
+        raise ValueError(f"{operator}: {name} must have shape {meaning} = {wanted}, got {shape_of(tensor)}")
+
+
+def check_dim(operator: str, name: str, tensor: Tensor, dim: int, meaning: str) -> None:
+    """Raise ValueError unless `tensor` has `dim` axes."""
+    if tensor.dim() != dim:
+        raise ValueError(f"{operator}: {name} must have shape {meaning}, got {shape_of(tensor)}")
+
+
+def check_positive(operator: str, **sizes: int) -> None:
+    """Raise ValueError for a size of zero."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{operator}: {name} must be at least 1, got {size}")
+
+
+def check_same_dtype(operator: str, **tensors: Tensor) -> None:
+    """Raise ValueError unless all tensors have the first one's dtype."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if tensor.dtype != first.dtype:
+            raise ValueError(
+                f"{operator}: {name} is {tensor.dtype} and {first_name} is {first.dtype}; convert one with .to() so that they agree"
+            )
+
+
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of statistics and sums: float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
