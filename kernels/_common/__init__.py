@@ -1,4 +1,6 @@
 """What every operator shares: whether the kernels can run, argument checks, registration, launching."""
 
 if not __name__.startswith("intrasense_fast."):
-    raise ImportError(f"imported as {__name__!r}: this folder is intrasense_fast.kernels (a second name would register every operator twice)")
+    raise ImportError(
+        f"imported as {__name__!r}: this folder is intrasense_fast.kernels (a second name would register every operator twice)"
+    )

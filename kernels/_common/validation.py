@@ -9,7 +9,7 @@ def shape_of(tensor: Tensor) -> str:
 
 
 def check_tensors(operator: str, **tensors: Tensor) -> None:
-    """Raise TypeError for an argument that is no tensor, ValueError for one that is not floating point or on another device than the first."""
+    """Raise TypeError for an argument that is no tensor, ValueError for an integer one or one on another device."""
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
@@ -18,7 +18,7 @@ def check_tensors(operator: str, **tensors: Tensor) -> None:
             raise ValueError(f"{operator}: {name} must be floating point, got {tensor.dtype}; convert it with .float()")
         if tensor.device != first.device:
             raise ValueError(
-                f"{operator}: {name} is on {tensor.device} and {first_name} on {first.device}; move them to one device with .to()"
+                f"{operator}: {name} is on {tensor.device} and {first_name} on {first.device}; move them together with .to()"
             )
 
 
@@ -47,9 +47,7 @@ def check_same_dtype(operator: str, **tensors: Tensor) -> None:
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():
         if tensor.dtype != first.dtype:
-            raise ValueError(
-                f"{operator}: {name} is {tensor.dtype} and {first_name} is {first.dtype}; convert one with .to() so that they agree"
-            )
+            raise ValueError(f"{operator}: {name} is {tensor.dtype} and {first_name} is {first.dtype}; convert one with .to()")
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -36,7 +36,9 @@ def bce_dice(logits: Tensor, target: Tensor, *, fused: bool | None = None) -> tu
     if target.dtype.is_complex:
         raise ValueError(f"bce_dice: target must be bool, integer or float, got {target.dtype}")
     if target.device != logits.device:
-        raise ValueError(f"bce_dice: target is on {target.device} and logits on {logits.device}; move them to one device with .to()")
+        raise ValueError(
+            f"bce_dice: target is on {target.device} and logits on {logits.device}; move them to one device with .to()"
+        )
     if use_fused(fused, logits, "bce_dice"):
         from intrasense_fast.kernels.bce_dice.autograd import bce_dice_fused
 

@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from intrasense_fast.kernels._common.capability import use_fused

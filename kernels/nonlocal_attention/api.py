@@ -29,7 +29,7 @@ def nonlocal_attention(
     `features` before it is rounded to the inputs' dtype. The maximum's gradient goes to the lowest channel that attains it.
 
     Args:
-        query: (B, N, d), float32, float16, bfloat16 or float64 (float64 is eager on a GPU); strided views are taken as they are.
+        query: (B, N, d), float32, float16, bfloat16 or float64 (float64 is eager on a GPU); strided views are fine.
         key: (B, N, d), as query.
         value: (B, N, C), as query; C may be much larger than d.
         residual: (B, N, C), as query.

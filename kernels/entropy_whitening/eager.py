@@ -1,0 +1,140 @@
+"""entropy_whitening without kernels: window sums by rows, then by columns, each with a pivot of its own."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from intrasense_fast.kernels._common.layout import without_autocast
+from intrasense_fast.kernels._common.validation import statistics_dtype
+
+
+def eager(
+    features: Tensor,
+    channel_mean: Tensor,
+    channel_max: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    threshold: float,
+    entropy_scale: str,
+    window: int,
+    eps: float,
+    normalize: bool,
+) -> tuple[Tensor, Tensor]:
+    """The path without kernels; arguments and results as entropy_whitening's."""
+    with without_autocast(features):
+        attended = gated(features, channel_mean, channel_max, gate_weight, gate_bias, statistics_dtype(features.dtype))
+        if not normalize:
+            return attended.to(features.dtype), torch.zeros_like(channel_mean, dtype=torch.bool)
+        mask = scaled_entropy(attended.detach(), entropy_scale) < threshold
+        return MaskedWhitening.apply(attended, mask, window, eps).to(features.dtype), mask
+
+
+def gated(
+    features: Tensor, channel_mean: Tensor, channel_max: Tensor, gate_weight: Tensor, gate_bias: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """F_att of Eq. 4-5 in `dtype`."""
+    statistics = torch.stack([channel_mean, channel_max], 1).to(dtype)
+    logit = functional.conv2d(statistics, gate_weight.to(dtype), gate_bias.to(dtype), padding=gate_weight.shape[-1] // 2)
+    return torch.sigmoid(logit) * features.to(dtype)
+
+
+def scaled_entropy(attended: Tensor, entropy_scale: str) -> Tensor:
+    """Ent_s of Eq. 6 from F_att: (B, H, W); NaN, which no threshold exceeds, where the mask must be empty."""
+    z = attended - attended.amax(1, keepdim=True)
+    e = z.exp()
+    total = e.sum(1)
+    entropy = total.log() - (e * z).sum(1) / total
+    if entropy_scale == "nats":
+        return entropy
+    if entropy_scale == "max":
+        return entropy / math.log(attended.shape[1]) if attended.shape[1] > 1 else torch.full_like(entropy, torch.nan)
+    if entropy_scale == "relative":
+        low, high = entropy.amin((1, 2), keepdim=True), entropy.amax((1, 2), keepdim=True)
+        span = high - low
+        return ((entropy - low) / span).masked_fill(~(span > 1e-3), torch.nan)
+    centred = entropy - entropy.mean((1, 2), keepdim=True)
+    deviation = centred.square().mean((1, 2), keepdim=True).sqrt()
+    return torch.sigmoid(centred / deviation).masked_fill(~(deviation > 1e-4), torch.nan)
+
+
+class MaskedWhitening(torch.autograd.Function):
+    """Eq. 7 from F_att (B, C, H, W) and the mask; saves F_att, the windows' mean and 1 / sigma, not one map a tap."""
+
+    @staticmethod
+    def forward(ctx, attended: Tensor, mask: Tensor, window: int, eps: float) -> Tensor:
+        mean, variance = window_moments(attended, window)
+        scale = torch.rsqrt(variance + eps)
+        ctx.save_for_backward(attended, mask, mean, scale)
+        ctx.window = window
+        return torch.where(mask[:, None], (attended - mean) * scale, attended)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        if torch.is_grad_enabled():
+            raise NotImplementedError("entropy_whitening has no double backward; differentiate its reference.py instead")
+        attended, mask, mean, scale = ctx.saved_tensors
+        window = ctx.window
+        height, width = attended.shape[-2:]
+        masked = mask[:, None]
+        # Eq. 7 backward: g s - box(g s / n) - sum over the windows i that hold j of q_i (F_j - mu_i), q = g y s^2 / n.
+        g = torch.where(masked, grad * scale, 0)
+        count = _counts(height, window, attended)[:, None] * _counts(width, window, attended)[None, :]
+        share = g / count
+        q = torch.where(masked, share * (attended - mean) * scale * scale, 0)
+        moment = torch.where(masked, mean, 0)
+        # Rows first, each with its own pivot p = F at (row, column of j): sums of q and of q (mu - p); then down the columns.
+        row_share, row_q, row_first = (torch.zeros_like(attended) for _ in range(3))
+        for here, there in _shifts(width, window):
+            row_share[..., here] += share[..., there]
+            row_q[..., here] += q[..., there]
+            row_first[..., here] += q[..., there] * (moment[..., there] - attended[..., here])
+        result = torch.where(masked, g, grad)
+        for here, there in _shifts(height, window):
+            result[..., here, :] -= row_share[..., there, :]
+            pivot = attended[..., here, :] - attended[..., there, :]
+            result[..., here, :] -= row_q[..., there, :] * pivot - row_first[..., there, :]
+        return result, None, None, None
+
+
+def window_moments(values: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over the window's positions inside the map, without cancellation and without mixing windows.
+
+    Rows of the window first, each with its centre as pivot, then the rows' (count, mean, M2) merged by Chan's formula: a NaN
+    stays inside the windows that hold it, and an offset costs no accuracy.
+    """
+    height, width = values.shape[-2:]
+    count = _counts(width, window, values)
+    first = torch.zeros_like(values)
+    for here, there in _shifts(width, window):
+        first[..., here] += values[..., there] - values[..., here]
+    row_mean = values + first / count
+    row_second = torch.zeros_like(values)
+    for here, there in _shifts(width, window):
+        row_second[..., here] += (values[..., there] - row_mean[..., here]).square()
+    rows = _counts(height, window, values)[:, None]
+    first = torch.zeros_like(values)
+    for here, there in _shifts(height, window):
+        first[..., here, :] += row_mean[..., there, :] - row_mean[..., here, :]
+    mean = row_mean + first / rows
+    second = torch.zeros_like(values)
+    for here, there in _shifts(height, window):
+        second[..., here, :] += row_second[..., there, :] + count * (row_mean[..., there, :] - mean[..., here, :]).square()
+    return mean, second / (count * rows)
+
+
+def _shifts(size: int, window: int) -> list[tuple[slice, slice]]:
+    """For each offset of the window along an axis: where it stays inside, and the positions it then reads."""
+    radius = min(window // 2, size - 1)
+    return [
+        (slice(max(0, -offset), min(size, size - offset)), slice(max(0, offset), min(size, size + offset)))
+        for offset in range(-radius, radius + 1)
+    ]
+
+
+def _counts(size: int, window: int, like: Tensor) -> Tensor:
+    """How many positions of the window lie inside, for each position along an axis of `size`."""
+    at = torch.arange(size, device=like.device)
+    radius = window // 2
+    return (torch.clamp(at + radius, max=size - 1) - torch.clamp(at - radius, min=0) + 1).to(like.dtype)

@@ -1,0 +1,32 @@
+"""Fresh random numbers for every test run; the seed is printed with a failure and can be given back with --seed."""
+
+import random
+import zlib
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=None, help="repeat the random numbers of an earlier run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    given = config.getoption("--seed")
+    config.seed = random.SystemRandom().randrange(2**31) if given is None else given
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"random seed: {config.seed} (repeat with --seed {config.seed})"
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A seed of this test's own, fresh every run."""
+    return (request.config.seed + zlib.crc32(request.node.nodeid.encode())) % 2**31
+
+
+@pytest.fixture
+def rng(seed: int) -> torch.Generator:
+    """A CPU generator of this test's own, fresh every run."""
+    return torch.Generator().manual_seed(seed)
