@@ -1,0 +1,70 @@
+"""Kernels run in Triton's interpreter where there is no GPU: decided before anything imports triton."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+
+def _has_gpu() -> bool:
+    if Path("/dev/kfd").exists():
+        return True
+    return shutil.which("nvidia-smi") is not None and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+
+
+if "TRITON_INTERPRET" not in os.environ and not _has_gpu():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import contextlib  # noqa: E402
+import importlib.util  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    asked = config.getoption("-m")
+    for item in items:
+        if INTERPRETED and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA or ROCm GPU"))
+        if "slow" not in asked and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="minutes under the interpreter: run with -m slow"))
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """Where fused operators run: the GPU, or the CPU under the interpreter."""
+    return torch.device("cpu" if INTERPRETED else "cuda")
+
+
+@pytest.fixture
+def guarded(seed: int) -> Iterator[None]:
+    """Every launch is checked (bounds, races, shuffled order) and fresh memory holds NaN, so that an unwritten element shows.
+
+    Automatic in tests/kernels and tests/contract; elsewhere: @pytest.mark.usefixtures("guarded").
+    """
+    with contextlib.ExitStack() as stack:
+        if INTERPRETED and HAS_TRITON:
+            from intrasense_fast.kernels._proof.interpreter import guard
+
+            stack.enter_context(guard(seed))
+        stack.enter_context(_filled_with_nan())
+        yield
+
+
+@contextlib.contextmanager
+def _filled_with_nan() -> Iterator[None]:
+    import torch.utils.deterministic as settings
+
+    deterministic, fill = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    settings.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        settings.fill_uninitialized_memory = fill

@@ -1,0 +1,61 @@
+"""Which table of tile sizes a device uses. Each operator keeps its own table, keyed by shape, dtype and architecture."""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+ARCHITECTURES = ("sm_80", "sm_86", "sm_90", "sm_100", "gfx942")
+
+# Shared memory a program may use, in bytes.
+SHARED_LIMIT = {"sm_80": 166912, "sm_86": 101376, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}
+
+_assumed: ContextVar[str] = ContextVar("assumed_architecture", default="sm_90")
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """Tile sizes by the kernel's own constexpr names, and how it is compiled."""
+
+    blocks: dict[str, int] = field(hash=False)
+    num_warps: int
+    num_stages: int
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments for `launch`."""
+        return {**self.blocks, "num_warps": self.num_warps, "num_stages": self.num_stages}
+
+
+def architecture(device: torch.device) -> str:
+    """The name of the table for `device`, one of ARCHITECTURES.
+
+    GPUs between two tables use the one whose shared memory they have: compute capability 8.9 and 12.x use sm_86's. Where there
+    is no GPU (the interpreter, meta tensors) it is the assumed one, sm_90 unless `assume` says otherwise.
+    """
+    if device.type != "cuda":
+        return _assumed.get()
+    if torch.version.hip is not None:
+        return "gfx942"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major == 8:
+        return "sm_80" if minor in (0, 7) else "sm_86"
+    return {9: "sm_90", 10: "sm_100", 11: "sm_100"}.get(major, "sm_86")
+
+
+@contextlib.contextmanager
+def assume(name: str) -> Iterator[None]:
+    """Take architecture `name` wherever there is no GPU: for tests and compile proofs of its table.
+
+    Raises:
+        ValueError: an architecture without tables.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {name!r}")
+    token = _assumed.set(name)
+    try:
+        yield
+    finally:
+        _assumed.reset(token)

@@ -1,0 +1,64 @@
+"""Is a fused result as good as it must be? Shape, dtype, layout and NaN pattern first, then the error against float64."""
+
+import torch
+from torch import Tensor
+
+# Relative to the reference tensor's norm; float32 with ieee or tf32x3 products.
+FORWARD, BACKWARD = 1e-5, 1e-4
+
+# Between two float64 computations of one formula.
+FLOAT64 = 1e-10
+
+
+def error(actual: Tensor, reference: Tensor, scale: Tensor | None = None) -> float:
+    """||actual - reference|| / ||scale|| in float64 over the finite entries; `scale` is the reference unless given."""
+    actual, reference = actual.detach().cpu().double(), reference.detach().cpu().double()
+    scale = reference if scale is None else scale.detach().cpu().double()
+    both = actual.isfinite() & reference.isfinite()
+    difference = torch.where(both, actual - reference, 0.0).norm()
+    return (difference / scale[scale.isfinite()].norm().clamp_min(1e-30)).item()
+
+
+def check_form(actual: Tensor, expected: Tensor, what: str, *, strides: bool = False) -> None:
+    """Shape, dtype, (where asked) strides and the pattern of NaN and infinities must be `expected`'s."""
+    assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    assert actual.dtype == expected.dtype, f"{what}: {actual.dtype}, expected {expected.dtype}"
+    if strides and actual.numel() > 1:
+        got, wanted = (
+            [stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1] for t in (actual, expected)
+        )
+        assert got == wanted, f"{what}: strides {got}, expected {wanted}"
+    nan, wanted = actual.isnan().cpu(), expected.isnan().cpu()
+    assert torch.equal(nan, wanted), f"{what}: {int(nan.sum())} NaN, expected {int(wanted.sum())} (or elsewhere)"
+
+
+def assert_close(
+    actual: Tensor, reference: Tensor, bound: float, what: str, *, scale: Tensor | None = None, absolute: bool = False
+) -> None:
+    """The error against the float64 reference is at most `bound`: relative to `scale`'s norm, or the largest one, absolute."""
+    check_form(actual, reference.to(actual.dtype), what)
+    if absolute:
+        got = (
+            (actual.detach().cpu().double() - reference.detach().cpu().double()).nan_to_num().abs().max().item()
+            if actual.numel()
+            else 0
+        )
+    else:
+        got = error(actual, reference, scale)
+    assert got <= bound, f"{what}: error {got:.2e} > {bound:.2e}"
+
+
+def assert_within_budget(
+    actual: Tensor, eager: Tensor, reference: Tensor, what: str, *, factor: float = 2.0, scale: Tensor | None = None
+) -> None:
+    """A 16-bit result errs at most `factor` times as much as the eager path does in the same dtype, in norm.
+
+    Args:
+        actual: the fused result. eager: the eager path's on the same inputs. reference: float64 on the same inputs.
+        scale: what errors are relative to, the reference unless given.
+    """
+    check_form(actual, eager, what)
+    # Half a unit of the output's own rounding: an eager path that happens to be exact must not make the budget zero.
+    floor = torch.finfo(actual.dtype).eps / 2
+    got, allowed = error(actual, reference, scale), factor * error(eager, reference, scale) + floor
+    assert got <= allowed, f"{what}: error {got:.2e} > {allowed:.2e} ({factor} x eager's + half a rounding)"

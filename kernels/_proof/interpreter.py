@@ -1,0 +1,279 @@
+"""Triton's interpreter made trustworthy: correct bfloat16, and a guard that a GPU's memory and race checkers would envy.
+
+`install()` repairs the interpreter of triton 3.6 to 3.9: bfloat16 casts round to nearest even and tl.dot takes bfloat16
+(unrepaired it returns garbage silently); other arithmetic on bfloat16 is refused, as kernels must compute in float32.
+`guard()` checks every lane of every load and store against the tensors of the launch, fills masked-off lanes of loads without
+`other` with NaN, looks for races between programs, and runs the programs in a shuffled order.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import triton.language as tl
+from triton.runtime import interpreter
+
+Handle, _Builder, _Executor = interpreter.TensorHandle, interpreter.InterpreterBuilder, interpreter.GridExecutor
+BF16_NAN = np.uint16(0x7FC0)
+
+_guard: "Guard | None" = None
+_installed = False
+
+
+def _widen(bits: np.ndarray) -> np.ndarray:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _round(values: np.ndarray) -> np.ndarray:
+    """float32 to the bits of bfloat16, to nearest even."""
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    bits = values.view(np.uint32)
+    rounded = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype(np.uint16)
+    return np.where(np.isnan(values), BF16_NAN, rounded)
+
+
+def _is_bf16(handle) -> bool:
+    return handle.dtype.scalar == tl.bfloat16
+
+
+def install() -> None:
+    """Patch the interpreter once. Call only where TRITON_INTERPRET=1 was set before triton was imported."""
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    _repair_bfloat16()
+    _repair_index()
+    _skip_repeated_patching()
+    _hook_memory()
+
+
+def _repair_bfloat16() -> None:
+    cast, fp_to_fp, dot = _Builder.cast_impl, _Builder.create_fp_to_fp, _Builder.create_dot
+    apply = interpreter.ReduceScanOpInterface.apply
+
+    def cast_impl(self, source, dtype):
+        scalar = dtype.scalar
+        if _is_bf16(source) and scalar == tl.bfloat16:
+            return Handle(source.data, scalar)
+        if _is_bf16(source):
+            return Handle(_widen(source.data).astype(interpreter._get_np_dtype(scalar)), scalar)
+        if scalar == tl.bfloat16:
+            return Handle(_round(source.data.astype(np.float32)), scalar)
+        return cast(self, source, dtype)
+
+    def create_fp_to_fp(self, source, dtype, rounding):
+        nearest = rounding in (None, interpreter._ir.ROUNDING_MODE.RTNE)
+        if nearest and (_is_bf16(source) or dtype.scalar == tl.bfloat16):
+            return cast_impl(self, source, dtype)
+        return fp_to_fp(self, source, dtype, rounding)
+
+    def create_dot(self, a, b, *rest):
+        a, b = (Handle(_widen(x.data), tl.float32) if _is_bf16(x) else x for x in (a, b))
+        return dot(self, a, b, *rest)
+
+    def refusing(original):
+        def operation(self, *handles):
+            if any(isinstance(handle, Handle) and _is_bf16(handle) for handle in handles):
+                raise TypeError("arithmetic on bfloat16 in a kernel: cast to tl.float32 first")
+            return original(self, *handles)
+
+        return operation
+
+    def reduce_or_scan(self, values):
+        for value in values if isinstance(values, tuple) else (values,):
+            if getattr(value, "dtype", None) == tl.bfloat16:
+                raise TypeError("reduction or scan on bfloat16 in a kernel: cast to tl.float32 first")
+        return apply(self, values)
+
+    _Builder.cast_impl, _Builder.create_fp_to_fp, _Builder.create_dot = cast_impl, create_fp_to_fp, create_dot
+    _Builder.binary_op, _Builder.unary_op = refusing(_Builder.binary_op), refusing(_Builder.unary_op)
+    if not hasattr(_Builder, "get_bf16"):
+        _Builder.get_bf16 = lambda self, value: self.create_fp_trunc(self.get_fp32(value), tl.bfloat16)
+    interpreter.ReduceScanOpInterface.apply = reduce_or_scan
+
+
+def _repair_index() -> None:
+    """numpy >= 2.4 refuses the one-element arrays that triton <= 3.6 uses as integers."""
+    original = interpreter._patch_lang_tensor
+
+    def patch(tensor, scope):
+        original(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+    interpreter._patch_lang_tensor = patch
+
+
+def _skip_repeated_patching() -> None:
+    """Stock triton patches tl again on every nested device call, half a millisecond each: once a launch is enough."""
+    call, patch, seen = _Executor.__call__, interpreter._patch_lang, []
+
+    class Nothing:
+        def restore(self):
+            pass
+
+    def patch_once(function):
+        if seen and id(function.__globals__) in seen[-1]:
+            return Nothing()
+        if seen:
+            seen[-1].add(id(function.__globals__))
+        return patch(function)
+
+    def run(self, *args, **kwargs):
+        seen.append(set())
+        try:
+            result = call(self, *args, **kwargs)
+        finally:
+            seen.pop()
+        if _guard is not None:
+            _guard.end()
+        return result
+
+    _Executor.__call__, interpreter._patch_lang = run, patch_once
+
+
+def _poison(pointers, shape) -> Handle:
+    element = pointers.get_element_ty()
+    if element == tl.bfloat16:
+        return Handle(np.full(shape, BF16_NAN), element)
+    dtype = np.dtype(interpreter._get_np_dtype(element))
+    value = np.nan if dtype.kind == "f" else (True if dtype.kind == "b" else np.iinfo(dtype).max)
+    return Handle(np.full(shape, value, dtype), element)
+
+
+def _hook_memory() -> None:
+    start, load, store, atomic = (
+        _Executor._init_args_hst,
+        _Builder.create_masked_load,
+        _Builder.create_masked_store,
+        _Builder.create_atomic_rmw,
+    )
+    set_dim, set_index = _Builder.set_grid_dim, _Builder.set_grid_idx
+
+    def init_args(self, args, kwargs):
+        host = start(self, args, kwargs)
+        if _guard is not None:
+            _guard.begin(self.fn.__name__, [*host[0], *host[1].values()])
+        return host
+
+    def masked_load(self, pointers, mask, other, *rest):
+        if _guard is not None:
+            _guard.check("load", pointers, mask)
+            if other is None and not mask.data.all():
+                other = _poison(pointers, pointers.data.shape)
+        return load(self, pointers, mask, other, *rest)
+
+    def masked_store(self, pointers, value, mask, *rest):
+        if _guard is not None:
+            _guard.check("store", pointers, mask)
+        return store(self, pointers, value, mask, *rest)
+
+    def atomic_rmw(self, operation, pointers, value, mask, *rest):
+        if _guard is not None:
+            _guard.check("atomic", pointers, mask)
+        return atomic(self, operation, pointers, value, mask, *rest)
+
+    def grid_dim(self, *sizes):
+        if _guard is not None:
+            _guard.grid(sizes)
+        return set_dim(self, *sizes)
+
+    def grid_index(self, *index):
+        return set_index(self, *(index if _guard is None else _guard.program(index)))
+
+    _Executor._init_args_hst = init_args
+    _Builder.create_masked_load, _Builder.create_masked_store = masked_load, masked_store
+    _Builder.create_atomic_rmw, _Builder.set_grid_dim, _Builder.set_grid_idx = atomic_rmw, grid_dim, grid_index
+
+
+class Guard:
+    """The checks of one `guard()` block; one launch at a time."""
+
+    def __init__(self, seed: int, races: bool) -> None:
+        self.random, self.races = np.random.default_rng(seed), races
+
+    def begin(self, kernel: str, arguments: list) -> None:
+        self.kernel, self.current = kernel, -1
+        self.touched: dict[str, list[tuple[int, np.ndarray]]] = {"load": [], "store": [], "atomic": []}
+        extents = []
+        for argument in arguments:
+            tensor = getattr(argument, "base", argument)
+            if hasattr(tensor, "data_ptr") and tensor.numel():
+                elements = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+                extents.append((tensor.data_ptr(), tensor.data_ptr() + elements * tensor.element_size()))
+        extents.sort()
+        self.low = np.array([low for low, _ in extents], np.uint64)
+        # Views of one storage overlap: the furthest end so far belongs to all of them.
+        self.high = np.maximum.accumulate(np.array([high for _, high in extents] or [0], np.uint64))[: len(extents)]
+
+    def grid(self, sizes: tuple[int, ...]) -> None:
+        if sizes[1] > 65535 or sizes[2] > 65535:
+            raise ValueError(f"{self.kernel}: grid {sizes}: the second and third axes are limited to 65535 on CUDA")
+        self.sizes, self.order = sizes, self.random.permutation(int(np.prod(sizes)))
+
+    def program(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        self.current = int(self.order[np.ravel_multi_index(index, self.sizes)])
+        return tuple(int(i) for i in np.unravel_index(self.current, self.sizes))
+
+    def check(self, kind: str, pointers, mask) -> None:
+        addresses, active = np.broadcast_arrays(pointers.data, mask.data)
+        addresses = addresses[active].ravel()
+        if not addresses.size:
+            return
+        size = np.uint64(max(1, pointers.get_element_ty().primitive_bitwidth // 8))
+        owner = np.searchsorted(self.low, addresses, side="right") - 1
+        outside = (owner < 0) | (addresses + size > self.high[np.maximum(owner, 0)])
+        if outside.any():
+            first = int(np.argmax(outside))
+            offset = int(addresses[first]) - int(self.low[max(int(owner[first]), 0)])
+            raise IndexError(
+                f"{self.kernel}: out-of-bounds {kind} by program {self.current}: {int(outside.sum())} of {addresses.size} lanes, "
+                f"first at {offset} bytes from its tensor"
+            )
+        if self.races:
+            self.touched[kind].append((self.current, np.unique(addresses)))
+
+    def end(self) -> None:
+        if not self.races:
+            return
+        for first, second in (("store", "store"), ("store", "load"), ("store", "atomic"), ("atomic", "load")):
+            if _clash(self._all(first), self._all(second)):
+                raise RuntimeError(f"{self.kernel}: {first}/{second} race between programs")
+
+    def _all(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """(addresses, programs) of every access of one kind."""
+        entries = self.touched[kind]
+        if not entries:
+            return np.array([], np.uint64), np.array([], np.int64)
+        return np.concatenate([a for _, a in entries]), np.concatenate([np.full(a.size, p) for p, a in entries])
+
+
+def _clash(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> bool:
+    """Whether two different programs touched one address, one as in `first`, the other as in `second`."""
+    (a, p), (b, q) = first, second
+    if not a.size or not b.size:
+        return False
+    order = np.lexsort((p, a))
+    a, p = a[order], p[order]
+    start, stop = np.searchsorted(a, b, "left"), np.searchsorted(a, b, "right") - 1
+    found = stop >= start
+    # Sorted by program within an address: another program is there if the first or the last one is another.
+    other = (p[np.minimum(start, a.size - 1)] != q) | (p[np.maximum(stop, 0)] != q)
+    return bool((found & other).any())
+
+
+@contextlib.contextmanager
+def guard(seed: int = 0, races: bool = True) -> Iterator[None]:
+    """Check every access of every launch inside the block; `seed` fixes the order in which programs run.
+
+    Raises (from the launch):
+        IndexError: a lane outside the tensors of the launch (wrapped in triton's InterpreterError).
+        RuntimeError: two programs of one launch touched an address, at least one of them writing.
+    """
+    global _guard
+    install()
+    outer, _guard = _guard, Guard(seed, races)
+    try:
+        yield
+    finally:
+        _guard = outer
