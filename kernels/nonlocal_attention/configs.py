@@ -1,0 +1,131 @@
+"""Tile sizes of the attention kernels by width, depth, dtype and architecture: every entry compiles without a spill.
+
+Depth slices (BLOCK_S below BLOCK_D) are re-read from L1, so that a deep query costs no registers; a float32 product keeps its
+inner size at 32 or less a step.
+"""
+
+import torch
+
+from intrasense_fast.kernels._common.configs import KernelConfig
+
+# (widest C served, BLOCK_M, BLOCK_N, BLOCK_C, warps, stages, SLICES, deepest BLOCK_D kept in registers)
+FORWARD = {
+    "sm_90": (
+        (64, 128, 64, 64, 4, 3, 1, 16),
+        (128, 128, 64, 128, 8, 3, 1, 16),
+        (256, 128, 64, 256, 8, 3, 2, 32),
+        (512, 128, 64, 256, 8, 2, 2, 64),
+        (None, 64, 32, 512, 8, 2, 4, 256),
+    ),
+    "sm_80": (
+        (64, 64, 64, 64, 4, 2, 1, 16),
+        (128, 64, 64, 128, 8, 2, 1, 16),
+        (256, 64, 64, 256, 8, 2, 2, 32),
+        (512, 64, 64, 256, 8, 2, 2, 64),
+        (None, 64, 32, 256, 8, 2, 2, 256),
+    ),
+    "gfx942": ((128, 64, 32, 128, 4, 1, 1, 32), (None, 64, 32, 256, 8, 1, 2, 64)),
+}
+# (widest C served, BLOCK_M, BLOCK_N, BLOCK_C, warps, stages, deepest BLOCK_D kept in registers)
+VALUE_GRADIENT = {
+    "sm_90": (
+        (64, 64, 128, 64, 4, 3, 16),
+        (128, 64, 128, 128, 8, 3, 16),
+        (256, 64, 128, 256, 8, 3, 32),
+        (512, 64, 128, 256, 8, 2, 64),
+        (None, 32, 64, 512, 8, 2, 256),
+    ),
+    "sm_80": (
+        (64, 64, 64, 64, 4, 2, 16),
+        (128, 64, 64, 128, 4, 2, 16),
+        (256, 32, 64, 256, 8, 2, 32),
+        (512, 32, 64, 256, 8, 2, 64),
+        (1024, 32, 64, 256, 8, 2, 128),
+        (None, 16, 32, 512, 8, 1, 256),
+    ),
+    "gfx942": ((128, 32, 64, 128, 4, 1, 32), (None, 32, 64, 256, 8, 1, 64)),
+}
+# (deepest BLOCK_D served, BLOCK_M, BLOCK_N, BLOCK_K, BLOCK_S or None for dK in registers, warps, stages)
+SCORE_GRADIENT = {
+    "sm_90": (
+        (16, 64, 128, 64, None, 8, 2),
+        (32, 64, 128, 64, None, 8, 3),
+        (64, 64, 128, 64, 32, 8, 2),
+        (128, 64, 128, 64, 64, 8, 2),
+        (None, 64, 64, 64, 64, 8, 1),
+    ),
+    "sm_80": (
+        (16, 64, 64, 64, None, 4, 2),
+        (32, 64, 64, 64, None, 8, 2),
+        (64, 32, 64, 64, None, 8, 2),
+        (None, 64, 64, 64, 64, 8, 2),
+    ),
+    "gfx942": ((None, 32, 32, 32, 32, 4, 1),),
+}
+ALIAS = {"sm_86": "sm_80", "sm_100": "sm_90"}
+
+# A slice of the depth where the queries do not stay in registers.
+DEPTH_SLICE = {2: 64, 4: 32, 8: 32}
+
+
+def _power_of_two(size: int, least: int = 16) -> int:
+    return max(least, 1 << (size - 1).bit_length())
+
+
+def _row(table: dict, architecture: str, size: int) -> tuple:
+    rows = table[ALIAS.get(architecture, architecture)]
+    return next(row[1:] for row in rows if row[0] is None or size <= row[0])
+
+
+def _depth_blocks(depth: int, deepest: int, itemsize: int, slice_: int) -> dict[str, int | bool]:
+    block = _power_of_two(depth)
+    kept = block <= deepest
+    return {"BLOCK_D": block, "BLOCK_S": block if kept else min(slice_, block // 2), "EVEN_D": kept and block == depth}
+
+
+def _float32_slice(precision: str) -> int:
+    # ieee products are unrolled: 32 deep at a step spills.
+    return 16 if precision == "ieee" else 32
+
+
+def forward_config(depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
+    """Tiles of attention_forward; BLOCK_C channels a program."""
+    if dtype.itemsize >= 4:
+        block_m, block_n, block_c, warps, stages, slices = 64, 32, min(128, _power_of_two(channels)), 8, 1, 1
+        blocks = _depth_blocks(depth, 16 if precision == "ieee" else 32, dtype.itemsize, _float32_slice(precision))
+    else:
+        block_m, block_n, block_c, warps, stages, slices, deepest = _row(FORWARD, architecture, channels)
+        block_c = min(block_c, _power_of_two(channels))
+        slices = min(slices, max(1, block_c // 128))
+        blocks = _depth_blocks(depth, deepest, dtype.itemsize, DEPTH_SLICE[dtype.itemsize])
+    blocks |= {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_C": block_c, "SLICES": slices, "EVEN_C": channels % block_c == 0}
+    return KernelConfig(blocks, warps, stages)
+
+
+def value_gradient_config(depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
+    """Tiles of attention_value_gradient; BLOCK_N keys and BLOCK_C channels a program."""
+    if dtype.itemsize >= 4:
+        block_m, block_n, block_c, warps, stages = 32, 64, min(128, _power_of_two(channels)), 8, 1
+        blocks = _depth_blocks(depth, 16 if precision == "ieee" else 32, dtype.itemsize, _float32_slice(precision))
+    else:
+        block_m, block_n, block_c, warps, stages, deepest = _row(VALUE_GRADIENT, architecture, channels)
+        block_c = min(block_c, _power_of_two(channels))
+        blocks = _depth_blocks(depth, deepest, dtype.itemsize, DEPTH_SLICE[dtype.itemsize])
+    blocks |= {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_C": block_c, "EVEN_C": channels % block_c == 0}
+    return KernelConfig(blocks, warps, stages)
+
+
+def score_gradient_config(depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
+    """Tiles of attention_score_gradient, or of its wide form where they hold BLOCK_S instead of BLOCK_D."""
+    block_d = _power_of_two(depth)
+    if dtype.itemsize >= 4:
+        wide = _float32_slice(precision)
+        block_m, block_n, block_k, warps, stages = (32, 64, 32, 8, 1) if precision == "ieee" else (32, 32, 32, 4, 1)
+    else:
+        block_m, block_n, block_k, wide, warps, stages = _row(SCORE_GRADIENT, architecture, block_d)
+    blocks: dict[str, int] = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "EVEN_C": channels % block_k == 0}
+    if wide is None:
+        blocks |= {"BLOCK_D": block_d, "EVEN_D": block_d == depth}
+    else:
+        blocks |= {"BLOCK_S": min(wide, block_d)}
+    return KernelConfig(blocks, warps, stages)
