@@ -1,0 +1,217 @@
+"""Segmentation metrics: one image at a time first, then summaries over images.
+
+The table of single images is the source of truth. `summarize` averages over the images with a lesion (the headline figures),
+pools their pixel counts (the micro figures beside them), and reports the images without a lesion apart.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+PAPER_METRICS = ("dice", "jaccard", "accuracy", "recall", "precision")
+METRICS = (*PAPER_METRICS, "specificity", "hd95", "assd", "boundary_iou")
+DISTANCES = ("hd95", "assd")
+COUNTS = ("tp", "fp", "fn", "tn")
+BOUNDARY_RATIO = 0.02
+
+
+def image_metrics(prediction: ArrayLike, target: ArrayLike, *, empty: str = "nan") -> dict[str, float]:
+    """All METRICS of one image, and its pixel counts tp, fp, fn, tn.
+
+    - dice = 2 tp / (2 tp + fp + fn); jaccard = tp / (tp + fp + fn); accuracy = (tp + tn) / all;
+      recall = tp / (tp + fn); precision = tp / (tp + fp); specificity = tn / (tn + fp).
+    - hd95 and assd, in pixels: the surface of a mask is its pixels that have a background pixel among their 4 neighbours or
+      lie at the image's border. Take the Euclidean distance from every surface pixel of the prediction to the target's
+      nearest surface pixel, and from every one of the target to the prediction's; both directions are pooled into one
+      set, of which hd95 is the 95th percentile (linearly interpolated) and assd the mean.
+    - boundary_iou: intersection over union of the two inner boundary bands. A band is the mask's pixels within d of its
+      edge or of the image's border, in chessboard distance, d = max(1, round(0.02 * image diagonal)).
+
+    Empty masks. Both empty: dice, jaccard, recall, precision and boundary_iou are nan (empty="nan") or 1 (empty="one"), hd95
+    and assd nan or 0. One empty: those overlaps are 0, whatever their own denominator, and hd95 and assd nan. accuracy
+    always follows its formula, and so does specificity, except where the target leaves no background: then nan or 1.
+
+    Args:
+        prediction, target: (H, W), bool, or numbers that are all 0 or 1.
+        empty: "nan" or "one".
+
+    Raises:
+        ValueError: not two-dimensional, no pixels, shapes that differ, values other than 0 and 1, or an unknown `empty`.
+    """
+    undefined, no_distance = _empty_values(empty)
+    p, t = _mask(prediction, "prediction"), _mask(target, "target")
+    if p.shape != t.shape:
+        raise ValueError(f"image_metrics: prediction is {p.shape} and target {t.shape} (H, W); resize the prediction first")
+    tp = int(np.count_nonzero(p & t))
+    fp, fn = int(np.count_nonzero(p)) - tp, int(np.count_nonzero(t)) - tp
+    row = _ratios(tp, fp, fn, p.size - tp - fp - fn, undefined)
+    if tp + fp == 0 and tp + fn == 0:
+        row |= {"hd95": no_distance, "assd": no_distance, "boundary_iou": undefined}
+    elif tp + fp == 0 or tp + fn == 0:
+        row |= {"hd95": math.nan, "assd": math.nan, "boundary_iou": 0.0}
+    else:
+        distances = _surface_distances(p, t)
+        bands = _boundary_band(p), _boundary_band(t)
+        row |= {
+            "hd95": float(np.percentile(distances, 95)),
+            "assd": float(distances.mean()),
+            "boundary_iou": int(np.count_nonzero(bands[0] & bands[1])) / int(np.count_nonzero(bands[0] | bands[1])),
+        }
+    return row | {"tp": tp, "fp": fp, "fn": fn, "tn": p.size - tp - fp - fn}
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One metric over the lesion images: `n` values entered, `nan` were undefined and left out. sd divides by n - 1."""
+
+    mean: float
+    sd: float
+    median: float
+    n: int
+    nan: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `summarize` found.
+
+    `metrics` and `pooled` cover the lesion images; `false_positive_rate` and `false_positive_area` the normal ones: the share
+    with any predicted pixel, and the mean of fp / pixels over all of them (nan without normal images). `missed_lesions` are
+    lesion images whose prediction has no pixel in the lesion; `one_side_empty` images where exactly one of prediction and
+    target is empty, lesion and normal images together.
+    """
+
+    metrics: dict[str, Statistics]
+    pooled: dict[str, float]
+    images: int
+    lesion_images: int
+    normal_images: int
+    missed_lesions: int
+    one_side_empty: int
+    false_positive_rate: float
+    false_positive_area: float
+    empty: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain dictionaries for JSON, with None for nan, which JSON cannot hold."""
+        return _without_nan(asdict(self))
+
+
+def summarize(rows: Iterable[Mapping[str, Any]], *, empty: str = "nan") -> Summary:
+    """Summary of rows of `image_metrics`, which may carry further columns and may hold strings, as a CSV reader gives them.
+
+    Args:
+        rows: one mapping an image, with all METRICS and COUNTS.
+        empty: the rule for empty masks that the rows were made with; it is recorded, and rules the pooled ratios.
+
+    Raises:
+        ValueError: a row without one of the columns or with text that is no number, or an unknown `empty`.
+    """
+    undefined, _ = _empty_values(empty)
+    table = np.array([[_number(row, name, i) for name in (*METRICS, *COUNTS)] for i, row in enumerate(rows)], dtype=np.float64)
+    table = table.reshape(-1, len(METRICS) + len(COUNTS))
+    tp, fp, fn, tn = table[:, len(METRICS) :].T
+    lesion = tp + fn > 0
+    found = tp + fp > 0
+    normal = ~lesion
+    pixels = tp + fp + fn + tn
+    counts = [int(column[lesion].sum()) for column in (tp, fp, fn, tn)]
+    return Summary(
+        metrics={name: _statistics(table[lesion, i]) for i, name in enumerate(METRICS)},
+        pooled=_ratios(*counts, undefined) if lesion.any() else dict.fromkeys((*PAPER_METRICS, "specificity"), math.nan),
+        images=len(table),
+        lesion_images=int(lesion.sum()),
+        normal_images=int(normal.sum()),
+        missed_lesions=int((lesion & (tp == 0)).sum()),
+        one_side_empty=int((lesion != found).sum()),
+        false_positive_rate=float(found[normal].mean()) if normal.any() else math.nan,
+        false_positive_area=float((fp[normal] / pixels[normal]).mean()) if normal.any() else math.nan,
+        empty=empty,
+    )
+
+
+def _empty_values(empty: str) -> tuple[float, float]:
+    """(overlap, distance) of two empty masks."""
+    if empty not in ("nan", "one"):
+        raise ValueError(f'empty must be "nan" or "one", got {empty!r}')
+    return (math.nan, math.nan) if empty == "nan" else (1.0, 0.0)
+
+
+def _mask(array: ArrayLike, name: str) -> NDArray[np.bool_]:
+    values = np.asarray(array)
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"image_metrics: {name} must be one image (H, W) with pixels, got shape {values.shape}")
+    if values.dtype == np.bool_:
+        return values
+    mask = values == 1
+    if not np.all(mask | (values == 0)):
+        odd = values[~(mask | (values == 0))].flat[0]
+        raise ValueError(f"image_metrics: {name} must be bool or hold 0 and 1 only, got {odd}; threshold it first")
+    return mask
+
+
+def _ratios(tp: int, fp: int, fn: int, tn: int, undefined: float) -> dict[str, float]:
+    def overlap(numerator: int, denominator: int) -> float:
+        if tp + fp + fn == 0:
+            return undefined
+        return numerator / denominator if denominator else 0.0
+
+    return {
+        "dice": overlap(2 * tp, 2 * tp + fp + fn),
+        "jaccard": overlap(tp, tp + fp + fn),
+        "accuracy": (tp + tn) / (tp + fp + fn + tn),
+        "recall": overlap(tp, tp + fn),
+        "precision": overlap(tp, tp + fp),
+        "specificity": tn / (tn + fp) if tn + fp else undefined,
+    }
+
+
+def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+    inner = cv2.erode(mask.astype(np.uint8), cross, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return mask & (inner == 0)
+
+
+def _surface_distances(p: NDArray[np.bool_], t: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Distances to the other mask's surface, of all surface pixels of `p`, then of `t`."""
+    surfaces = _surface(p), _surface(t)
+    to_p, to_t = (cv2.distanceTransform((~s).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for s in surfaces)
+    distances = np.concatenate([to_t[surfaces[0]], to_p[surfaces[1]]]).astype(np.float64)
+    return np.sqrt(np.rint(distances**2))  # squared distances are integers: this takes the float32 rounding out
+
+
+def _boundary_band(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    width = max(1, round(BOUNDARY_RATIO * math.hypot(*mask.shape)))
+    square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    inner = cv2.erode(mask.astype(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return mask & (inner == 0)
+
+
+def _statistics(values: NDArray[np.float64]) -> Statistics:
+    kept = values[~np.isnan(values)]
+    nan = len(values) - len(kept)
+    if len(kept) == 0:
+        return Statistics(math.nan, math.nan, math.nan, 0, nan)
+    sd = float(kept.std(ddof=1)) if len(kept) > 1 else math.nan
+    return Statistics(float(kept.mean()), sd, float(np.median(kept)), len(kept), nan)
+
+
+def _number(row: Mapping[str, Any], name: str, index: int) -> float:
+    try:
+        value = float(row[name])
+    except KeyError:
+        raise ValueError(f"summarize: row {index} has no column {name!r}; rows must come from image_metrics") from None
+    except (TypeError, ValueError):
+        raise ValueError(f"summarize: row {index} has {name} = {row[name]!r}, which is no number") from None
+    return value
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

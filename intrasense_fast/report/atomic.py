@@ -1,0 +1,43 @@
+"""Files that appear complete or not at all."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `path`, with its suffix; on success it is flushed to disk and renamed to `path`.
+
+    An existing file is replaced in one step. If the block raises, or is interrupted, the temporary file is removed and `path`
+    is as it was. Missing parent folders are created.
+
+    Raises:
+        FileNotFoundError: the block ended without writing the temporary path.
+        IsADirectoryError: `path` is a folder.
+    """
+    final = Path(path)
+    if final.is_dir():
+        raise IsADirectoryError(f"cannot write {final}: it is a folder")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.parent / f".{uuid.uuid4().hex}.tmp{final.suffix}"
+    try:
+        yield temporary
+        if not temporary.exists():
+            raise FileNotFoundError(f"nothing was written for {final}")
+        _flush(temporary)
+        os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        _flush(final.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

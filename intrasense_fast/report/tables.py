@@ -1,0 +1,100 @@
+"""Metric tables as aligned text, and CSV files."""
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from intrasense_fast.metrics import DISTANCES, METRICS, PAPER_METRICS, Summary
+from intrasense_fast.report.atomic import atomic_path
+
+LABELS = {
+    "dice": "Dice",
+    "jaccard": "Jaccard",
+    "accuracy": "Accuracy",
+    "recall": "Recall",
+    "precision": "Precision",
+    "specificity": "Specificity",
+    "hd95": "HD95 (px)",
+    "assd": "ASSD (px)",
+    "boundary_iou": "Boundary IoU",
+}
+
+
+def summary_table(summary: Summary, title: str) -> str:
+    """One summary as text: the paper's five metrics first; ratios as fractions, distances in pixels, "-" where undefined."""
+    lines = [["", "mean ± SD", "median", "pooled", "n"]]
+    for name in METRICS:
+        values = summary.metrics[name]
+        digits = 2 if name in DISTANCES else 4
+        lines.append(
+            [
+                LABELS[name],
+                f"{_text(values.mean, digits)} ± {_text(values.sd, digits)}",
+                _text(values.median, digits),
+                _text(summary.pooled.get(name, math.nan), digits),
+                f"{values.n}",
+            ]
+        )
+    text = [title, *_aligned(lines), f"Over {_count(summary.lesion_images, 'image')} with a lesion; {_misses(summary)}."]
+    if summary.normal_images:
+        text.append(
+            f"{_count(summary.normal_images, 'normal image')} apart: false-positive rate {_text(summary.false_positive_rate)}, "
+            f"mean false-positive area {_text(summary.false_positive_area)} of the image."
+        )
+    return "\n".join(text)
+
+
+def comparison_table(rows: Mapping[str, Summary]) -> str:
+    """Several summaries under each other: the mean over lesion images of the paper's five metrics, and pooled Dice."""
+    lines = [["", *(LABELS[name] for name in PAPER_METRICS), "pooled Dice", "images"]]
+    for name, summary in rows.items():
+        means = [_text(summary.metrics[metric].mean) for metric in PAPER_METRICS]
+        lines.append([name, *means, _text(summary.pooled["dice"]), f"{summary.lesion_images}"])
+    return "\n".join(_aligned(lines))
+
+
+def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Write `rows` to `path` atomically, in UTF-8; floats keep all their digits, and a missing value is an empty field.
+
+    Columns are in the order in which the rows first name them, or as `columns` lists them.
+
+    Raises:
+        ValueError: no rows and no `columns`, or a row with a key that `columns` lacks.
+    """
+    table = list(rows)
+    names = list(columns) if columns is not None else list(dict.fromkeys(key for row in table for key in row))
+    if not names:
+        raise ValueError(f"write_csv: no rows for {path}; give columns= to write the header alone")
+    unknown = sorted({key for row in table for key in row} - set(names))
+    if unknown:
+        raise ValueError(f"write_csv: rows hold columns that columns= lacks: {', '.join(unknown)}")
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+
+
+def _text(value: float, digits: int = 4) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _misses(summary: Summary) -> str:
+    undefined = summary.metrics["hd95"].nan
+    text = f"{_count(summary.missed_lesions, 'lesion')} missed, {_count(summary.one_side_empty, 'image')} with one mask empty"
+    return text + (f", {_count(undefined, 'distance')} undefined" if undefined else "")
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """First column to the left, the others to the right, a rule below the head."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rows = [
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    ]
+    return [rows[0], "-" * len(rows[0]), *rows[1:]]
