@@ -92,7 +92,8 @@ def _name(kernel: Any) -> str:
 def _constexpr(value: Any) -> Any:
     import triton.language as tl
 
-    return f"tl.{value}" if isinstance(value, tl.dtype) else value
+    names = {tl.float64: "tl.float64", tl.float32: "tl.float32", tl.float16: "tl.float16", tl.bfloat16: "tl.bfloat16"}
+    return names[value] if isinstance(value, tl.dtype) else value
 
 
 def _job(kernel: Any, args: tuple, constexprs: dict[str, Any], options: dict[str, Any], target: str, label: str) -> CompileJob:
@@ -157,7 +158,10 @@ def recorded_jobs(run: Callable[[], Any], target: str, label: str) -> list[Compi
 
 def unique(jobs: Iterable[CompileJob]) -> list[CompileJob]:
     """Without repetitions, in order."""
-    return list({job.key: job for job in reversed(list(jobs))}.values())[::-1]
+    found: dict[str, CompileJob] = {}
+    for job in jobs:
+        found.setdefault(job.key, job)
+    return list(found.values())
 
 
 def source_hash(kernel: str, *tables: str) -> str:
