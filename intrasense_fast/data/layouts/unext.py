@@ -1,0 +1,67 @@
+"""The layout of UNeXt, CMU-Net and their relatives: images/, masks/0/ (masks/1/, ...) and split lists of bare names."""
+
+import re
+from pathlib import Path
+
+from intrasense_fast.data.layouts._files import (
+    Identity,
+    Reading,
+    by_name,
+    files,
+    folders,
+    is_image,
+    name_of,
+    not_images,
+    pair,
+    read_labels,
+)
+from intrasense_fast.data.layouts.busi import CLASSES
+from intrasense_fast.data.records import Problem
+
+NAME = "unext"
+EXPECTED = "images/ with 'benign (1).png', masks/0/ with 'benign (1).png'"
+
+_SPLIT_LIST = re.compile(r"^(.*[_-])?(train|val|valid|test)\d*$", re.IGNORECASE)
+
+
+def detect(path: Path) -> bool:
+    inside = folders(path)
+    return "images" in inside and "masks" in inside and "0" in folders(inside["masks"])
+
+
+def read(path: Path) -> Reading:
+    """The masks of all numbered folders are merged. Class and case: manifest.csv or labels.csv; else the class is in the name."""
+    inside = folders(path)
+    found = files(inside["images"])
+    images, problems = by_name(filter(is_image, found))
+    problems += not_images(found)
+    masks: dict[str, list[Path]] = {}
+    for folder, location in sorted(folders(inside["masks"]).items()):
+        if not folder.isdecimal():
+            problems.append(Problem("warning", str(location), "not read: mask folders are numbered 0, 1, ..."))
+            continue
+        each, twice = by_name(filter(is_image, files(location)))
+        problems += twice + not_images(files(location))
+        for name, mask in each.items():
+            masks.setdefault(name, []).append(mask)
+    identities, table_problems = read_labels(path, ("manifest.csv", "labels.csv"))
+    for name in images:
+        if name not in identities:
+            identities[name] = Identity(next((label for label in CLASSES if name.casefold().startswith(label)), ""), "")
+    records, unpaired = pair(images, masks, identities)
+    return records, problems + table_problems + unpaired
+
+
+def published(path: Path) -> dict[str, tuple[str, ...]]:
+    """The split lists (busi_train.txt, busi_val.txt, ...): file name without .txt -> image names."""
+    lists = {}
+    for file in files(path):
+        if file.suffix.casefold() == ".txt" and _SPLIT_LIST.match(file.stem):
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            lists[file.stem] = tuple(_bare(line.strip()) for line in lines if line.strip())
+    return lists
+
+
+def _bare(line: str) -> str:
+    path = Path(line)
+    return name_of(path) if is_image(path) else line
