@@ -40,6 +40,9 @@ setup(
             # Independent oracles: metrics against scikit-learn, distances and entropies against scipy.
             "scikit-learn>=1.4",
             "scipy>=1.11",
+            # Hugging Face's package of that name, which ours must live beside; setuptools to build the wheel under test.
+            "kernels>=0.10",
+            "setuptools>=70",
         ],
         "lint": ["ruff>=0.9", "mypy>=1.14"],
     },
