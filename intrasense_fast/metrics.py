@@ -120,10 +120,14 @@ def summarize(rows: Iterable[Mapping[str, Any]], *, empty: str = "nan") -> Summa
     found = tp + fp > 0
     normal = ~lesion
     pixels = tp + fp + fn + tn
-    counts = [int(column[lesion].sum()) for column in (tp, fp, fn, tn)]
+    lesion_tp, lesion_fp, lesion_fn, lesion_tn = (int(column[lesion].sum()) for column in (tp, fp, fn, tn))
+    if lesion.any():
+        pooled = _ratios(lesion_tp, lesion_fp, lesion_fn, lesion_tn, undefined)
+    else:
+        pooled = dict.fromkeys((*PAPER_METRICS, "specificity"), math.nan)
     return Summary(
         metrics={name: _statistics(table[lesion, i]) for i, name in enumerate(METRICS)},
-        pooled=_ratios(*counts, undefined) if lesion.any() else dict.fromkeys((*PAPER_METRICS, "specificity"), math.nan),
+        pooled=pooled,
         images=len(table),
         lesion_images=int(lesion.sum()),
         normal_images=int(normal.sum()),

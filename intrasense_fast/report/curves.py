@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LOSS_COLUMNS = {
     "train_loss": "total",
     "train_bce": "cross-entropy",
-    "train_dice": "Dice loss",
+    "train_dice": "Dice",
     "train_whitening": "whitening",
     "val_loss": "validation total",
 }
@@ -64,7 +64,7 @@ def save_curves(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]])
 
 
 def _draw_losses(axes: "Axes", epochs: list[float], columns: Mapping[str, list[float]]) -> None:
-    axes.set_title("Loss terms, unweighted", loc="left", fontsize=10, color=INK)
+    axes.set_title("Training loss", loc="left", fontsize=10, color=INK)
     for name, values in columns.items():
         colour = LINES[list(LOSS_COLUMNS).index(name)]
         _line(axes, epochs, values, colour, LOSS_COLUMNS[name], dashed=name == "val_loss")
@@ -117,7 +117,7 @@ def _draw_rate(axes: "Axes", epochs: list[float], columns: Mapping[str, list[flo
         axes.yaxis.set_minor_formatter(NullFormatter())
     elif positive:
         axes.set_ylim(0, 1.25 * max(positive))
-        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _line(axes: "Axes", epochs: list[float], values: list[float], colour: str, label: str, *, dashed: bool = False) -> None:

@@ -12,7 +12,7 @@ from intrasense_fast.report.figures import to_rgb
 
 
 class RefinementItem(NamedTuple):
-    """One row: an image as `to_rgb` takes it; per stride the entropy (h, w) in nats (Eq. 6) and the mask (h, w), bool or 0 and 1."""
+    """One row: an image as `to_rgb` takes it; per stride the entropy (h, w) in nats and the mask (h, w), bool or 0 and 1 (Eq. 6)."""
 
     name: str
     image: ArrayLike
@@ -52,6 +52,11 @@ def save_refinement_maps(path: str | os.PathLike[str], items: Iterable[Refinemen
             heads = (f"stride {stride}: entropy\n", f"stride {stride}: mask\n") if i == 0 else ("", "")
             left.set_title(f"{heads[0]}{_span(entropy)}", fontsize=8, color=figures.INK)
             right.set_title(f"{heads[1]}{100 * mask.mean():.0f} % whitened", fontsize=8, color=figures.INK)
+    figure.supxlabel(
+        "entropy from low (blue) to high (yellow), each map on its own scale\nmask: white positions are whitened",
+        fontsize=8,
+        color=figures.INK,
+    )
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.02)  # type: ignore[union-attr, call-arg]
     figures.save_figure(figure, path)
 
@@ -70,4 +75,6 @@ def _check(row: RefinementItem, strides: list[int]) -> None:
     for stride in strides:
         entropy, mask = np.shape(row.entropy[stride]), np.shape(row.mask[stride])
         if len(entropy) != 2 or entropy != mask or 0 in entropy:
-            raise ValueError(f"save_refinement_maps: {row.name}, stride {stride}: entropy {entropy} and mask {mask} must be (h, w)")
+            raise ValueError(
+                f"save_refinement_maps: {row.name}, stride {stride}: entropy {entropy} and mask {mask} must be (h, w)"
+            )

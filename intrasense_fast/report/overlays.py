@@ -14,11 +14,11 @@ from intrasense_fast.report import figures
 from intrasense_fast.report.figures import GREEN, SKY, VERMILLION, YELLOW, hex_colour, to_rgb
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE, OUTLINE = GREEN, VERMILLION, SKY, YELLOW
 COLUMNS = ("image", "ground truth", "prediction", "errors")
-FILL = 0.35
+FILL, ERROR_FILL = 0.25, 0.45
 DRAWN_SIZE = 384
 
 
@@ -54,15 +54,15 @@ def overlay(image: ArrayLike, target: ArrayLike | None, prediction: ArrayLike) -
         return canvas
     truth = _mask(target, "target", canvas)
     _paint(canvas, truth & found, TRUE_POSITIVE)
-    _paint(canvas, found & ~truth, FALSE_POSITIVE)
-    _paint(canvas, truth & ~found, FALSE_NEGATIVE)
+    _paint(canvas, found & ~truth, FALSE_POSITIVE, ERROR_FILL)
+    _paint(canvas, truth & ~found, FALSE_NEGATIVE, ERROR_FILL)
     return canvas
 
 
 def save_overlays(path: str | os.PathLike[str], items: Iterable[OverlayItem], columns: Sequence[str] = COLUMNS) -> None:
     """A grid, one row an item with its name and Dice, and a legend of the colours; written atomically.
 
-    Where no item has a target, the ground truth's column is left out, and "errors" becomes "overlay".
+    Where no item has a target, the columns of ground truth and errors are left out.
 
     Args:
         items: OverlayItem, or tuples (name, image, target, prediction); 1 to 64.
@@ -94,17 +94,17 @@ def save_overlays(path: str | os.PathLike[str], items: Iterable[OverlayItem], co
                 axes.set_title(column, fontsize=10, color=figures.INK)
         figures.row_name(grid[i, 0], row.name, _dice(row))
     if "errors" in shown:
-        _legend(grid, figure)
+        _legend(figure)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
     figures.save_figure(figure, path)
 
 
-def _legend(grid: "NDArray[np.object_]", figure: object) -> None:
+def _legend(figure: "Figure") -> None:
     from matplotlib.patches import Patch
 
     kinds = (("true positive", TRUE_POSITIVE), ("false positive", FALSE_POSITIVE), ("false negative", FALSE_NEGATIVE))
-    patches = [Patch(facecolor=(*(c / 255 for c in rgb), 0.5), edgecolor=hex_colour(rgb), label=name) for name, rgb in kinds]
-    figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=9)  # type: ignore[attr-defined]
+    patches = [Patch(facecolor=(hex_colour(rgb), 0.5), edgecolor=hex_colour(rgb), label=name) for name, rgb in kinds]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
 
 
 def _panels(row: OverlayItem, shown: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
@@ -140,8 +140,8 @@ def _mask(mask: ArrayLike, name: str, image: NDArray[np.uint8]) -> NDArray[np.bo
     return values.astype(bool)
 
 
-def _paint(canvas: NDArray[np.uint8], mask: NDArray[np.bool_], rgb: tuple[int, int, int]) -> None:
-    canvas[mask] = np.rint((1 - FILL) * canvas[mask] + FILL * np.array(rgb)).astype(np.uint8)
+def _paint(canvas: NDArray[np.uint8], mask: NDArray[np.bool_], rgb: tuple[int, int, int], fill: float = FILL) -> None:
+    canvas[mask] = np.rint((1 - fill) * canvas[mask] + fill * np.array(rgb)).astype(np.uint8)
     cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
     width = max(1, round(max(mask.shape) / 256))
     inner = cv2.erode(mask.astype(np.uint8), cross, iterations=width, borderType=cv2.BORDER_CONSTANT, borderValue=0)
