@@ -1,1 +1,1 @@
-"""Proof of Triton kernels on machines without a GPU: guarded interpreter, traffic meter, ahead-of-time compilation, error budgets."""
+"""Proof of kernels without a GPU: guarded interpreter, traffic meter, ahead-of-time compilation, error budgets."""

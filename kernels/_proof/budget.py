@@ -10,13 +10,13 @@ FORWARD, BACKWARD = 1e-5, 1e-4
 FLOAT64 = 1e-10
 
 
-def error(actual: Tensor, reference: Tensor, scale: Tensor | None = None) -> float:
-    """||actual - reference|| / ||scale|| in float64 over the finite entries; `scale` is the reference unless given."""
+def error(actual: Tensor, reference: Tensor, scale: Tensor | None = None, least: float = 1e-30) -> float:
+    """||actual - reference|| / max(||scale||, least) in float64 over the finite entries; `scale` is the reference unless given."""
     actual, reference = actual.detach().cpu().double(), reference.detach().cpu().double()
     scale = reference if scale is None else scale.detach().cpu().double()
     both = actual.isfinite() & reference.isfinite()
     difference = torch.where(both, actual - reference, 0.0).norm()
-    return (difference / scale[scale.isfinite()].norm().clamp_min(1e-30)).item()
+    return difference.item() / max(scale[scale.isfinite()].norm().item(), least, 1e-30)
 
 
 def check_form(actual: Tensor, expected: Tensor, what: str, *, strides: bool = False) -> None:
@@ -33,32 +33,46 @@ def check_form(actual: Tensor, expected: Tensor, what: str, *, strides: bool = F
 
 
 def assert_close(
-    actual: Tensor, reference: Tensor, bound: float, what: str, *, scale: Tensor | None = None, absolute: bool = False
+    actual: Tensor,
+    reference: Tensor,
+    bound: float,
+    what: str,
+    *,
+    scale: Tensor | None = None,
+    least: float = 1e-30,
+    absolute: bool = False,
 ) -> None:
-    """The error against the float64 reference is at most `bound`: relative to `scale`'s norm, or the largest one, absolute."""
+    """The error against the float64 reference is at most `bound`.
+
+    It is relative to the norm of `scale` (the reference unless given), or to `least` where that norm is smaller: the gradient of
+    something that has no influence is zero only up to rounding. With `absolute` it is the largest difference of an entry.
+    """
     check_form(actual, reference.to(actual.dtype), what)
+    got = error(actual, reference, scale, least)
     if absolute:
-        got = (
-            (actual.detach().cpu().double() - reference.detach().cpu().double()).nan_to_num().abs().max().item()
-            if actual.numel()
-            else 0
-        )
-    else:
-        got = error(actual, reference, scale)
+        difference = actual.detach().cpu().double() - reference.detach().cpu().double()
+        got = max(difference.nan_to_num().abs().flatten().tolist(), default=0.0)
     assert got <= bound, f"{what}: error {got:.2e} > {bound:.2e}"
 
 
 def assert_within_budget(
-    actual: Tensor, eager: Tensor, reference: Tensor, what: str, *, factor: float = 2.0, scale: Tensor | None = None
+    actual: Tensor,
+    eager: Tensor,
+    reference: Tensor,
+    what: str,
+    *,
+    factor: float = 2.0,
+    scale: Tensor | None = None,
+    least: float = 1e-30,
 ) -> None:
     """A 16-bit result errs at most `factor` times as much as the eager path does in the same dtype, in norm.
 
     Args:
         actual: the fused result. eager: the eager path's on the same inputs. reference: float64 on the same inputs.
-        scale: what errors are relative to, the reference unless given.
+        scale, least: as in assert_close.
     """
     check_form(actual, eager, what)
     # Half a unit of the output's own rounding: an eager path that happens to be exact must not make the budget zero.
     floor = torch.finfo(actual.dtype).eps / 2
-    got, allowed = error(actual, reference, scale), factor * error(eager, reference, scale) + floor
+    got, allowed = error(actual, reference, scale, least), factor * error(eager, reference, scale, least) + floor
     assert got <= allowed, f"{what}: error {got:.2e} > {allowed:.2e} ({factor} x eager's + half a rounding)"

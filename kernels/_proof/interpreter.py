@@ -227,8 +227,8 @@ class Guard:
             first = int(np.argmax(outside))
             offset = int(addresses[first]) - int(self.low[max(int(owner[first]), 0)])
             raise IndexError(
-                f"{self.kernel}: out-of-bounds {kind} by program {self.current}: {int(outside.sum())} of {addresses.size} lanes, "
-                f"first at {offset} bytes from its tensor"
+                f"{self.kernel}: out-of-bounds {kind} by program {self.current}: "
+                f"{int(outside.sum())} of {addresses.size} lanes, first at {offset} bytes from its tensor"
             )
         if self.races:
             self.touched[kind].append((self.current, np.unique(addresses)))

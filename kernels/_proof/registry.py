@@ -28,7 +28,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Bound:
-    """A measured ratio or count that may not grow: asserted on `row`, in `mode` "inference", "forward" (training) or "backward".
+    """A ratio or count that may not grow: asserted on `row`, in `mode` "inference", "forward" (of training) or "backward".
 
     floor_bytes and useful_flops are the operator's floor there (0: not asserted); passes and flops bound the ratio to them.
     """
@@ -58,13 +58,15 @@ class OperatorProof:
     """One operator's declaration.
 
     public, reference: called as f(**inputs, **options), public also with fused=. Outputs in `outputs`' order.
-    make_inputs(row, generator): tensors by parameter name, on row.device, without requires_grad; those in `features` have row.dtype and
-        row.memory_format, those in `parameters` stay float32 (float64 for float64) whatever row.dtype is.
+    make_inputs(row, generator): tensors by parameter name, on row.device, without requires_grad; those in `features` have
+        row.dtype and row.memory_format, those in `parameters` stay float32 (float64 for float64) whatever row.dtype is.
     differentiable: names of inputs that take gradients. differentiable_outputs: names of outputs that give them.
     statistics: outputs that are float32 for 16-bit inputs. maps: (input, output) names where the memory format is kept.
     shapes: contract shapes by what they stress; must hold "odd", "one position" and "empty batch".
     option_sets: further keyword arguments; every one runs in the value rows, the first in all rows.
-    tolerance: overrides of budget.FORWARD / BACKWARD: {"output" or "d_input": bound}; absolute: outputs judged by absolute error.
+    tolerance: overrides of budget.FORWARD / BACKWARD: {output or "d_" + input: bound}.
+    absolute: outputs judged by absolute error.
+    per_image: whether an image's result is independent of the rest of the batch.
     scale: output name -> input name whose norm its error is relative to.
     reference_options(inputs, outputs): extra keyword arguments of the reference, e.g. a mask to force.
     library: names of the operator's torch.ops.intrasense_fast operators; samples(row, generator): {name: args} for opcheck.
@@ -93,6 +95,7 @@ class OperatorProof:
     option_sets: tuple[Mapping, ...] = ({},)
     tolerance: Mapping[str, float] = field(default_factory=dict)
     absolute: tuple[str, ...] = ()
+    per_image: bool = True
     scale: Mapping[str, str] = field(default_factory=dict)
     reference_options: Callable[[dict[str, Tensor], tuple[Tensor, ...]], dict] = lambda inputs, outputs: {}
     tables: tuple[str, ...] = ()
