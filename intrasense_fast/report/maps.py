@@ -12,7 +12,7 @@ from intrasense_fast.report.figures import to_rgb
 
 
 class RefinementItem(NamedTuple):
-    """One row: an image as `to_rgb` takes it; per stride the entropy (h, w) in nats and mask (h, w), bool or 0 and 1 (Eq. 6)."""
+    """One row: an image as `to_rgb` takes it; per stride the entropy (h, w) in nats and mask (h, w), bool or 0/1 (Eq. 6)."""
 
     name: str
     image: ArrayLike
