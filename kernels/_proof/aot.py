@@ -71,7 +71,7 @@ class CompileJob:
 
 @dataclass
 class Report:
-    """What the compiler made of a job: stack in bytes a thread (AMD: scratch), shared memory in bytes a program, instruction counts."""
+    """What the compiler made of a job: stack in bytes a thread (AMD: scratch), shared in bytes a program."""
 
     kernel: str
     target: str

@@ -11,7 +11,7 @@ FLOAT64 = 1e-10
 
 
 def error(actual: Tensor, reference: Tensor, scale: Tensor | None = None, least: float = 1e-30) -> float:
-    """||actual - reference|| / max(||scale||, least) in float64 over the finite entries; `scale` is the reference unless given."""
+    """||actual - reference|| / max(||scale||, least) in float64 over finite entries; `scale` is the reference unless given."""
     actual, reference = actual.detach().cpu().double(), reference.detach().cpu().double()
     scale = reference if scale is None else scale.detach().cpu().double()
     both = actual.isfinite() & reference.isfinite()
@@ -44,8 +44,8 @@ def assert_close(
 ) -> None:
     """The error against the float64 reference is at most `bound`.
 
-    It is relative to the norm of `scale` (the reference unless given), or to `least` where that norm is smaller: the gradient of
-    something that has no influence is zero only up to rounding. With `absolute` it is the largest difference of an entry.
+    It is relative to the norm of `scale` (the reference unless given), or to `least` where that norm is smaller: the gradient
+    of something that has no influence is zero only up to rounding. With `absolute` it is the largest difference of an entry.
     """
     check_form(actual, reference.to(actual.dtype), what)
     got = error(actual, reference, scale, least)

@@ -30,7 +30,8 @@ class Row:
 class Bound:
     """A ratio or count that may not grow: asserted on `row`, in `mode` "inference", "forward" (of training) or "backward".
 
-    floor_bytes and useful_flops are the operator's floor there (0: not asserted); passes and flops bound the ratio to them.
+    floor_bytes and useful_flops are the operator's floor there (0: not asserted); passes (distinct bytes), requested (bytes of
+    every lane; 0: not asserted) and flops bound the ratio to them. architecture: whose tables are used.
     """
 
     row: Row
@@ -40,7 +41,9 @@ class Bound:
     passes: float = 0.0
     useful_flops: int = 0
     flops: float = 0.0
+    requested: float = 0.0
     options: Mapping = field(default_factory=dict)
+    architecture: str = "sm_90"
 
 
 @dataclass(frozen=True)

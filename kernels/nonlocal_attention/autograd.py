@@ -25,7 +25,7 @@ def nonlocal_attention_fused(query: Tensor, key: Tensor, value: Tensor, residual
 
 
 class _NonlocalAttention(torch.autograd.Function):
-    """Saves query, key, value, A V, the log-sum-exp and the index of the maximum; the residual and the output are not needed."""
+    """Saves query, key, value, A V, the log-sum-exp and the index of the maximum; neither residual nor output."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, residual: Tensor, save: bool) -> tuple[Tensor, ...]:

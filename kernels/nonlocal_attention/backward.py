@@ -50,8 +50,8 @@ def attention_value_gradient(
 ):  # fmt: skip
     """dV = P^T DO with P^T = 2^(K Q^T scale_log2 - LSE), keys stationary.
 
-    Pointers: Q, K (B, N, D), rows at a stride; DO, DV (B, N, C); LSE (B, N). Grid: (tiles * chunks * B,); a program owns BLOCK_N
-    keys and one chunk of BLOCK_C channels.
+    Pointers: Q, K (B, N, D), rows at a stride; DO, DV (B, N, C); LSE (B, N). Grid: (tiles * chunks * B,); a program owns
+    BLOCK_N keys and one chunk of BLOCK_C channels.
     """
     pid = tl.program_id(0)
     tile = pid % tiles
@@ -113,7 +113,7 @@ def attention_score_gradient(
 
     Pointers: Q, K (B, N, D), V (B, N, C), rows at a stride; DO (B, N, C); LSE, DELTA (B, N); DQ (B, key_splits, N, D) and
     DK (B, query_splits, N, D) in COMPUTE. Grid: (key_splits * query_splits * B,); a program owns tiles_per_split tiles of
-    BLOCK_N keys against rows_per_split queries: it alone touches its part of DQ, tile after tile, and stores each tile of DK once.
+    BLOCK_N keys against rows_per_split queries: it alone touches its part of DQ, tile after tile, and stores a DK tile once.
     """
     pid = tl.program_id(0)
     key_split = pid % key_splits

@@ -49,8 +49,8 @@ def attention_forward(
 ):  # fmt: skip
     """F = softmax(Q K^T scale) V + R with an online softmax in base 2 (Eq. 2-3), and the channel statistics of F.
 
-    Pointers: Q, K (B, N, D); V, R (B, N, C), rows at a stride; F, A (B, N, C) dense, A = F - R, written if SAVE; LSE (B, N), the
-    log2 of the sum of 2^(score scale_log2); SUM, MAX, ARG (B, chunks, N): of this chunk of channels, SUM divided by C if WHOLE.
+    Pointers: Q, K (B, N, D); V, R (B, N, C), rows at a stride; F, A (B, N, C) dense, A = F - R, written if SAVE; LSE (B, N),
+    log2 of the sum of 2^(score scale_log2); SUM, MAX, ARG (B, chunks, N): of this chunk of channels, SUM over C if WHOLE.
     Grid: (tiles * chunks * B,); a program owns BLOCK_M queries and one chunk of BLOCK_C channels. BLOCK_S = BLOCK_D keeps the
     queries in registers; BLOCK_S < BLOCK_D reads queries and keys in slices of the depth, from L1.
     """

@@ -1,5 +1,8 @@
 """What nonlocal_attention declares about itself (see kernels/README.md)."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -76,11 +79,13 @@ def _bounds_at(channels: int, positions: tuple[int, int]) -> list[Bound]:
 
 
 def bounds() -> list[Bound]:
-    """kernels.md's bounds at every width; N a multiple of every tile."""
-    return [bound for width in WIDTHS for bound in _bounds_at(width, (16, 16) if width < 1024 else (8, 16))]
+    """Launches, passes and FLOPs at every width; N a multiple of every tile."""
+    found = [bound for width in WIDTHS for bound in _bounds_at(width, (16, 16) if width < 1024 else (8, 16))]
+    widest = replace(found[-1], architecture="sm_86", flops=1.45)
+    return [*found, widest]
 
 
-def launches(depth: int, channels: int, dtype: torch.dtype, *, positions: int = 4096, saves: tuple[bool, ...] = (True, False)):
+def launches(depth: int, channels: int, dtype: torch.dtype, positions: int, saves: tuple[bool, ...]) -> Callable[[], None]:
     """Every launch of one shape on meta tensors, for recorded_jobs."""
 
     def run() -> None:
@@ -119,22 +124,22 @@ def jobs(level: str) -> list[CompileJob]:
     found = []
     for target, (depth, channels), dtype, positions in rows:
         label = f"d={depth} C={channels} N={positions} {str(dtype)[6:]}"
-        found += recorded_jobs(launches(depth, channels, dtype, positions=positions, saves=saves), target, label)
+        found += recorded_jobs(launches(depth, channels, dtype, positions, saves), target, label)
     return unique(found)
 
 
 BAD_INPUTS = (
-    BadInput("key of another depth", lambda t: {**t, "key": t["key"][..., :-1]}, r"key must have shape \(B, N, d\)"),
-    BadInput("value with fewer positions", lambda t: {**t, "value": t["value"][:, 1:]}, "value must have shape"),
-    BadInput("residual of another width", lambda t: {**t, "residual": t["residual"][..., 1:]}, "residual must have shape"),
-    BadInput("a map instead of rows", lambda t: {**t, "query": t["query"][None]}, "query must have shape"),
-    BadInput("two dtypes", lambda t: {**t, "value": t["value"].double()}, "float64.*float32"),
-    BadInput("integers", lambda t: {**t, "query": t["query"].int()}, "query must be floating point"),
-    BadInput("another device", lambda t: {**t, "key": t["key"].to("meta")}, "key is on meta"),
-    BadInput("no channels", lambda t: {**t, "value": t["value"][..., :0], "residual": t["residual"][..., :0]}, "C must be at least 1"),
-    BadInput("no depth", lambda t: {**t, "query": t["query"][..., :0], "key": t["key"][..., :0]}, "d must be at least 1"),
+    BadInput("key of another depth", lambda t: t | {"key": t["key"][..., :-1]}, r"key must have shape \(B, N, d\)"),
+    BadInput("value with fewer positions", lambda t: t | {"value": t["value"][:, 1:]}, "value must have shape"),
+    BadInput("residual of another width", lambda t: t | {"residual": t["residual"][..., 1:]}, "residual must have shape"),
+    BadInput("a map instead of rows", lambda t: t | {"query": t["query"][None]}, "query must have shape"),
+    BadInput("two dtypes", lambda t: t | {"value": t["value"].double()}, "float64.*float32"),
+    BadInput("integers", lambda t: t | {"query": t["query"].int()}, "query must be floating point"),
+    BadInput("another device", lambda t: t | {"key": t["key"].to("meta")}, "key is on meta"),
+    BadInput("no channels", lambda t: t | {name: t[name][..., :0] for name in ("value", "residual")}, "C must be at least 1"),
+    BadInput("no depth", lambda t: t | {"query": t["query"][..., :0], "key": t["key"][..., :0]}, "d must be at least 1"),
     BadInput("no positions", lambda t: {name: tensor[:, :0] for name, tensor in t.items()}, "N must be at least 1"),
-    BadInput("no tensor", lambda t: {**t, "query": 1.0}, "query must be a tensor, got float", TypeError),
+    BadInput("no tensor", lambda t: t | {"query": 1.0}, "query must be a tensor, got float", TypeError),
 )  # fmt: skip
 
 PROOF = OperatorProof(

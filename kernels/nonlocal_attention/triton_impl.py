@@ -42,8 +42,8 @@ def forward(
         save: whether the backward of query or key will need A V.
 
     Returns:
-        features (B, N, C), channel_mean (B, N), channel_max (B, N), argmax (B, N) int32, lse (B, N) in base 2, and A V (B, N, C),
-        empty unless `save`.
+        features (B, N, C), channel_mean (B, N), channel_max (B, N), argmax (B, N) int32, lse (B, N) in base 2, and
+        A V (B, N, C), empty unless `save`.
     """
     query, key, value, residual = (contiguous_rows(tensor) for tensor in (query, key, value, residual))
     batch, positions, depth = query.shape
@@ -177,7 +177,7 @@ def backward(
     query: Tensor, key: Tensor, value: Tensor, attended: Tensor, lse: Tensor, argmax: Tensor,
     grad_features: Tensor, grad_mean: Tensor, grad_max: Tensor, scores: bool, values: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """All gradients: of query and key if `scores` (then `attended` must have been saved), of value if `values`; empty otherwise.
+    """All gradients; of query and key only if `scores` (then `attended` must have been saved), of value only if `values`.
 
     Returns:
         grad_query (B, N, d), grad_key (B, N, d), grad_value (B, N, C), grad_residual (B, N, C).
