@@ -1,0 +1,79 @@
+"""Plants faults in an operator's kernels, one at a time, and sees which ones its tests kill.
+
+    python -m tests.kernels.mutants bce_dice [--only TEXT] [--write]
+
+An operator's list is tests/kernels/mutants_<operator>.py: MUTANTS, (what, file, old, new) with `old` found exactly once in
+kernels/<operator>/<file>, and TESTS, pytest arguments. The work is done in a copy of the checkout. --write commits the result
+to tests/kernels/mutants_<operator>.json. A survivor is a missing test.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT = 600
+
+
+def copy_checkout(target: Path) -> None:
+    """What the tests need, links kept."""
+    for name in ("intrasense_fast", "kernels", "tests"):
+        shutil.copytree(ROOT / name, target / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, target)
+
+
+def outcome(checkout: Path, tests: list[str]) -> str:
+    """The test that failed first, or nothing where all pass."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-W", "ignore", *tests]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(checkout)}
+    try:
+        run = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return f"no end within {TIMEOUT} s"
+    if run.returncode not in (0, 1, 2):
+        raise RuntimeError(f"pytest ended with {run.returncode}:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+    failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return failed[0].split(" ", 1)[1].split(" - ")[0] if failed else ("" if run.returncode == 0 else "collection")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("operator")
+    parser.add_argument("--only", default="", help="faults whose description contains this")
+    parser.add_argument("--write", action="store_true", help="write the result beside the list")
+    options = parser.parse_args()
+    plan = importlib.import_module(f"tests.kernels.mutants_{options.operator}")
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        checkout = Path(folder)
+        copy_checkout(checkout)
+        if broken := outcome(checkout, plan.TESTS):
+            raise SystemExit(f"the tests fail without a fault: {broken}")
+        for what, file, old, new in plan.MUTANTS:
+            if options.only not in what:
+                continue
+            path = checkout / "kernels" / options.operator / file
+            source = path.read_text()
+            if source.count(old) != 1:
+                raise SystemExit(f"{what}: found {source.count(old)} times in {file}: {old!r}")
+            path.write_text(source.replace(old, new))
+            killer = outcome(checkout, plan.TESTS)
+            path.write_text(source)
+            found.append({"fault": what, "file": file, "killed_by": killer})
+            print(f"{'killed  ' if killer else 'SURVIVED'} {what}: {killer}", flush=True)
+    survivors = [row["fault"] for row in found if not row["killed_by"]]
+    if options.write and not options.only:
+        (ROOT / f"tests/kernels/mutants_{options.operator}.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(f"{len(found) - len(survivors)} of {len(found)} killed")
+    raise SystemExit(bool(survivors))
+
+
+if __name__ == "__main__":
+    main()
