@@ -22,7 +22,7 @@ class ImageError(ValueError):
 
 
 class Decoded(NamedTuple):
-    """Pixels as stored, (H, W) or (H, W, C) in RGB(A) order, and the colour mode of the file, such as "grey" or "RGB 16-bit"."""
+    """Pixels as stored, (H, W) or (H, W, C) in RGB(A) order, and the colour mode of the file ("RGB 16-bit")."""
 
     pixels: np.ndarray
     mode: str
@@ -102,8 +102,8 @@ def read_mask(paths: Sequence[str | os.PathLike[str]], shape: tuple[int, int]) -
     """Read the mask files of one image and merge them by logical OR: uint8 (H, W) in {0, 1}, and a list of warnings.
 
     Of each file alpha is dropped and the maximum over the colour channels taken. A pixel is lesion when it is > 0 in a mask
-    whose maximum is at most 1, else when it is > 127 (> 32767 in 16-bit masks whose maximum exceeds 255; >= 0.5 in float masks within
-    [0, 1]). A mask at most 2 pixels off `shape` (H, W) in height and width is resized by nearest neighbour, with a warning.
+    whose maximum is at most 1, else when it is > 127 (> 32767 in 16-bit masks whose maximum exceeds 255; >= 0.5 in float masks
+    within [0, 1]). A mask at most 2 pixels off `shape` (H, W) in height and width is resized by nearest neighbour, with a warning.
     A warning also says when more than 1 % of the pixels lie further than an eighth of the maximum from both of its two levels,
     when non-zero pixels all fall below the threshold, and when colour is constant while alpha is not.
 
@@ -126,7 +126,7 @@ def read_mask(paths: Sequence[str | os.PathLike[str]], shape: tuple[int, int]) -
 
 
 def binarize(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Decoded mask (H, W) or (H, W, C) as uint8 (H, W) in {0, 1} by the rule of `read_mask`, and warnings without a file name."""
+    """Decoded mask (H, W) or (H, W, C) as uint8 (H, W) in {0, 1} by the rule of `read_mask`, and warnings without file name."""
     warnings = []
     alpha = None
     if pixels.ndim == 3:

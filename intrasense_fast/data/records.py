@@ -4,11 +4,11 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, TypeVar, overload
 
 import cv2
 import numpy as np
@@ -17,6 +17,9 @@ from tqdm import tqdm
 from intrasense_fast.data.images import ImageError, decode_image, read_mask, to_grey
 
 _SHOWN_ERRORS = 100
+_COVERS_ALL = 0.9
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -165,9 +168,7 @@ class SegmentationData(Sequence[Sample]):
 
     def inspect(self, progress: bool = False) -> list[Finding]:
         """Decode every record once, in threads; one finding a record, in order. `progress` shows a bar."""
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            findings = pool.map(_inspect, self.records)
-            return list(tqdm(findings, "check", len(self), unit="image", disable=not progress, leave=False))
+        return list(threaded(_inspect, self.records, "check", progress))
 
     def check(self, progress: bool = False) -> list[Problem]:
         """Decode every record once and list what is wrong with it, by file. `progress` shows a bar."""
@@ -179,10 +180,17 @@ class SegmentationData(Sequence[Sample]):
         Raises:
             DataError: a file cannot be used, unless `skip_bad` leaves its record out (and `problems` says so); or none is left.
         """
-        findings = self.inspect(progress)
-        problems = [problem for finding in findings for problem in finding.problems]
-        sound = tuple(finding.record for finding in findings if finding.size is not None)
-        return accept(replace(self, records=sound, problems=(*self.problems, *problems)), skip_bad=skip_bad)
+        return accept(self.with_findings(self.inspect(progress)), skip_bad=skip_bad)
+
+    def with_findings(self, findings: Iterable[Finding]) -> "SegmentationData":
+        """The records that could be decoded, and the findings' problems added to `problems`."""
+        findings = list(findings)
+        sound = [finding.record for finding in findings if finding.size is not None]
+        return self.with_records(sound, [problem for finding in findings for problem in finding.problems])
+
+    def with_records(self, records: Iterable[Record], problems: Iterable[Problem] = ()) -> "SegmentationData":
+        """The same data set with other records, for instance regrouped ones, and more problems."""
+        return replace(self, records=tuple(records), problems=(*self.problems, *problems))
 
     def describe(self) -> str:
         """A table of what is known without decoding: layout, images, masks, classes, groups, problems."""
@@ -230,6 +238,15 @@ def accept(data: SegmentationData, *, skip_bad: bool) -> SegmentationData:
     return replace(data, problems=problems)
 
 
+def threaded(function: Callable[[Record], Result], records: Sequence[Record], what: str, progress: bool) -> Iterator[Result]:
+    """`function` of each record, in threads and in order, with a bar on request; an interrupt drops what has not begun."""
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
+        yield from tqdm(pool.map(function, records), what, len(records), unit="image", disable=not progress, leave=False)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def table(rows: Iterable[tuple[str, str]], note: str = "") -> str:
     """Two aligned columns, and a note below."""
     rows = list(rows)
@@ -244,9 +261,13 @@ def _inspect(record: Record) -> Finding:
         # The first fault ended the load; the other files of the record may have faults of their own.
         faults = list(dict.fromkeys([str(error), *_decoding_faults((record.image, *record.masks))]))
         return Finding(record, tuple(_problem("error", text, record) for text in faults))
-    problems = tuple(_problem("warning", warning, record) for warning in warnings)
     height, width = sample.image.shape
-    return Finding(record, problems, (height, width), int(sample.mask.sum()), mode)
+    area = int(sample.mask.sum())
+    if area > _COVERS_ALL * height * width:
+        warnings.append(f"{record.image}: its mask covers {area / (height * width):.0%} of the image: is it inverted?")
+    if (record.label in ("benign", "malignant") and not area) or (record.label == "normal" and area):
+        warnings.append(f"{record.image}: class {record.label}, but its mask {'shows a lesion' if area else 'is empty'}")
+    return Finding(record, tuple(_problem("warning", warning, record) for warning in warnings), (height, width), area, mode)
 
 
 def _decoding_faults(paths: Iterable[Path]) -> Iterator[str]:

@@ -74,6 +74,7 @@ class OperatorProof:
     reference_options(inputs, outputs): extra keyword arguments of the reference, e.g. a mask to force.
     library: names of the operator's torch.ops.intrasense_fast operators; samples(row, generator): {name: args} for opcheck.
     jobs(level): compilations for "gate" (CI) or "full" (the committed table); tables: modules that hold configuration tables.
+    instructions(job): names of instructions the compiled code must hold, e.g. ("HGMMA", "cp.async").
     bounds: traffic, FLOP and launch bounds. saved_bytes(inputs): bytes the backward may keep alive, inputs included.
     """
 
@@ -102,6 +103,7 @@ class OperatorProof:
     scale: Mapping[str, str] = field(default_factory=dict)
     reference_options: Callable[[dict[str, Tensor], tuple[Tensor, ...]], dict] = lambda inputs, outputs: {}
     tables: tuple[str, ...] = ()
+    instructions: Callable[[CompileJob], tuple[str, ...]] = lambda job: ()
 
 
 def proof_of(operator: str) -> OperatorProof:

@@ -128,6 +128,22 @@ def jobs(level: str) -> list[CompileJob]:
     return unique(found)
 
 
+def instructions(job: CompileJob) -> tuple[str, ...]:
+    """Tensor cores and asynchronous copies in matrix kernels, 128-bit accesses in the others, where alignment allows."""
+    name, blocks = job.kernel.split(":")[1], job.constexprs
+    aligned = all(size in job.divisible for size in ("C", "size") if size in job.signature)
+    if job.target.startswith("gfx") or not aligned:
+        return ()
+    if name in ("attention_prepare", "attention_reduce"):
+        return ("LDG.E.128", "STG.E.128")
+    if "PRECISION" not in blocks:
+        return ()
+    stationary = blocks["BLOCK_M" if name == "attention_forward" else "BLOCK_N"]
+    tensor_cores = blocks["PRECISION"] != "ieee" or job.signature["Q"] != "*fp32"
+    needed = ("cp.async",) if job.options["num_stages"] > 1 else ()
+    return (*needed, "HGMMA") if job.target == "sm_90" and stationary >= 64 and tensor_cores else needed
+
+
 BAD_INPUTS = (
     BadInput("key of another depth", lambda t: t | {"key": t["key"][..., :-1]}, r"key must have shape \(B, N, d\)"),
     BadInput("value with fewer positions", lambda t: t | {"value": t["value"][:, 1:]}, "value must have shape"),
@@ -166,5 +182,6 @@ PROOF = OperatorProof(
     library=("nonlocal_attention_forward", "nonlocal_attention_backward"),
     samples=samples,
     saved_bytes=saved_bytes,
+    instructions=instructions,
     tables=("intrasense_fast.kernels.nonlocal_attention.configs",),
 )

@@ -3,7 +3,13 @@
 # ruff: noqa: E501 (source lines, quoted as they are)
 
 KERNELS, GRADIENT = "triton_impl.py", "autograd.py"
-TESTS = ["tests/kernels/test_bce_dice.py", "tests/contract", "-k", "bce_dice"]
+TESTS = [
+    "tests/kernels/test_bce_dice.py",
+    "tests/contract/test_contract.py",
+    "tests/contract/test_bounds.py",
+    "-k",
+    "bce_dice",
+]
 
 MUTANTS = [
     ("mask of the positions dropped", KERNELS, "        inside = (at < plane)[:, None] & (k < K)[None, :]\n        z = tl.load(z_base",

@@ -21,7 +21,7 @@ from intrasense_fast.data.records import Problem
 NAME = "unext"
 EXPECTED = "images/ with 'benign (1).png', masks/0/ with 'benign (1).png'"
 
-_SPLIT_LIST = re.compile(r"^(.*[_-])?(train|val|valid|test)\d*$", re.IGNORECASE)
+_SPLIT_LIST = re.compile(r"^(.*[_-])?(train|val|valid|test|fold)[_-]?\d*$|^.*fold.*$", re.IGNORECASE)
 
 
 def detect(path: Path) -> bool:
@@ -30,7 +30,7 @@ def detect(path: Path) -> bool:
 
 
 def read(path: Path) -> Reading:
-    """The masks of all numbered folders are merged. Class and case: manifest.csv or labels.csv; else the class is in the name."""
+    """The masks of all numbered folders are merged. Class and case: manifest.csv or labels.csv, else the class from the name."""
     inside = folders(path)
     found = files(inside["images"])
     images, problems = by_name(filter(is_image, found))

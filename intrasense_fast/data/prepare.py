@@ -1,0 +1,192 @@
+"""Write a clean copy of a data set in the UNeXt layout: `python -m intrasense_fast prepare PATH --out DIR`."""
+
+import argparse
+import csv
+import hashlib
+import io
+import os
+import shutil
+import sys
+import uuid
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from intrasense_fast.data.images import ImageError, write_atomically, write_png
+from intrasense_fast.data.layouts import open_dataset
+from intrasense_fast.data.records import DataError, Problem, Record, SegmentationData, accept, load_record, threaded
+from intrasense_fast.data.verify import add_reading_arguments, show
+
+MANIFEST = (
+    "name", "label", "case", "group", "width", "height", "source_width", "source_height",
+    "source", "source_sha256", "masks", "masks_sha256", "repaired",
+)  # fmt: skip
+
+
+def prepare(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    size: int | None = 256,
+    layout: str = "auto",
+    *,
+    skip_bad: bool = False,
+    progress: bool = False,
+) -> SegmentationData:
+    """Copy a data set as grey PNG and {0, 255} masks to `out`: images/, masks/0/, its split lists, manifest.csv, problems.csv.
+
+    Args:
+        path: the folder of the data set.
+        out: the folder to write; it must not exist, or be empty. It appears whole, or not at all.
+        size: pixels of the square images, or None for the original sizes.
+        layout: as in `open_dataset`.
+        skip_bad: leave out what cannot be used (listed in problems.csv) instead of raising.
+
+    Returns:
+        The copy, opened.
+
+    Raises:
+        DataError: the data set cannot be used, `out` is used, or `out` lies inside the data set.
+        OSError: the disk is full or `out` cannot be written; no half copy is left.
+    """
+    out = Path(out)
+    if size is not None and size < 1:
+        raise DataError(f"size {size}: a positive number of pixels is needed, or None for the original sizes")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise DataError(f"{out}: in use, and nothing is overwritten: name a folder that does not exist or is empty")
+    data = open_dataset(path, layout, skip_bad=skip_bad)
+    if data.root.resolve() in (out.resolve(), *out.resolve().parents):
+        raise DataError(f"{out}: lies inside the data set {data.root}: choose a folder outside it")
+    files = _file_names(data)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.parent / f".{uuid.uuid4().hex}.part"
+    try:
+        (temporary / "images").mkdir(parents=True)
+        (temporary / "masks" / "0").mkdir(parents=True)
+        rows: list[dict[str, object]] = []
+        written: list[Record] = []
+        problems: list[Problem] = []
+        copies = threaded(lambda record: _copy(record, files[record.name], temporary, size), data.records, "prepare", progress)
+        for record, row, found in copies:
+            problems += found
+            if row:
+                rows.append(row)
+                written.append(record)
+        data = accept(data.with_records(written, problems), skip_bad=skip_bad)
+        left = {record.name: files[record.name] for record in written}
+        for name, members in data.published.items():
+            lines = [left[member] for member in members if member in left]
+            write_atomically(temporary / f"{name.replace('/', '-')}.txt", "".join(f"{line}\n" for line in lines).encode())
+        _write_table(temporary / "manifest.csv", MANIFEST, rows)
+        _write_table(temporary / "problems.csv", ("level", "file", "message"), [vars(problem) for problem in data.problems])
+        if out.is_dir():
+            out.rmdir()
+        temporary.rename(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return open_dataset(out, "unext")
+
+
+def resize_pair(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Resize image (H, W) float and mask (H, W) {0, 1} to size x size.
+
+    A target pixel is lesion where at least half of it is covered; a lesion that covers no pixel so far keeps its best one.
+    """
+    shrinking = size < max(image.shape)
+    resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    coverage = cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+    small = (coverage >= 0.5).astype(np.uint8)
+    count, parts = cv2.connectedComponents(mask, connectivity=8)
+    for part in range(1, count):
+        own = cv2.resize((parts == part).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+        if not (small & (own > 0)).any():
+            small[np.unravel_index(own.argmax(), own.shape)] = 1
+    return resized.clip(0, 1), small
+
+
+def _copy(record: Record, file: str, out: Path, size: int | None) -> tuple[Record, dict[str, object] | None, list[Problem]]:
+    """Write one image and its mask; the manifest's row, or None and the error."""
+    try:
+        sample, warnings, mode = load_record(record)
+    except ImageError as error:
+        return record, None, [Problem("error", str(record.image), str(error))]
+    image, mask = (sample.image, sample.mask) if size is None else resize_pair(sample.image, sample.mask, size)
+    levels, dtype = (255, np.uint8) if mode in ("grey", "RGB", "RGBA", "palette", "grey+alpha") else (65535, np.uint16)
+    write_png(out / "images" / f"{file}.png", np.rint(image.astype(np.float64) * levels).astype(dtype))
+    write_png(out / "masks" / "0" / f"{file}.png", mask * np.uint8(255))
+    repaired = [] if mode.startswith("grey") else [f"{mode} image read as grey"]
+    if len(record.masks) > 1:
+        repaired.append(f"{len(record.masks)} masks merged")
+    if record.regions:
+        repaired.append(f"{len(record.regions)} outlines filled")
+    row = {
+        "name": file,
+        "label": record.label,
+        "case": record.case,
+        "group": record.group,
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "source_width": sample.image.shape[1],
+        "source_height": sample.image.shape[0],
+        "source": record.image,
+        "source_sha256": _sha256(record.image),
+        "masks": "|".join(map(str, record.masks)),
+        "masks_sha256": "|".join(map(_sha256, record.masks)),
+        "repaired": "; ".join([*repaired, *warnings]),
+    }
+    return record, row, [Problem("warning", str(record.image), warning) for warning in warnings]
+
+
+def _file_names(data: SegmentationData) -> dict[str, str]:
+    """Record name -> file name in one flat folder; two names that would share a file are an error."""
+    taken: dict[str, str] = {}
+    for record in data.records:
+        file = record.name.replace("/", "__")
+        other = taken.setdefault(file.casefold(), record.name)
+        if other != record.name:
+            raise DataError(f"{data.root}: {other} and {record.name} would both become {file}.png: rename one of them")
+    return {record.name: record.name.replace("/", "__") for record in data.records}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write_table(path: Path, columns: tuple[str, ...], rows: list[dict[str, object]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", help="folder of the data set")
+    parser.add_argument("--out", required=True, help="folder to write; it must not exist, or be empty")
+    parser.add_argument("--size", type=_size, default=256, help="pixels of the square copy, or 'original' (default: 256)")
+    add_reading_arguments(parser)
+
+
+def _size(text: str) -> int | None:
+    if text == "original":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a positive number of pixels, or 'original'")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the copy and print its table and what was left out or repaired; 0 done, 2 when nothing was written."""
+    try:
+        copy = prepare(args.path, args.out, args.size, args.layout, skip_bad=args.skip_bad, progress=True)
+    except DataError as error:
+        show(str(error), sys.stderr)
+        return 2
+    except OSError as error:
+        show(f"{args.out}: cannot be written ({error}); nothing was left there", sys.stderr)
+        return 2
+    with open(Path(args.out) / "problems.csv", encoding="utf-8", newline="") as stream:
+        problems = [f"{row['level']}: {row['file']}: {row['message']}" for row in csv.DictReader(stream)]
+    show("\n".join([copy.describe(), *problems]))
+    return 0

@@ -1,0 +1,110 @@
+"""Look at every file of a data set and say what is wrong with it: `python -m intrasense_fast verify PATH`."""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from intrasense_fast.data.layouts import LAYOUTS, read_dataset
+from intrasense_fast.data.records import DataError, Finding, Problem, SegmentationData, accept, table
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` saw: the data set, one finding for each decoded record, every problem; `str(report)` is the printed form."""
+
+    data: SegmentationData
+    findings: tuple[Finding, ...]
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        return self.data.problems
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        return tuple(problem for problem in self.problems if problem.level == "error")
+
+    def __str__(self) -> str:
+        rows = self.data.facts()
+        problems = rows.pop()
+        sizes = Counter(finding.size for finding in self.findings if finding.size)
+        areas = [
+            100 * finding.area / (finding.size[0] * finding.size[1])
+            for finding in self.findings
+            if finding.size and finding.area
+        ]
+        empty = Counter(finding.record.label or "unknown" for finding in self.findings if finding.area == 0)
+        rows += [
+            ("empty masks", _counts(empty) if empty else "0"),
+            (
+                "lesion area",
+                f"median {np.median(areas):.1f} % of the image, {min(areas):.2f} to {max(areas):.1f} %" if areas else "none",
+            ),
+            ("sizes (width x height)", _sizes(sizes)),
+            ("colour modes", _counts(Counter(finding.mode for finding in self.findings if finding.size))),
+            problems,
+        ]
+        return "\n".join([table(rows, self.data.note), *map(str, self.problems)])
+
+
+def verify(path: str | os.PathLike[str], layout: str = "auto", *, skip_bad: bool = False, progress: bool = False) -> Report:
+    """Open a data set, decode every file once, and report all problems; with `skip_bad`, what would be left out is a warning.
+
+    Raises:
+        DataError: the folder is missing, empty or of another layout; or `skip_bad` leaves nothing.
+    """
+    data = read_dataset(path, layout)
+    findings = tuple(data.inspect(progress))
+    data = data.with_findings(findings)
+    return Report(accept(data, skip_bad=True) if skip_bad else data, findings)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", help="folder of the data set")
+    add_reading_arguments(parser)
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that opens a data set: --layout and --skip-bad."""
+    parser.add_argument(
+        "--layout", default="auto", choices=["auto", *LAYOUTS], help="how the folder is organised (default: detect)"
+    )
+    parser.add_argument("--skip-bad", action="store_true", help="leave files out that cannot be used, and list them")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; 0 when every file can be used (warnings are shown), 1 with errors, 2 when there is no data set."""
+    try:
+        report = verify(args.path, args.layout, skip_bad=args.skip_bad, progress=True)
+    except DataError as error:
+        show(str(error), sys.stderr)
+        return 2
+    show(str(report))
+    return 1 if report.errors else 0
+
+
+def show(text: str, stream: object = None) -> None:
+    """Print text that may hold file names the terminal's encoding does not know."""
+    target = stream or sys.stdout
+    encoding = getattr(target, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=target)  # type: ignore[call-overload]
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in counter.most_common()) or "none"
+
+
+def _sizes(sizes: Counter[tuple[int, int]]) -> str:
+    if not sizes:
+        return "none"
+    (height, width), number = sizes.most_common(1)[0]
+    if len(sizes) == 1:
+        return f"{width} x {height}"
+    heights, widths = zip(*sizes, strict=True)
+    return (
+        f"{min(widths)} to {max(widths)} x {min(heights)} to {max(heights)}, {len(sizes)} different, "
+        f"most often {width} x {height} ({number})"
+    )

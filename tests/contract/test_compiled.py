@@ -1,0 +1,81 @@
+"""What the kernels compile to: a gate in every run, and the committed table of every shipped configuration."""
+
+import json
+
+import pytest
+
+pytest.importorskip("triton", reason="the kernels need Triton, which has wheels for Linux only")
+
+from benchmarks.static_report import FOLDER
+from intrasense_fast.kernels._proof.aot import compile_jobs, recorded_jobs
+from intrasense_fast.kernels._proof.registry import proof_of, proofs
+from intrasense_fast.kernels._proof.table import fresh_reports, violations
+
+GATE = 220
+TABLES = sorted(FOLDER.glob("*.json"))
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("proof", proofs(), ids=lambda proof: proof.name)
+def test_gate(proof):
+    jobs = proof.jobs("gate")
+    problems = [
+        problem for job, report in zip(jobs, compile_jobs(jobs), strict=True) for problem in violations(proof, job, report)
+    ]
+    assert not problems, "\n".join(problems)
+
+
+def test_the_gate_stays_small():
+    counts = {proof.name: len(proof.jobs("gate")) for proof in proofs()}
+    assert all(counts.values()) and sum(counts.values()) <= GATE, counts
+
+
+@pytest.mark.parametrize("proof", proofs(), ids=lambda proof: proof.name)
+def test_the_gate_compiles_every_kernel(proof):
+    kernels = {job.kernel for job in proof.jobs("full")}
+    assert {job.kernel for job in proof.jobs("gate")} == kernels
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_the_committed_table_is_fresh_and_clean(path):
+    table = json.loads(path.read_text())
+    proof = proof_of(path.stem.split("-triton-")[0])
+    jobs = proof.jobs("full")
+    reports = fresh_reports(proof, jobs, table)
+    stale = [f"{job.kernel.split(':')[1]} {job.label} {job.target}" for job in jobs if job.key not in reports]
+    assert not stale, f"stale; run python -m benchmarks.static_report --write {proof.name}: {stale[:5]}"
+    problems = [problem for job in jobs for problem in violations(proof, job, reports[job.key])]
+    assert not problems, "\n".join(problems)
+
+
+def test_every_operator_has_its_tables():
+    found = {path.stem.split("-triton-")[0] for path in TABLES}
+    missing = {proof.name for proof in proofs()} - found
+    assert not missing, f"run python -m benchmarks.static_report --write {' '.join(sorted(missing))}"
+
+
+def test_a_recorded_job_is_what_the_launch_would_compile():
+    import torch
+    import triton
+    import triton.language as tl
+
+    from intrasense_fast.kernels._common.launch import launch
+
+    @triton.jit
+    def kernel(X, Y, n, one, stride, scale, SIZE: tl.constexpr, COMPUTE: tl.constexpr):
+        pass
+
+    x = torch.empty(64, dtype=torch.bfloat16, device="meta")
+    arguments = (x, x[3:], 48, 1, 2**31, 0.5)
+    run = lambda: launch(kernel, (4,), *arguments, SIZE=32, COMPUTE=tl.float32, num_warps=4, num_stages=2)
+    (job,) = recorded_jobs(lambda: (run(), run()), "sm_80", "row")
+    assert job.signature == {"X": "*bf16", "Y": "*bf16", "n": "i32", "stride": "i64", "scale": "fp32"}
+    assert job.constexprs == {"SIZE": 32, "COMPUTE": "tl.float32", "one": 1}
+    assert job.divisible == ("X", "n", "stride")
+    assert job.options == {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True, "maxnreg": 255}
+    assert (
+        recorded_jobs(
+            lambda: launch(kernel, (0,), *arguments, SIZE=32, COMPUTE=tl.float32, num_warps=4, num_stages=2), "sm_80", ""
+        )
+        == []
+    )
