@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from intrasense_fast.report.atomic import atomic_path
+from intrasense_fast.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

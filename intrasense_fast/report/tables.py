@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from intrasense_fast.metrics import DISTANCES, METRICS, PAPER_METRICS, Summary
-from intrasense_fast.report.atomic import atomic_path
+from intrasense_fast.files import atomic_path
 
 LABELS = {
     "dice": "Dice",

@@ -1,0 +1,355 @@
+"""IntraSense-Net: ResNet-50 encoder, GCP and CDR at the refined strides, U-Net decoder."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from intrasense_fast.decoder import UNetDecoder
+from intrasense_fast.encoder import CHANNELS, STRIDES, ResNet50Encoder, load_encoder_weights
+from intrasense_fast.files import atomic_path
+from intrasense_fast.kernels._common.capability import fused_status
+from intrasense_fast.kernels.channel_decoupling.api import SQUEEZES
+from intrasense_fast.kernels.entropy_whitening.api import ENTROPY_SCALES
+from intrasense_fast.refine import ChannelDecoupling, GlobalLocalPerception
+from intrasense_fast.version import __version__
+
+REFINABLE_STRIDES = (4, 8, 16, 32)
+PLACEMENTS = ("skips", "trunk")
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+_SMALLEST = 32
+_MEAN = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
+_STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
+
+
+class IntraSenseOutput(NamedTuple):
+    """What the network returns in training mode: logits (B, num_classes, H, W), and L_IW of Eq. 9, a scalar."""
+
+    logits: Tensor
+    whitening_loss: Tensor
+
+
+class OperatorPath(NamedTuple):
+    """Which path an operator of the network takes ("fused", "eager" or "unavailable"), and why."""
+
+    path: str
+    reason: str
+
+
+class IntraSenseNet(nn.Module):
+    """IntraSense-Net for ultrasound segmentation.
+
+    Input (B, in_channels, H, W), values in [0, 1], H and W at least 32; normalisation and padding to a multiple of 32 happen
+    inside. In training mode the network returns an `IntraSenseOutput`, in eval mode the logits (B, num_classes, H, W).
+
+    Args:
+        in_channels: 1 or 3.
+        num_classes: channels of the logits, one sigmoid each.
+        refine_strides: where GCP and CDR act: any of 4, 8, 16, 32, each once; may be empty.
+        placement: "skips" = only what the decoder receives is refined; "trunk" = the next encoder stage also continues from it.
+        gcp: global-local collaborative perception (Eq. 1-7).
+        cdr: channel decoupling and re-weighting (Eq. 8-12), and its loss term.
+        entropy_normalization: False = GCP without Eq. 6-7 (Table 4's GCP-dagger).
+        entropy_scale: what Eq. 6 compares with its threshold: "score", "relative", "max" or "nats".
+        entropy_threshold: tau of Eq. 6, >= 0.
+        window: side of the whitening window of Eq. 7 in positions, odd.
+        ridge: regularisation of Eq. 8, > 0.
+        squeeze: what Eq. 10 averages: "input" or "decoupled".
+        alpha: weight of the rank gap in Eq. 9.
+        beta: weight of the distance in Eq. 9.
+        decoder_channels: output channels of the five decoder blocks, deepest first.
+        encoder_weights: None, "imagenet", or a .pth / .safetensors file of ResNet-50 weights; see `load_encoder_weights`.
+        fused: True = the Triton kernels or a FusedUnavailableError at the call; False = eager; None = the kernels where they
+            can run. No parameter depends on it, so that a checkpoint serves both.
+
+    Attributes:
+        encoder: the ResNet-50, with torchvision's names.
+        masked_fraction: {stride: fraction of positions whitened in the last forward}, detached scalars.
+
+    Raises:
+        ValueError: an argument outside its range.
+        EncoderWeightsError: encoder weights that cannot be found, read or matched.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 1,
+        *,
+        refine_strides: Sequence[int] = (8, 16, 32),
+        placement: str = "skips",
+        gcp: bool = True,
+        cdr: bool = True,
+        entropy_normalization: bool = True,
+        entropy_scale: str = "score",
+        entropy_threshold: float = 0.5,
+        window: int = 7,
+        ridge: float = 10.0,
+        squeeze: str = "input",
+        alpha: float = 0.01,
+        beta: float = 0.01,
+        decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+        encoder_weights: str | os.PathLike[str] | None = None,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "in_channels": in_channels,
+            "num_classes": num_classes,
+            "refine_strides": list(refine_strides),
+            "placement": placement,
+            "gcp": gcp,
+            "cdr": cdr,
+            "entropy_normalization": entropy_normalization,
+            "entropy_scale": entropy_scale,
+            "entropy_threshold": entropy_threshold,
+            "window": window,
+            "ridge": ridge,
+            "squeeze": squeeze,
+            "alpha": alpha,
+            "beta": beta,
+            "decoder_channels": list(decoder_channels),
+        }
+        _check_config(self.config)
+        if fused not in (True, False, None):
+            raise ValueError(f"IntraSenseNet: fused must be True, False or None, got {fused!r}")
+        self.fused = fused
+        self.placement = placement
+        self.register_buffer("input_mean", torch.tensor(_MEAN[in_channels]).view(1, -1, 1, 1))
+        self.register_buffer("input_std", torch.tensor(_STD[in_channels]).view(1, -1, 1, 1))
+        self.encoder = ResNet50Encoder(in_channels)
+        refined = {stride: CHANNELS[STRIDES.index(stride)] for stride in sorted(refine_strides)}
+        perception = {"normalize": entropy_normalization, "entropy_scale": entropy_scale, "threshold": entropy_threshold}
+        decoupling = {"ridge": ridge, "squeeze": squeeze, "alpha": alpha, "beta": beta}
+        self.gcp = nn.ModuleDict()
+        self.cdr = nn.ModuleDict()
+        for stride, channels in refined.items():
+            if gcp:
+                self.gcp[str(stride)] = GlobalLocalPerception(channels, window=window, fused=fused, **perception)  # type: ignore[arg-type]
+            if cdr:
+                self.cdr[str(stride)] = ChannelDecoupling(channels, fused=fused, **decoupling)  # type: ignore[arg-type]
+        self.decoder = UNetDecoder(num_classes, decoder_channels)
+        self.masked_fraction: dict[int, Tensor] = {}
+        if encoder_weights is not None:
+            load_encoder_weights(self.encoder, encoder_weights)
+
+    def forward(self, x: Tensor) -> IntraSenseOutput | Tensor:
+        """Segment a batch.
+
+        Args:
+            x: (B, in_channels, H, W), floating point, values in [0, 1], H and W >= 32; cast to the network's dtype.
+
+        Returns:
+            IntraSenseOutput(logits, whitening_loss) in training mode, logits (B, num_classes, H, W) in eval mode.
+
+        Raises:
+            ValueError: another shape or dtype; or training on one image whose deepest map is a single position.
+            FusedUnavailableError: fused=True where the kernels cannot run.
+        """
+        height, width = self._check_input(x)
+        maps, losses = self._refined_maps(self._normalized(x))
+        logits = self.decoder(maps)[..., :height, :width]
+        if not self.training:
+            return logits
+        zero = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
+        return IntraSenseOutput(logits, sum(losses, zero) / max(1, len(losses)))
+
+    @torch.no_grad()
+    def diagnose(self, x: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+        """What Eq. 6 sees at each refined stride with GCP: {stride: (entropy, mask)}, both (B, H / stride, W / stride).
+
+        The entropy is the scaled one that is compared with the threshold, the mask True where whitened; empty with
+        entropy_normalization=False. Runs in eval mode and leaves the network's mode as it was.
+
+        Args:
+            x: as for the network; padded positions are included.
+        """
+        modes = [(module, module.training) for module in self.modules()]
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        try:
+            self.eval()
+            self._check_input(x)
+            self._refined_maps(self._normalized(x), found)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        return found
+
+    def fused_report(self) -> dict[str, OperatorPath]:
+        """Which path each operator of this network takes on the device and in the dtype its parameters now have, and why."""
+        status = fused_status(self.input_mean)  # type: ignore[arg-type]
+        operators = ["nonlocal_attention", "entropy_whitening"] if len(self.gcp) else []
+        operators += ["channel_decoupling"] if len(self.cdr) else []
+        if self.fused is False:
+            path, reason = "eager", "fused=False was asked for"
+        elif self.fused:
+            path, reason = ("fused" if status.available else "unavailable"), status.reason
+        elif status.available and self.input_mean.device.type != "cuda":
+            path, reason = "eager", f"fused=None stays eager on a CPU; fused=True would use the {status.reason}"
+        else:
+            path, reason = ("fused" if status.available else "eager"), status.reason
+        return dict.fromkeys(operators, OperatorPath(path, reason))
+
+    def save_pretrained(
+        self, path: str | os.PathLike[str], extra: dict[str, Any] | None = None, *, overwrite: bool = False
+    ) -> None:
+        """Write `config.json` and `model.safetensors` into a folder, each complete or not at all.
+
+        Args:
+            path: the folder; created if missing.
+            extra: more JSON values for config.json, beside the network's own, for instance {"image_size": 256}.
+            overwrite: replace a network already there.
+
+        Raises:
+            FileExistsError: the folder holds a network and `overwrite` is False.
+        """
+        folder = Path(path)
+        existing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if (folder / name).exists()]
+        if existing and not overwrite:
+            raise FileExistsError(
+                f"{folder} already holds {' and '.join(existing)}; choose another folder or pass overwrite=True"
+            )
+        own = {"architecture": type(self).__name__, "version": __version__, "arguments": self.config}
+        weights = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+        with atomic_path(folder / WEIGHTS_FILE) as temporary:
+            save_file(weights, temporary)
+        with atomic_path(folder / CONFIG_FILE) as temporary:
+            temporary.write_text(json.dumps({**(extra or {}), **own}, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str], *, fused: bool | None = None) -> "IntraSenseNet":
+        """Load a network from a folder written by `save_pretrained`, in eval mode, on the CPU. Nothing is downloaded.
+
+        Args:
+            path: the folder with config.json and model.safetensors.
+            fused: as for the constructor; it is never stored.
+
+        Raises:
+            ValueError: the folder or a file is missing, damaged, or of another network.
+        """
+        folder = Path(path)
+        arguments = read_config(folder)["arguments"]
+        try:
+            with torch.device("meta"):
+                net = cls(**arguments, fused=fused)
+            weights = load_file(folder / WEIGHTS_FILE)
+        except FileNotFoundError:
+            raise ValueError(f"{folder}: has {CONFIG_FILE} but no {WEIGHTS_FILE}; the checkpoint is incomplete") from None
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{folder / WEIGHTS_FILE}: damaged or truncated ({error}); copy the checkpoint again") from error
+        except TypeError as error:
+            raise ValueError(f"{folder / CONFIG_FILE}: arguments this version does not know ({error})") from error
+        own = net.state_dict()
+        wrong = sorted(key for key in own.keys() | weights.keys() if key not in own or key not in weights)
+        wrong += sorted(key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape)
+        if wrong:
+            shown = ", ".join(wrong[:8]) + (f" ... and {len(wrong) - 8} more" if len(wrong) > 8 else "")
+            raise ValueError(
+                f"{folder}: {WEIGHTS_FILE} does not belong to {CONFIG_FILE}; missing, extra or other shapes: {shown}"
+            )
+        # Tensors inside the file are not aligned, and other alignments choose other CPU kernels with other last bits.
+        net.load_state_dict({key: value.clone() for key, value in weights.items()}, assign=True)
+        return net.eval()
+
+    def _refined_maps(
+        self, x: Tensor, found: dict[int, tuple[Tensor, Tensor]] | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        maps, losses, fractions = [], [], {}
+        for stride in STRIDES:
+            x = self.encoder.stage(stride, x)
+            refined = x
+            if str(stride) in self.gcp:
+                perception = self.gcp[str(stride)]
+                refined, mask = perception(x)
+                fractions[stride] = mask.float().mean()
+                if found is not None:
+                    found[stride] = (perception.entropy(x), mask)
+            if str(stride) in self.cdr:
+                refined, loss = self.cdr[str(stride)](refined)
+                losses.append(loss)
+            maps.append(refined)
+            if self.placement == "trunk":
+                x = refined
+        if not torch.compiler.is_exporting():
+            self.masked_fraction = fractions
+        return maps, losses
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        x = x.to(self.input_mean.dtype)  # type: ignore[arg-type]
+        height, width = x.shape[-2:]
+        x = pad(x, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]), mode="replicate")
+        return (x - self.input_mean) / self.input_std  # type: ignore[operator]
+
+    def _check_input(self, x: Tensor) -> tuple[int, int]:
+        channels = self.config["in_channels"]
+        if x.dim() != 4 or x.shape[1] != channels:
+            raise ValueError(f"IntraSenseNet: needs x of shape (B, {channels}, H, W), got {tuple(x.shape)}")
+        if not x.dtype.is_floating_point:
+            raise ValueError(f"IntraSenseNet: needs floating-point x in [0, 1], got {x.dtype}; divide 8-bit images by 255")
+        batch, _, height, width = x.shape
+        if height < _SMALLEST or width < _SMALLEST:
+            raise ValueError(f"IntraSenseNet: needs H and W >= {_SMALLEST}, got {height} x {width}; enlarge or pad the images")
+        if batch == 1 and max(height, width) <= STRIDES[-1] and self.encoder.layer4.training:
+            raise ValueError(
+                f"IntraSenseNet: training on one image of {height} x {width} leaves BatchNorm a single position at stride 32; "
+                "use a larger batch or larger images, or freeze the encoder's BatchNorm with net.encoder.eval()"
+            )
+        return height, width
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """config.json of a folder written by `save_pretrained`: "architecture", "version", "arguments" and what `extra` added.
+
+    Raises:
+        ValueError: the folder or the file is missing, damaged, or of another network.
+    """
+    folder = Path(path)
+    file = folder / CONFIG_FILE
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; needed is one with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    if not file.is_file() or (not (folder / WEIGHTS_FILE).exists() and (folder / "best").is_dir()):
+        inside = next((f"; did you mean {folder / name}?" for name in ("best", "last") if (folder / name).is_dir()), "")
+        raise ValueError(f"{folder}: is no checkpoint folder: it needs {CONFIG_FILE} and {WEIGHTS_FILE}{inside}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"{file}: damaged ({error}); copy the checkpoint again") from error
+    if not isinstance(content, dict) or content.get("architecture") != "IntraSenseNet":
+        raise ValueError(f'{file}: describes no IntraSenseNet (its "architecture" is missing or another)')
+    if not isinstance(content.get("arguments"), dict):
+        raise ValueError(f'{file}: has no "arguments" of the network')
+    return content
+
+
+def _check_config(config: dict[str, Any]) -> None:
+    def require(fits: bool, name: str, needed: str) -> None:
+        if not fits:
+            raise ValueError(f"IntraSenseNet: {name} must be {needed}, got {config[name]!r}")
+
+    strides, widths, window = config["refine_strides"], config["decoder_channels"], config["window"]
+    require(config["in_channels"] in (1, 3), "in_channels", "1 or 3")
+    require(_is_count(config["num_classes"]), "num_classes", "an integer >= 1")
+    require(set(strides) <= set(REFINABLE_STRIDES), "refine_strides", f"some of {REFINABLE_STRIDES}")
+    require(len(set(strides)) == len(strides), "refine_strides", "free of duplicates")
+    require(config["placement"] in PLACEMENTS, "placement", f"one of {PLACEMENTS}")
+    require(config["entropy_scale"] in ENTROPY_SCALES, "entropy_scale", f"one of {ENTROPY_SCALES}")
+    require(0 <= config["entropy_threshold"] < float("inf"), "entropy_threshold", "finite and >= 0")
+    require(_is_count(window) and window % 2 == 1, "window", "an odd integer >= 1, such as 3, 5 or 7")
+    require(0 < config["ridge"] < float("inf"), "ridge", "finite and > 0")
+    require(config["squeeze"] in SQUEEZES, "squeeze", f"one of {SQUEEZES}")
+    for name in ("alpha", "beta"):
+        require(abs(config[name]) < float("inf"), name, "finite")
+    require(len(widths) == len(STRIDES) and all(map(_is_count, widths)), "decoder_channels", "five integers >= 1")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

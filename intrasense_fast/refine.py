@@ -1,0 +1,144 @@
+"""The two refinement modules of IntraSense-Net: each is its parameters and the operators that use them."""
+
+import torch
+from torch import Tensor, nn
+
+from intrasense_fast.functional import channel_decoupling, entropy_whitening, nonlocal_attention
+from intrasense_fast.kernels._common.layout import as_rows, from_rows
+from intrasense_fast.kernels.entropy_whitening.api import entropy_map
+
+
+class GlobalLocalPerception(nn.Module):
+    """GCP (Eq. 1-7): non-local attention, spatial gate and entropy-masked local whitening of one feature map.
+
+    One 1x1 projection C -> 2 d + C gives query, key and value, d = max(8, C // 8). The gate's weight and bias start at zero,
+    so that the gate starts at 1/2 everywhere.
+
+    Args:
+        channels: C.
+        normalize: False = GCP without the entropy-based normalisation (Table 4's GCP-dagger).
+        entropy_scale: "score", "relative", "max" or "nats"; see `entropy_whitening`.
+        threshold: tau of Eq. 6.
+        window: side of the whitening window, odd.
+        fused: True = the Triton kernels or an error; False = eager; None = the kernels where they can run.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        normalize: bool = True,
+        entropy_scale: str = "score",
+        threshold: float = 0.5,
+        window: int = 7,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.depth = max(8, channels // 8)
+        self.normalize = normalize
+        self.entropy_scale = entropy_scale
+        self.threshold = threshold
+        self.window = window
+        self.fused = fused
+        self.projection = nn.Conv2d(channels, 2 * self.depth + channels, 1)
+        self.gate = nn.Conv2d(2, 1, 7, padding=3)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Refine a map.
+
+        Args:
+            x: (B, C, H, W), NCHW or channels_last.
+
+        Returns:
+            (refined, mask): (B, C, H, W) in the projection's dtype and x's memory format, and (B, H, W) bool, True where whitened.
+        """
+        return entropy_whitening(
+            *self._attended(x),
+            self.gate.weight,
+            self.gate.bias,  # type: ignore[arg-type]
+            threshold=self.threshold,
+            entropy_scale=self.entropy_scale,
+            window=self.window,
+            normalize=self.normalize,
+            fused=self.fused,
+        )
+
+    @torch.no_grad()
+    def entropy(self, x: Tensor) -> Tensor:
+        """(B, H, W): the scaled entropy of Eq. 6 that `forward` compares with the threshold."""
+        return entropy_map(*self._attended(x), self.gate.weight, self.gate.bias, entropy_scale=self.entropy_scale)  # type: ignore[arg-type]
+
+    def _attended(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch, _, height, width = x.shape
+        projected = as_rows(self.projection(x))
+        query, key, value = projected.split((self.depth, self.depth, self.channels), -1)
+        rows, mean, maximum = nonlocal_attention(query, key, value, as_rows(x).to(projected.dtype), fused=self.fused)
+        return from_rows(rows, x), mean.view(batch, height, width), maximum.view(batch, height, width)
+
+    def extra_repr(self) -> str:
+        scale = f"entropy_scale={self.entropy_scale!r}, threshold={self.threshold}, window={self.window}"
+        return f"{self.channels}, normalize={self.normalize}, {scale}, fused={self.fused}"
+
+
+class ChannelDecoupling(nn.Module):
+    """CDR (Eq. 8-12): suppress what all channels share, re-weight the channels, and give the image's share of L_IW (Eq. 9).
+
+    Args:
+        channels: C; the re-weighting MLP is C -> max(1, C // 16) -> C.
+        ridge: the regularisation of Eq. 8 in units of the mean energy of a direction, > 0.
+        squeeze: what Eq. 10 averages: "input" or "decoupled".
+        alpha: weight of the rank gap in L_IW.
+        beta: weight of the distance in L_IW.
+        fused: True = the Triton kernels or an error; False = eager; None = the kernels where they can run.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        ridge: float = 10.0,
+        squeeze: str = "input",
+        alpha: float = 0.01,
+        beta: float = 0.01,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.ridge = ridge
+        self.squeeze = squeeze
+        self.alpha = alpha
+        self.beta = beta
+        self.fused = fused
+        self.reduce = nn.Linear(channels, max(1, channels // 16))
+        self.expand = nn.Linear(max(1, channels // 16), channels)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Decouple and re-weight a map.
+
+        Args:
+            x: (B, C, H, W), NCHW or channels_last.
+
+        Returns:
+            (reweighted, loss): (B, C, H, W) in x's dtype and memory format, and L_IW of this map, a scalar: the mean over
+            images of alpha * rank_gap + beta * distance; it may be slightly negative. 0 for B = 0.
+        """
+        reweighted, rank_gap, distance = channel_decoupling(
+            x,
+            self.reduce.weight,
+            self.reduce.bias,
+            self.expand.weight,
+            self.expand.bias,
+            ridge=self.ridge,
+            squeeze=self.squeeze,
+            fused=self.fused,
+        )
+        return reweighted, (self.alpha * rank_gap + self.beta * distance).sum() / max(1, x.shape[0])
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.channels}, ridge={self.ridge}, squeeze={self.squeeze!r}, alpha={self.alpha}, beta={self.beta}, "
+            f"fused={self.fused}"
+        )
