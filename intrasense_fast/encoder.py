@@ -129,7 +129,7 @@ def load_encoder_weights(encoder: ResNet50Encoder, source: str | os.PathLike[str
     if len(counted) - len(unmatched) < _MATCHED_AT_LEAST * len(counted):
         raise EncoderWeightsError(
             f"{path}: only {len(counted) - len(unmatched)} of ResNet-50's {len(counted)} keys match; needed are torchvision's "
-            f"names and shapes (conv1.weight, layer1.0.conv1.weight ...). Missing or of another shape: {_shortened(unmatched)}. "
+            f"names and shapes (conv1.weight, layer1.0.conv1.weight ...). Missing or misshapen: {_shortened(unmatched)}. "
             f"The file begins with: {_shortened(list(weights)[:5])}"
         )
     if unmatched:

@@ -253,9 +253,7 @@ class IntraSenseNet(nn.Module):
         wrong += sorted(key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape)
         if wrong:
             shown = ", ".join(wrong[:8]) + (f" ... and {len(wrong) - 8} more" if len(wrong) > 8 else "")
-            raise ValueError(
-                f"{folder}: {WEIGHTS_FILE} does not belong to {CONFIG_FILE}; missing, extra or other shapes: {shown}"
-            )
+            raise ValueError(f"{folder}: {WEIGHTS_FILE} and {CONFIG_FILE} disagree on {shown}")
         # Tensors inside the file are not aligned, and other alignments choose other CPU kernels with other last bits.
         net.load_state_dict({key: value.clone() for key, value in weights.items()}, assign=True)
         return net.eval()

@@ -53,7 +53,7 @@ class GlobalLocalPerception(nn.Module):
             x: (B, C, H, W), NCHW or channels_last.
 
         Returns:
-            (refined, mask): (B, C, H, W) in the projection's dtype and x's memory format, and (B, H, W) bool, True where whitened.
+            (refined, mask): (B, C, H, W) in the projection's dtype and x's memory format, and (B, H, W) bool: whitened there.
         """
         return entropy_whitening(
             *self._attended(x),
