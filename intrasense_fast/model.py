@@ -266,7 +266,7 @@ class IntraSenseNet(nn.Module):
             x = self.encoder.stage(stride, x)
             refined = x
             if str(stride) in self.gcp:
-                perception = self.gcp[str(stride)]
+                perception: GlobalLocalPerception = self.gcp[str(stride)]  # type: ignore[assignment]
                 refined, mask = perception(x)
                 fractions[stride] = mask.float().mean()
                 if found is not None:
