@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from intrasense_fast.files import atomic_path
 from intrasense_fast.metrics import image_metrics, summarize
 from intrasense_fast.report import overlays
-from intrasense_fast.files import atomic_path
 from intrasense_fast.report.curves import save_curves
 from intrasense_fast.report.figures import to_rgb
 from intrasense_fast.report.maps import save_refinement_maps
