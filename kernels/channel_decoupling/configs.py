@@ -1,0 +1,71 @@
+"""Tile sizes of the decoupling kernels by rank, dtype and architecture: every entry compiles without a spill.
+
+A float32 product keeps its inner size at 32 or less a step, an `ieee` one at 16.
+"""
+
+import torch
+
+from intrasense_fast.kernels._common.configs import KernelConfig
+
+# (BLOCK_R at most, BLOCK_L, warps, stages)
+GRAM = {
+    "sm_90": {64: (64, 64, 4, 3), None: (128, 64, 8, 3)},
+    "sm_80": {64: (64, 64, 4, 3), None: (128, 64, 8, 3)},
+    "sm_86": {64: (64, 64, 4, 3), None: (128, 64, 8, 2)},
+    "gfx942": {None: (64, 32, 4, 1)},
+}
+# (BLOCK_R at most, BLOCK_L, BLOCK_K, warps, stages)
+APPLY = {
+    "sm_90": {64: (64, 128, 64, 4, 3), None: (128, 128, 64, 8, 3)},
+    "sm_80": {64: (64, 128, 64, 4, 3), None: (128, 128, 64, 8, 3)},
+    "sm_86": {64: (64, 128, 64, 4, 2), None: (128, 128, 64, 8, 2)},
+    "gfx942": {None: (64, 64, 32, 4, 1)},
+}
+ALIAS = {"sm_100": "sm_90"}
+
+# Rows and columns of a block of the R x R kernels and of the blocked inverse.
+BLOCK = 64
+# Largest matrix that one program inverts alone.
+SMALL = 64
+
+
+def power_of_two(size: int, least: int = 16) -> int:
+    """The next power of two; tl.dot takes no side below 16."""
+    return max(least, 1 << (size - 1).bit_length())
+
+
+def _row(table: dict, architecture: str, rank: int) -> tuple:
+    rows = table[ALIAS.get(architecture, architecture)]
+    return next(row for widest, row in rows.items() if widest is None or rank <= widest)
+
+
+def gram_config(rank: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
+    """Tiles of decoupling_gram and decoupling_pull: BLOCK_R x BLOCK_R, BLOCK_L of the long axis a step."""
+    if dtype.itemsize == 2:
+        block_r, block_l, warps, stages = _row(GRAM, architecture, rank)
+    else:
+        block_r, block_l, warps, stages = (64, 16, 8, 1) if precision == "ieee" else (64, 32, 4, 2)
+    return KernelConfig({"BLOCK_R": min(block_r, power_of_two(rank)), "BLOCK_L": block_l}, warps, stages)
+
+
+def apply_config(rank: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
+    """Tiles of decoupling_apply and decoupling_feature_gradient: BLOCK_R x BLOCK_L of the map, BLOCK_K of the rank a step."""
+    if dtype.itemsize == 2:
+        block_r, block_l, block_k, warps, stages = _row(APPLY, architecture, rank)
+    else:
+        block_r, block_l, block_k, warps, stages = (64, 64, 16, 8, 1) if precision == "ieee" else (64, 64, 32, 4, 2)
+    side = power_of_two(rank)
+    blocks = {"BLOCK_R": min(block_r, side), "BLOCK_L": block_l, "BLOCK_K": min(block_k, side)}
+    return KernelConfig(blocks, warps, stages)
+
+
+def weight_gradient_config(rank: int, precision: str) -> KernelConfig:
+    """Tiles of decoupling_weight_gradient, whose operands are float32 whatever the map is."""
+    side = power_of_two(rank)
+    block_k, stages = (16, 1) if precision == "ieee" else (32, 2)
+    return KernelConfig({"BLOCK_R": min(64, side), "BLOCK_L": 64, "BLOCK_K": min(block_k, side)}, 8, stages)
+
+
+def matrix_config(precision: str) -> KernelConfig:
+    """Tiles of the R x R products: BLOCK x BLOCK, BLOCK_K a step."""
+    return KernelConfig({"BLOCK": BLOCK, "BLOCK_K": 16 if precision == "ieee" else 32}, 8, 1)

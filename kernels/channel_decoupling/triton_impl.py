@@ -1,0 +1,384 @@
+"""Launchers of channel_decoupling: tensors in, tensors out, nothing else. They also run on meta tensors."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from triton import cdiv
+
+from intrasense_fast.kernels._common.configs import architecture
+from intrasense_fast.kernels._common.launch import launch
+from intrasense_fast.kernels._common.layout import memory_format
+from intrasense_fast.kernels._common.precision import compute_dtype, dot_precision
+from intrasense_fast.kernels._common.validation import statistics_dtype
+from intrasense_fast.kernels.channel_decoupling import configs
+from intrasense_fast.kernels.channel_decoupling.apply import (
+    decoupling_apply,
+    decoupling_feature_gradient,
+    decoupling_weight_gradient,
+)
+from intrasense_fast.kernels.channel_decoupling.gram import (
+    decoupling_gram,
+    decoupling_normalise,
+    decoupling_pull,
+    decoupling_symmetrise,
+)
+from intrasense_fast.kernels.channel_decoupling.inverse import invert_panel, invert_small, invert_update
+from intrasense_fast.kernels.channel_decoupling.matrices import (
+    decoupling_finish,
+    decoupling_gram_gradient,
+    decoupling_matrix_gradient,
+    decoupling_operands,
+    decoupling_product,
+    decoupling_terms,
+)
+from intrasense_fast.kernels.channel_decoupling.vectors import decoupling_matvec, decoupling_outer
+
+# Programs a product over the long axis aims at, an image; its parts are at most MAX_SPLITS matrices.
+PROGRAMS = 64
+MAX_SPLITS = 8
+# Above it the library factors: there the blocked inverse takes more launches than it saves.
+LARGEST_INVERSE = 512
+
+
+class View(NamedTuple):
+    """A feature map as X (B, R, L): R the smaller of channels and positions, L the other."""
+
+    tensor: Tensor
+    batch: int
+    rank: int
+    long: int
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        return self.batch, self.rank, self.long
+
+
+def _view(maps: Tensor) -> View:
+    """`maps` (B, C, H, W) with one stride for all positions; a copy where it has none."""
+    _, channels, height, width = maps.shape
+    if height > 1 and width > 1 and maps.stride(2) != width * maps.stride(3):
+        maps = maps.contiguous(memory_format=memory_format(maps))
+    batch, channel, row, column = maps.stride()
+    position = row if width == 1 else column
+    return View(maps, batch, *((channel, position) if height * width >= channels else (position, channel)))
+
+
+def _like(features: Tensor) -> Tensor:
+    return torch.empty_like(features, memory_format=memory_format(features))
+
+
+def _matrix_precision(dtype: torch.dtype, device: torch.device) -> str:
+    """R x R products are as accurate as float32, whatever torch's matmul precision."""
+    return "ieee" if dtype == torch.float64 or architecture(device).startswith("gfx") else "tf32x3"
+
+
+def splits(pairs: int, long: int, block: int) -> tuple[int, int]:
+    """(splits, positions each) of a product over the long axis; never by batch, so an image's bits do not depend on it."""
+    wanted = min(MAX_SPLITS, cdiv(PROGRAMS, pairs), cdiv(long, 4 * block))
+    share = cdiv(cdiv(long, wanted), block) * block
+    return cdiv(long, share), share
+
+
+def _sizes(features: Tensor) -> tuple[bool, int, int]:
+    """(C <= N, R, L)."""
+    _, channels, height, width = features.shape
+    return height * width >= channels, min(channels, height * width), max(channels, height * width)
+
+
+def inverse(matrix: Tensor) -> Tensor:
+    """Inverse of symmetric positive definite (B, R, R), NaN for one that is NaN; `matrix` is overwritten.
+
+    One launch for R <= 64, two a block of 64 up to R = 512, the library's factorisation above.
+    """
+    batch, rank, _ = matrix.shape
+    compute, precision = compute_dtype(matrix.dtype), _matrix_precision(matrix.dtype, matrix.device)
+    if rank > LARGEST_INVERSE:
+        factor, info = torch.linalg.cholesky_ex(matrix, check_errors=False)
+        return torch.cholesky_inverse(factor).masked_fill((info != 0)[:, None, None], torch.nan)
+    out = torch.empty_like(matrix)
+    if rank <= configs.SMALL:
+        size = configs.power_of_two(rank)
+        launch(invert_small, (batch,), matrix, out, rank, SIZE=size, COMPUTE=compute, num_warps=4, num_stages=1)
+        return out
+    size = configs.BLOCK
+    blocks = cdiv(rank, size)
+    panel, scratch = matrix.new_empty(batch, size, rank), matrix.new_empty(batch, blocks, size, size)
+    options = dict(SIZE=size, BLOCK_K=configs.matrix_config(precision).blocks["BLOCK_K"], PRECISION=precision, COMPUTE=compute)
+    for step in range(blocks):
+        launch(
+            invert_panel, (blocks * batch,), matrix, panel, scratch, rank, step, blocks, **options, num_warps=8, num_stages=1
+        )  # fmt: skip
+        launch(
+            invert_update, (blocks * blocks * batch,), matrix, panel, out, rank, step, blocks,
+            **options, num_warps=8, num_stages=1,
+        )  # fmt: skip
+        matrix, out = out, matrix
+    return matrix
+
+
+def matvec(
+    matrix: Tensor, strides: tuple[int, int, int], vector: Tensor, rows: int, *, scale: float = 1.0,
+    bias: Tensor | None = None, gate: Tensor | None = None, kept: Tensor | None = None, epilogue: str = "none",
+) -> Tensor:  # fmt: skip
+    """(B, rows): f(matrix v), v = scale times the sum of the parts of `vector` (B, parts, columns), written to `kept` too.
+
+    strides: those of batch, row and column of `matrix`; bias (rows,) for "relu" and "sigmoid"; gate (B, rows) for
+    "relu_gradient".
+    """
+    batch, parts, columns = vector.shape
+    out = vector.new_empty(batch, rows)
+    blocks = cdiv(rows, 16)
+    launch(
+        decoupling_matvec, (blocks * batch,),
+        matrix, vector, out if bias is None else bias, out if gate is None else gate, out, out if kept is None else kept,
+        *strides, rows, columns, parts, blocks, scale,
+        EPILOGUE=epilogue, WITH_KEPT=kept is not None, BLOCK_R=16, BLOCK_C=128, COMPUTE=compute_dtype(vector.dtype),
+        num_warps=4, num_stages=1,
+    )  # fmt: skip
+    return out
+
+
+def linear_gradient(grad: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of `weight` (rows, columns) and `bias` (rows,) from grad (B, parts, rows) and inputs (B, columns)."""
+    rows, columns = weight.shape
+    batch, parts, _ = grad.shape
+    grad_weight, grad_bias = weight.new_empty(weight.shape), bias.new_empty(bias.shape)
+    blocks = cdiv(columns, 128)
+    launch(
+        decoupling_outer, (cdiv(rows, 16) * blocks,),
+        grad, inputs, grad_weight, grad_bias, batch, rows, columns, parts, blocks,
+        BLOCK_R=16, BLOCK_C=128, COMPUTE=compute_dtype(grad.dtype), num_warps=4, num_stages=1,
+    )  # fmt: skip
+    return grad_weight, grad_bias
+
+
+def forward(
+    features: Tensor, reduce_weight: Tensor, reduce_bias: Tensor, expand_weight: Tensor, expand_bias: Tensor,
+    ridge: float, decoupled: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Eq. 8-12 and the terms of Eq. 9.
+
+    Args:
+        features: (B, C, H, W), any strides. reduce_weight (C_r, C), reduce_bias (C_r,), expand_weight (C, C_r),
+        expand_bias (C,). decoupled: what Eq. 10 averages, F_dec or F.
+
+    Returns:
+        reweighted (B, C, H, W), rank_gap (B,), distance (B,); and for the backward: M (B, R, R), S = M (I - M) (B, R, R),
+        tr G and tr S / ||S||^2 (2, B), the MLP's input (B, C), hidden layer (B, C_r) and output (B, C), and, empty unless
+        `decoupled`, the mean of F (C <= N) or M 1 / N (N < C) (B, R).
+    """
+    batch, channels, height, width = features.shape
+    tall, rank, long = _sizes(features)
+    dtype, compute = statistics_dtype(features.dtype), compute_dtype(features.dtype)
+    out = _like(features)
+    rank_gap, distance = (features.new_empty(batch, dtype=dtype) for _ in range(2))
+    scalars = features.new_empty(2, batch, dtype=dtype)
+    squeezed = features.new_empty(batch, channels, dtype=dtype)
+    extra = features.new_empty((batch, rank) if decoupled else 0, dtype=dtype)
+    x = _view(features)
+    precision, matrix_precision = (f(features.dtype, features.device) for f in (dot_precision, _matrix_precision))
+    target = architecture(features.device)
+
+    config = configs.gram_config(rank, features.dtype, target, precision)
+    tiles = cdiv(rank, config.blocks["BLOCK_R"])
+    pairs = tiles * (tiles + 1) // 2
+    count, share = splits(pairs, long, config.blocks["BLOCK_L"])
+    part = features.new_empty(batch, count, rank, rank, dtype=dtype)
+    trace = features.new_empty(batch, count * tiles, dtype=dtype)
+    with_sum = tall or not decoupled
+    sums = features.new_empty(batch, count if tall else tiles, channels, dtype=dtype)
+    launch(
+        decoupling_gram, (pairs * count * batch,),
+        x.tensor, part, trace, sums, *x.strides, rank, long, pairs, tiles, count, share,
+        TALL=tall, WITH_SUM=with_sum, PRECISION=precision, COMPUTE=compute, **config.options(),
+    )  # fmt: skip
+
+    blocks = cdiv(rank, configs.BLOCK)
+    gh, shifted, kept = (features.new_empty(batch, rank, rank, dtype=dtype) for _ in range(3))
+    launch(
+        decoupling_normalise, (blocks * blocks * batch,), part, trace, gh, shifted, scalars[0], rank, tiles, count, blocks, ridge,
+        BLOCK=configs.BLOCK, BLOCK_T=128, COMPUTE=compute, num_warps=8, num_stages=1,
+    )  # fmt: skip
+    matrix = inverse(shifted)
+
+    terms = features.new_empty(batch, 4, blocks * blocks, dtype=dtype)
+    shared = features.new_empty(batch, rank, rank)
+    launch(
+        decoupling_terms, (blocks * blocks * batch,), matrix, gh, kept, shared, terms, rank, blocks,
+        PRECISION=matrix_precision, COMPUTE=compute, **configs.matrix_config(matrix_precision).options(),
+    )  # fmt: skip
+    with_rowsum = decoupled and not tall
+    rows = cdiv(rank, 32) if with_rowsum else 1
+    launch(
+        decoupling_finish, (rows * batch,),
+        terms, scalars[0], matrix, rank_gap, distance, scalars[1], extra if with_rowsum else rank_gap,
+        rank, blocks * blocks, rows, 1 / rank,
+        WITH_ROWSUM=with_rowsum, BLOCK=32, BLOCK_T=128, COMPUTE=compute, num_warps=4, num_stages=1,
+    )  # fmt: skip
+
+    positions = height * width
+    square = (rank * rank, rank, 1)
+    reduce_weight, expand_weight = reduce_weight.contiguous(), expand_weight.contiguous()
+    reduced = reduce_weight.shape[0]
+    if decoupled and tall:
+        squeezed = matvec(matrix, square, sums, channels, scale=1 / positions, kept=extra)
+    elif decoupled:
+        squeezed = matvec(x.tensor, (x.batch, x.long, x.rank), extra[:, None], channels)
+    if decoupled:
+        hidden = matvec(
+            reduce_weight, (0, channels, 1), squeezed[:, None], reduced, bias=reduce_bias.contiguous(), epilogue="relu"
+        )
+    else:
+        hidden = matvec(
+            reduce_weight, (0, channels, 1), sums, reduced, scale=1 / positions, bias=reduce_bias.contiguous(), kept=squeezed,
+            epilogue="relu",
+        )  # fmt: skip
+    weight = matvec(
+        expand_weight, (0, reduced, 1), hidden[:, None], channels, bias=expand_bias.contiguous(), epilogue="sigmoid"
+    )
+
+    config = configs.apply_config(rank, features.dtype, target, precision)
+    tiles_r, tiles_l = cdiv(rank, config.blocks["BLOCK_R"]), cdiv(long, config.blocks["BLOCK_L"])
+    launch(
+        decoupling_apply, (tiles_r * tiles_l * batch,),
+        x.tensor, shared, weight, out, *x.strides, *_view(out).strides, rank, long, tiles_r, tiles_l,
+        TALL=tall, PRECISION=precision, COMPUTE=compute, **config.options(),
+    )  # fmt: skip
+    return out, rank_gap, distance, matrix, kept, scalars, squeezed, hidden, weight, extra
+
+
+def forward_fake(
+    features: Tensor, reduce_weight: Tensor, reduce_bias: Tensor, expand_weight: Tensor, expand_bias: Tensor,
+    ridge: float, decoupled: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """What `forward` returns, unfilled."""
+    batch, channels, _, _ = features.shape
+    dtype = statistics_dtype(features.dtype)
+    _, rank, _ = _sizes(features)
+    shapes = [(batch,)] * 2 + [(batch, rank, rank)] * 2 + [(2, batch), (batch, channels), (batch, reduce_weight.shape[0])]
+    shapes += [(batch, channels), (batch, rank) if decoupled else (0,)]
+    return _like(features), *(features.new_empty(shape, dtype=dtype) for shape in shapes)
+
+
+def weight_gradient(x: View, d: View, matrix: Tensor, weight: Tensor, rank: int, long: int) -> Tensor:
+    """N < C: the gradient before the sigmoid (B, parts, C)."""
+    batch, dtype = weight.shape[0], matrix.dtype
+    precision = _matrix_precision(dtype, matrix.device)
+    config = configs.weight_gradient_config(rank, precision)
+    tiles_r, tiles_l = cdiv(rank, config.blocks["BLOCK_R"]), cdiv(long, config.blocks["BLOCK_L"])
+    out = weight.new_empty(batch, tiles_r, long)
+    launch(
+        decoupling_weight_gradient, (tiles_r * tiles_l * batch,),
+        x.tensor, d.tensor, matrix, weight, out, *x.strides, *d.strides, rank, long, tiles_r, tiles_l,
+        PRECISION=precision, COMPUTE=compute_dtype(dtype), **config.options(),
+    )  # fmt: skip
+    return out
+
+
+def backward(
+    features: Tensor, reduce_weight: Tensor, reduce_bias: Tensor, expand_weight: Tensor, expand_bias: Tensor,
+    matrix: Tensor, kept: Tensor, scalars: Tensor, squeezed: Tensor, hidden: Tensor, weight: Tensor, extra: Tensor,
+    grad_out: Tensor, grad_gap: Tensor, grad_distance: Tensor, ridge: float, decoupled: bool, to_map: bool, to_mlp: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of the five tensors of `forward`, whose other arguments it returned (README.md).
+
+    to_map, to_mlp: whether the map's and the MLP's are wanted; those that are not come back empty.
+    """
+    batch, channels, height, width = features.shape
+    tall, rank, long = _sizes(features)
+    none = features.new_empty(0)
+    grads: list[Tensor] = [none] * 4
+    if batch == 0:
+        zeros = [torch.zeros_like(t) for t in (reduce_weight, reduce_bias, expand_weight, expand_bias)] if to_mlp else grads
+        return _like(features) if to_map else none, *zeros
+    compute, target, positions = compute_dtype(features.dtype), architecture(features.device), height * width
+    precision, matrix_precision = (f(features.dtype, features.device) for f in (dot_precision, _matrix_precision))
+    x, d = _view(features), _view(grad_out)
+    blocks = cdiv(rank, configs.BLOCK)
+    config = configs.gram_config(rank, features.dtype, target, precision)
+    tiles = cdiv(rank, config.blocks["BLOCK_R"])
+    count, share = splits(tiles * tiles, long, config.blocks["BLOCK_L"])
+    symmetric = torch.empty_like(matrix)
+
+    def pull(ds: Tensor) -> Tensor:
+        """P, and the gradient before the sigmoid (B, 1, C) where C <= N."""
+        part = matrix.new_empty(batch, count, rank, rank)
+        with_dot = decoupled and not tall
+        dot = matrix.new_empty((batch, count, rank) if with_dot else 1)
+        before = torch.empty_like(weight) if tall else weight
+        launch(
+            decoupling_pull, (tiles * tiles * count * batch,),
+            x.tensor, d.tensor, weight, ds, part, dot, *x.strides, *d.strides, rank, long, tiles, count, share,
+            TALL=tall, WITH_DOT=with_dot, PRECISION=precision, COMPUTE=compute, **config.options(),
+        )  # fmt: skip
+        launch(
+            decoupling_symmetrise, (blocks * batch,), part, dot, matrix, weight, symmetric, before, rank, count, blocks,
+            0.5 / positions,
+            TALL=tall, WITH_DOT=with_dot, BLOCK=configs.BLOCK, COMPUTE=compute, num_warps=8, num_stages=1,
+        )  # fmt: skip
+        return before[:, None]
+
+    before = pull(weight) if tall else weight_gradient(x, d, matrix, weight, rank, long)
+    reduce_weight, expand_weight = reduce_weight.contiguous(), expand_weight.contiguous()
+    reduced = reduce_weight.shape[0]
+    grad_hidden = matvec(expand_weight, (0, 1, reduced), before, reduced, gate=hidden, epilogue="relu_gradient")
+    if to_mlp:
+        expand = linear_gradient(before, hidden, expand_weight, expand_bias)
+        grads = [*linear_gradient(grad_hidden[:, None], squeezed, reduce_weight, reduce_bias), *expand]
+    if not to_map:
+        return none, *grads
+
+    ds = matvec(reduce_weight, (0, 1, channels), grad_hidden[:, None], channels)
+    if not tall:
+        pull(ds)
+    square = (rank * rank, rank, 1)
+    # What the squeeze sends to every position: ds / N, or M ds / N where it averaged M F.
+    short = matvec(matrix, square, ds[:, None], rank) if tall and decoupled else extra if decoupled else ds
+
+    bar, product, gradient = (torch.empty_like(matrix) for _ in range(3))
+    inner, largest = (matrix.new_empty(batch, blocks * blocks) for _ in range(2))
+    options = dict(PRECISION=matrix_precision, COMPUTE=compute, **configs.matrix_config(matrix_precision).options())
+    grid = (blocks * blocks * batch,)
+    launch(
+        decoupling_matrix_gradient, grid,
+        kept, matrix, symmetric, grad_gap.contiguous(), grad_distance.contiguous(), scalars[1], ds, extra if decoupled else ds,
+        bar, inner, rank, blocks, ridge, WITH_SQUEEZE=tall and decoupled, **options,
+    )  # fmt: skip
+    launch(decoupling_product, grid, bar, matrix, product, rank, blocks, **options)
+    launch(
+        decoupling_gram_gradient, grid, matrix, product, inner, scalars[0], gradient, largest, rank, blocks, ridge,
+        BLOCK_T=128, **options,
+    )  # fmt: skip
+    split = features.dtype.itemsize == 2
+    shared, high = (features.new_empty(batch, rank, rank) for _ in range(2))
+    low = features.new_empty(batch, rank, rank) if split else high
+    unit = matrix.new_empty(batch)
+    launch(
+        decoupling_operands, grid, matrix, weight, gradient, largest, shared, high, low, unit, rank, blocks * blocks, blocks,
+        TALL=tall, SPLIT=split, BLOCK=configs.BLOCK, BLOCK_T=128, COMPUTE=compute, num_warps=8, num_stages=1,
+    )  # fmt: skip
+
+    grad_features = _like(features)
+    config = configs.apply_config(rank, features.dtype, target, precision)
+    tiles_r, tiles_l = cdiv(rank, config.blocks["BLOCK_R"]), cdiv(long, config.blocks["BLOCK_L"])
+    outer = decoupled and not tall
+    launch(
+        decoupling_feature_gradient, (tiles_r * tiles_l * batch,),
+        x.tensor, d.tensor, shared, high, low, unit, weight, short, ds, grad_features,
+        *x.strides, *d.strides, *_view(grad_features).strides, rank, long, tiles_r, tiles_l, 1.0 if outer else 1 / positions,
+        TALL=tall, OUTER=outer, SPLIT=split, PRECISION=precision, COMPUTE=compute, **config.options(),
+    )  # fmt: skip
+    return grad_features, *grads
+
+
+def backward_fake(
+    features: Tensor, reduce_weight: Tensor, reduce_bias: Tensor, expand_weight: Tensor, expand_bias: Tensor,
+    matrix: Tensor, kept: Tensor, scalars: Tensor, squeezed: Tensor, hidden: Tensor, weight: Tensor, extra: Tensor,
+    grad_out: Tensor, grad_gap: Tensor, grad_distance: Tensor, ridge: float, decoupled: bool, to_map: bool, to_mlp: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """What `backward` returns, unfilled."""
+    none = features.new_empty(0)
+    parameters = (reduce_weight, reduce_bias, expand_weight, expand_bias)
+    grads = [t.new_empty(t.shape) for t in parameters] if to_mlp else [none] * 4
+    return _like(features) if to_map else none, *grads
