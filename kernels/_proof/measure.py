@@ -52,7 +52,7 @@ def measured(proof: OperatorProof, bound: Bound, generator: torch.Generator) -> 
     return Measured(
         launches=len(launches),
         kernels=tuple(launch.kernel for launch in launches),
-        passes=device_bytes(launches) / floor if floor else 0.0,
+        passes=device_bytes(launches, bound.smallest) / floor if floor else 0.0,
         flops=dot_flops(launches) / bound.useful_flops if bound.useful_flops else 0.0,
         requested=requested_bytes(launches) / floor if floor else 0.0,
     )

@@ -31,7 +31,8 @@ class Bound:
     """A ratio or count that may not grow: asserted on `row`, in `mode` "inference", "forward" (of training) or "backward".
 
     floor_bytes and useful_flops are the operator's floor there (0: not asserted); passes (distinct bytes), requested (bytes of
-    every lane; 0: not asserted) and flops bound the ratio to them. architecture: whose tables are used.
+    every lane; 0: not asserted) and flops bound the ratio to them. architecture: whose tables are used. smallest: tensors of
+    fewer elements do not count as passes (matrices and statistics beside the feature maps).
     """
 
     row: Row
@@ -44,6 +45,7 @@ class Bound:
     requested: float = 0.0
     options: Mapping = field(default_factory=dict)
     architecture: str = "sm_90"
+    smallest: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from triton.runtime import interpreter
 
 SECTOR = 32  # bytes: the unit in which device memory is read and written
@@ -31,6 +32,7 @@ class Launch:
     dot_flops: int = 0
     read: set[int] = field(default_factory=set, repr=False)
     written: set[int] = field(default_factory=set, repr=False)
+    tensors: list[torch.Tensor] = field(default_factory=list, repr=False)
 
     @property
     def device_bytes(self) -> int:
@@ -42,9 +44,11 @@ class Launch:
         return sum(any(lo <= s <= hi for lo, hi in spans) for s in (*self.read, *self.written)) * SECTOR
 
 
-def device_bytes(launches: Iterable[Launch]) -> int:
-    """Distinct bytes of every launch, summed."""
-    return sum(launch.device_bytes for launch in launches)
+def device_bytes(launches: Iterable[Launch], smallest: int = 0) -> int:
+    """Distinct bytes of every launch, summed; only those of tensors with at least `smallest` elements, if given."""
+    if not smallest:
+        return sum(launch.device_bytes for launch in launches)
+    return sum(launch.bytes_of(*(t for t in launch.tensors if t.numel() >= smallest)) for launch in launches)
 
 
 def requested_bytes(launches: Iterable[Launch]) -> int:
@@ -96,7 +100,8 @@ def meter() -> Iterator[list[Launch]]:
     def call(self, *args, **kwargs):
         global _current
         grid = self.grid(kwargs) if callable(self.grid) else self.grid
-        outer, _current = _current, Launch(self.fn.__name__, programs=int(np.prod(grid)))
+        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        outer, _current = _current, Launch(self.fn.__name__, programs=int(np.prod(grid)), tensors=tensors)
         launches.append(_current)
         try:
             return run(self, *args, **kwargs)

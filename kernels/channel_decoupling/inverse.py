@@ -81,7 +81,7 @@ def invert_update(
     A, PANEL, OUT, R, step, blocks,
     SIZE: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Second launch of a block step p: OUT[i, j] = A[i, j] - A[i, p] PANEL[j]; row p is the panel, column p -A[i, p] A[p, p]^-1.
+    """Second launch of a block step p: OUT[i, j] = A[i, j] - A[i, p] PANEL[j]; row p is the panel, column p -A[i, p] PANEL[p].
 
     Pointers: A, OUT (B, R, R); PANEL (B, SIZE, R). Grid: (blocks * blocks * B,); a program owns a block.
     """

@@ -163,7 +163,7 @@ def decoupling_gram_gradient(
     """GBAR = 2 (R / t) (Ghbar - I <Ghbar, Gh> / R) with Ghbar = -M Mbar M / ridge, hence <Ghbar, Gh> = -<Mbar, S>.
 
     Pointers: M, GBAR (B, R, R); MM (B, R, R), Mbar M; PART (B, blocks * blocks), of <Mbar, S>; TOTAL (B,), t; LARGEST
-    (B, blocks * blocks), the largest |GBAR| of a tile. Grid: (blocks * blocks * B,); a program owns a tile. Zero for a zero map.
+    (B, blocks * blocks), the largest |GBAR| of a tile. Grid: (blocks * blocks * B,); a program owns a tile, 0 for a zero map.
     """
     pid = tl.program_id(0)
     bj = pid % blocks

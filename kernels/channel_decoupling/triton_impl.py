@@ -73,9 +73,12 @@ def _matrix_precision(dtype: torch.dtype, device: torch.device) -> str:
     return "ieee" if dtype == torch.float64 or architecture(device).startswith("gfx") else "tf32x3"
 
 
-def splits(pairs: int, long: int, block: int) -> tuple[int, int]:
-    """(splits, positions each) of a product over the long axis; never by batch, so an image's bits do not depend on it."""
-    wanted = min(MAX_SPLITS, cdiv(PROGRAMS, pairs), cdiv(long, 4 * block))
+def splits(pairs: int, rank: int, long: int, block: int) -> tuple[int, int]:
+    """(splits, positions each) of a product over the long axis: its parts are at most half a feature map.
+
+    Never by batch: an image's bits do not depend on it.
+    """
+    wanted = min(MAX_SPLITS, cdiv(PROGRAMS, pairs), cdiv(long, 4 * block), max(1, long // (2 * rank)))
     share = cdiv(cdiv(long, wanted), block) * block
     return cdiv(long, share), share
 
@@ -183,7 +186,7 @@ def forward(
     config = configs.gram_config(rank, features.dtype, target, precision)
     tiles = cdiv(rank, config.blocks["BLOCK_R"])
     pairs = tiles * (tiles + 1) // 2
-    count, share = splits(pairs, long, config.blocks["BLOCK_L"])
+    count, share = splits(pairs, rank, long, config.blocks["BLOCK_L"])
     part = features.new_empty(batch, count, rank, rank, dtype=dtype)
     trace = features.new_empty(batch, count * tiles, dtype=dtype)
     with_sum = tall or not decoupled
@@ -197,7 +200,8 @@ def forward(
     blocks = cdiv(rank, configs.BLOCK)
     gh, shifted, kept = (features.new_empty(batch, rank, rank, dtype=dtype) for _ in range(3))
     launch(
-        decoupling_normalise, (blocks * blocks * batch,), part, trace, gh, shifted, scalars[0], rank, tiles, count, blocks, ridge,
+        decoupling_normalise, (blocks * blocks * batch,),
+        part, trace, gh, shifted, scalars[0], rank, tiles, count, blocks, ridge,
         BLOCK=configs.BLOCK, BLOCK_T=128, COMPUTE=compute, num_warps=8, num_stages=1,
     )  # fmt: skip
     matrix = inverse(shifted)
@@ -287,18 +291,18 @@ def backward(
     """
     batch, channels, height, width = features.shape
     tall, rank, long = _sizes(features)
-    none = features.new_empty(0)
-    grads: list[Tensor] = [none] * 4
+    grads = [features.new_empty(0) for _ in range(5)]
     if batch == 0:
-        zeros = [torch.zeros_like(t) for t in (reduce_weight, reduce_bias, expand_weight, expand_bias)] if to_mlp else grads
-        return _like(features) if to_map else none, *zeros
+        parameters = (reduce_weight, reduce_bias, expand_weight, expand_bias)
+        zeros = [torch.zeros_like(t) for t in parameters] if to_mlp else grads[1:]
+        return _like(features) if to_map else grads[0], *zeros
     compute, target, positions = compute_dtype(features.dtype), architecture(features.device), height * width
     precision, matrix_precision = (f(features.dtype, features.device) for f in (dot_precision, _matrix_precision))
     x, d = _view(features), _view(grad_out)
     blocks = cdiv(rank, configs.BLOCK)
     config = configs.gram_config(rank, features.dtype, target, precision)
     tiles = cdiv(rank, config.blocks["BLOCK_R"])
-    count, share = splits(tiles * tiles, long, config.blocks["BLOCK_L"])
+    count, share = splits(tiles * tiles, rank, long, config.blocks["BLOCK_L"])
     symmetric = torch.empty_like(matrix)
 
     def pull(ds: Tensor) -> Tensor:
@@ -324,10 +328,10 @@ def backward(
     reduced = reduce_weight.shape[0]
     grad_hidden = matvec(expand_weight, (0, 1, reduced), before, reduced, gate=hidden, epilogue="relu_gradient")
     if to_mlp:
-        expand = linear_gradient(before, hidden, expand_weight, expand_bias)
-        grads = [*linear_gradient(grad_hidden[:, None], squeezed, reduce_weight, reduce_bias), *expand]
+        grads[1:3] = linear_gradient(grad_hidden[:, None], squeezed, reduce_weight, reduce_bias)
+        grads[3:] = linear_gradient(before, hidden, expand_weight, expand_bias)
     if not to_map:
-        return none, *grads
+        return tuple(grads)
 
     ds = matvec(reduce_weight, (0, 1, channels), grad_hidden[:, None], channels)
     if not tall:
@@ -369,7 +373,7 @@ def backward(
         *x.strides, *d.strides, *_view(grad_features).strides, rank, long, tiles_r, tiles_l, 1.0 if outer else 1 / positions,
         TALL=tall, OUTER=outer, SPLIT=split, PRECISION=precision, COMPUTE=compute, **config.options(),
     )  # fmt: skip
-    return grad_features, *grads
+    return grad_features, *grads[1:]
 
 
 def backward_fake(
@@ -378,7 +382,6 @@ def backward_fake(
     grad_out: Tensor, grad_gap: Tensor, grad_distance: Tensor, ridge: float, decoupled: bool, to_map: bool, to_mlp: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """What `backward` returns, unfilled."""
-    none = features.new_empty(0)
     parameters = (reduce_weight, reduce_bias, expand_weight, expand_bias)
-    grads = [t.new_empty(t.shape) for t in parameters] if to_mlp else [none] * 4
-    return _like(features) if to_map else none, *grads
+    grads = [t.new_empty(t.shape) if to_mlp else features.new_empty(0) for t in parameters]
+    return _like(features) if to_map else features.new_empty(0), *grads

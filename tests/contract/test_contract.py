@@ -86,9 +86,12 @@ def compare(proof, inputs, rng, *, options=None, sources=None) -> None:
 def judge(proof, key, actual, eager, truth, inputs, bound, least=1e-30) -> None:
     scale = inputs[proof.scale[key]] if key in proof.scale else None
     if eager is not None:
-        budget.assert_within_budget(actual, eager, truth, key, scale=scale, least=least)
+        # Where both are float32 sums of the same 16-bit inputs, their rounding errors are a matter of luck.
+        enough = budget.FORWARD if actual.dtype.itemsize > 2 else 0.0
+        least = 1.0 if key in proof.absolute else least
+        budget.assert_within_budget(actual, eager, truth, key, scale=scale, least=least, enough=enough)
     elif actual.dtype == torch.float64:
-        budget.assert_close(actual, truth, budget.FLOAT64, key, scale=scale, least=least)
+        budget.assert_close(actual, truth, budget.FLOAT64, key, scale=scale, least=least, absolute=key in proof.absolute)
     else:
         bound = proof.tolerance.get(key, bound)
         budget.assert_close(actual, truth, bound, key, scale=scale, least=least, absolute=key in proof.absolute)

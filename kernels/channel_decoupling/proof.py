@@ -1,0 +1,167 @@
+"""What channel_decoupling declares about itself (see kernels/README.md)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from intrasense_fast.kernels._proof.aot import CompileJob, recorded_jobs, unique
+from intrasense_fast.kernels._proof.registry import BadInput, Bound, OperatorProof, Row
+from intrasense_fast.kernels.channel_decoupling import reference, triton_impl
+from intrasense_fast.kernels.channel_decoupling.api import channel_decoupling
+
+PARAMETERS = ("reduce_weight", "reduce_bias", "expand_weight", "expand_bias")
+
+
+def make_inputs(row: Row, generator: torch.Generator) -> dict[str, Tensor]:
+    """A map whose channels share a direction, as those of a ReLU do, and an MLP that keeps its gate away from 0 and 1."""
+    channels = row.shape[1]
+    reduced = max(channels // 16, min(channels, 3))
+    parameters = torch.float64 if row.dtype == torch.float64 else torch.float32
+    shapes = ((reduced, channels), (reduced,), (channels, reduced), (channels,))
+    features = (torch.randn(row.shape, generator=generator) + 0.5).to(row.device, row.dtype)
+    weights = [torch.randn(shape, generator=generator).to(row.device, parameters) / shape[-1] ** 0.5 for shape in shapes]
+    return {"features": features.contiguous(memory_format=row.memory_format), **dict(zip(PARAMETERS, weights, strict=True))}
+
+
+def samples(row: Row, generator: torch.Generator) -> dict[str, tuple]:
+    """Arguments of the registered operators, for opcheck."""
+    inputs = tuple(make_inputs(row, generator).values())
+    reweighted, rank_gap, distance, *saved = triton_impl.forward(*inputs, 10.0, True)
+    grads = [torch.randn(t.shape, generator=generator).to(t) for t in (reweighted, rank_gap, distance)]
+    return {
+        "channel_decoupling_forward": (*inputs, 10.0, True),
+        "channel_decoupling_backward": (*inputs, *saved, *grads, 10.0, True, True, True),
+    }
+
+
+def saved_bytes(inputs: dict[str, Tensor]) -> int:
+    """The five inputs, two R x R matrices, and at most four numbers a channel and position of the smaller side."""
+    features = inputs["features"]
+    batch, channels, height, width = features.shape
+    rank = min(channels, height * width)
+    statistic = 8 if features.dtype == torch.float64 else 4
+    numbers = batch * (2 * rank * rank + 2 * channels + inputs["reduce_bias"].numel() + rank + 2)
+    return sum(t.numel() * t.element_size() for t in inputs.values()) + numbers * statistic
+
+
+def bounds() -> list[Bound]:
+    """Launches, passes and FLOPs on both sides of C = N; matrices and statistics are smaller than the map and do not count."""
+    found = []
+    shapes = ((1, 64, 32, 64), (1, 256, 64, 64), (1, 512, 8, 8), (1, 512, 8, 24))
+    cases = [(shape, torch.bfloat16) for shape in shapes] + [((1, 64, 32, 32), torch.float32), ((1, 256, 8, 8), torch.float32)]
+    for shape, dtype in cases:
+        for squeeze in ("input", "decoupled"):
+            row = Row(shape, dtype, torch.channels_last)
+            _, channels, height, width = shape
+            positions, size = height * width, torch.Size(shape).numel()
+            rank, long, wide = min(channels, positions), max(channels, positions), positions < channels
+            common = dict(smallest=size, options={"squeeze": squeeze})
+            # The long axis is 16 times the rank: the products over the map outweigh the R x R chain.
+            counted = rank**2 * long if shape == (1, 256, 64, 64) else 0
+            found += [
+                Bound(
+                    row, "forward", launches=2 * -(-rank // 64) + 8, floor_bytes=3 * size * dtype.itemsize,
+                    passes=1.40 if wide and squeeze == "decoupled" else 1.05,
+                    useful_flops=3 * counted, flops=1.30, **common,
+                ),
+                Bound(
+                    row, "backward", launches=12, floor_bytes=5 * size * dtype.itemsize, passes=1.45 if wide else 1.05,
+                    useful_flops=6 * counted, flops=1.45, **common,
+                ),
+            ]  # fmt: skip
+    return found
+
+
+def launches(shape: tuple[int, int, int, int], dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], None]:
+    """Every launch of one shape on meta tensors, for recorded_jobs."""
+
+    def run() -> None:
+        _, channels, _, _ = shape
+        features = torch.empty(shape, dtype=dtype, device="meta", memory_format=layout)
+        reduced = max(1, channels // 16)
+        shapes = ((reduced, channels), (reduced,), (channels, reduced), (channels,))
+        parameters = [torch.empty(size, device="meta") for size in shapes]
+        for decoupled in (False, True):
+            out, *terms_and_saved = triton_impl.forward(features, *parameters, 10.0, decoupled)
+            terms, saved = terms_and_saved[:2], terms_and_saved[2:]
+            triton_impl.backward(features, *parameters, *saved, out, *terms, 10.0, decoupled, True, True)
+
+    return run
+
+
+def jobs(level: str) -> list[CompileJob]:
+    """Gate: both sides of C = N where they are meant to run, and one of every variant. Full: every shape, dtype and target."""
+    half, single, last, first = torch.bfloat16, torch.float32, torch.channels_last, torch.contiguous_format
+    tall, middle, wide, odd = (4, 64, 64, 64), (4, 512, 32, 32), (4, 2048, 8, 8), (4, 77, 33, 47)
+    if level == "full":
+        shapes = (tall, (4, 256, 64, 64), middle, (4, 1024, 16, 16), wide, odd, (4, 150, 9, 9))
+        rows = [
+            (target, shape, dtype, layout)
+            for target in ("sm_80", "sm_86", "sm_90")
+            for dtype in (half, single)
+            for shape in shapes
+            for layout in (last, first)
+        ]
+        rows += [("sm_90", middle, torch.float16, last)]
+        rows += [(target, shape, half, last) for target in ("sm_100", "gfx942") for shape in (middle, wide)]
+        rows += [("gfx942", middle, single, last)]
+    else:
+        rows = [("sm_90", middle, half, last), ("sm_90", wide, half, last), ("sm_80", tall, single, last)]
+    found = []
+    for target, shape, dtype, layout in rows:
+        label = f"{'x'.join(map(str, shape))} {str(dtype)[6:]}{' channels_last' if layout == last else ''}"
+        found += recorded_jobs(launches(shape, dtype, layout), target, label)
+    return unique(found)
+
+
+BAD_INPUTS = (
+    BadInput("rows instead of a map", lambda t: t | {"features": t["features"][0]}, r"features must have shape \(B, C, H, W\)"),
+    BadInput("no channels", lambda t: t | {"features": t["features"][:, :0]}, "C must be at least 1"),
+    BadInput("no positions", lambda t: t | {"features": t["features"][..., :0]}, "W must be at least 1"),
+    BadInput("integer features", lambda t: t | {"features": t["features"].int()}, "features must be floating point"),
+    BadInput("an MLP of another width", lambda t: t | {"reduce_weight": t["reduce_weight"][:, 1:]}, "reduce_weight must have"),
+    BadInput("no hidden layer", lambda t: t | {"reduce_weight": t["reduce_weight"][:0]}, "C_r must be at least 1"),
+    BadInput("a transposed layer", lambda t: t | {"expand_weight": t["expand_weight"].T}, "expand_weight must have shape"),
+    BadInput("a bias too long", lambda t: t | {"expand_bias": t["expand_bias"].repeat(2)}, "expand_bias must have shape"),
+    BadInput("another device", lambda t: t | {"reduce_bias": t["reduce_bias"].to("meta")}, "reduce_bias is on meta"),
+    BadInput("a negative ridge", lambda t: t | {"ridge": -1.0}, "ridge must be a finite number > 0, got -1.0"),
+    BadInput("a ridge that is no number", lambda t: t | {"ridge": float("nan")}, "ridge must be a finite number > 0, got nan"),
+    BadInput("an unknown squeeze", lambda t: t | {"squeeze": "output"}, "squeeze must be one of .*, got 'output'"),
+    BadInput("no tensor", lambda t: t | {"features": 1.0}, "features must be a tensor, got float", TypeError),
+)  # fmt: skip
+
+PROOF = OperatorProof(
+    name="channel_decoupling",
+    public=channel_decoupling,
+    reference=reference.channel_decoupling,
+    make_inputs=make_inputs,
+    outputs=("reweighted", "rank_gap", "distance"),
+    differentiable=("features", *PARAMETERS),
+    differentiable_outputs=("reweighted", "rank_gap", "distance"),
+    statistics=("rank_gap", "distance"),
+    features=("features",),
+    parameters=PARAMETERS,
+    maps=(("features", "reweighted"),),
+    shapes={
+        "odd": (2, 20, 5, 7),
+        "fewer positions than channels": (2, 21, 3, 5),
+        "as many": (1, 12, 3, 4),
+        "blocks of the inverse": (1, 70, 8, 10),
+        "blocks of the inverse, fewer positions": (1, 90, 7, 10),
+        "one position": (2, 6, 1, 1),
+        "one channel": (1, 1, 3, 3),
+        "empty batch": (0, 8, 3, 3),
+    },
+    option_sets=({}, {"squeeze": "decoupled"}, {"ridge": 0.5}, {"ridge": 300.0, "squeeze": "decoupled"}),
+    tolerance={"reweighted": 5e-6, **{f"d_{name}": 5e-4 for name in PARAMETERS}},
+    absolute=("rank_gap", "distance"),
+    scale={"reweighted": "features"},
+    jobs=jobs,
+    bounds=bounds,
+    bad_inputs=BAD_INPUTS,
+    library=("channel_decoupling_forward", "channel_decoupling_backward"),
+    samples=samples,
+    saved_bytes=saved_bytes,
+    tables=("intrasense_fast.kernels.channel_decoupling.configs",),
+)
