@@ -1,0 +1,163 @@
+"""A torch Dataset over images on disk, and a sampler that can go on where it stopped."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from intrasense_fast.data.images import ImageError
+from intrasense_fast.data.records import DataError, Record, Sample
+from intrasense_fast.data.transforms import AUGMENTATIONS, Augmentation, augment, resize_image, resize_mask
+from intrasense_fast.files import atomic_path
+
+Cache = Literal["none", "memory", "disk"]
+CACHES: tuple[str, ...] = get_args(Cache)
+# Part of every cached file's name: a new way of decoding or resizing makes new files.
+_CACHE_VERSION = 1
+
+
+class SegmentationDataset(Dataset[dict[str, Any]]):
+    """Resized and augmented items of a data set: {"image": (in_channels, size, size), "mask": (1, size, size), "index": int}.
+
+    Image in [0, 1] and mask in {0, 1} are float32. An item depends on (seed, epoch, index) alone, so that any number of
+    workers gives the same batches.
+
+    Args:
+        data: what `open_dataset` returns, or any sequence of `Sample`; with `records`, the disk cache can name its files.
+        indices: which of its samples, in this order; `index` in an item is the sample's place in `data`.
+        size: side in pixels of the square items, at least 32.
+        augment: "paper", "us" or "none"; see `augment`.
+        seed: of the augmentation.
+        cache: keep decoded and resized pixels "memory" (8-bit masks, float32 images) or on "disk"; "none" decodes every time.
+        cache_dir: folder of the disk cache; needed with cache="disk".
+        in_channels: 1, or 3 equal channels.
+
+    Raises:
+        ValueError: an argument outside its range.
+        DataError: from an item whose file can no longer be read, or a cache folder that cannot be written.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Sample],
+        indices: Sequence[int],
+        *,
+        size: int,
+        augment: Augmentation = "none",
+        seed: int = 0,
+        cache: Cache = "none",
+        cache_dir: str | os.PathLike[str] | None = None,
+        in_channels: int = 1,
+    ) -> None:
+        for name, value, allowed in (
+            ("augment", augment, AUGMENTATIONS),
+            ("cache", cache, CACHES),
+            ("in_channels", in_channels, (1, 3)),
+        ):
+            if value not in allowed:
+                raise ValueError(f"SegmentationDataset: {name} must be one of {allowed}, got {value!r}")
+        if size < 32:
+            raise ValueError(f"SegmentationDataset: size must be at least 32, got {size}")
+        if cache == "disk" and cache_dir is None:
+            raise ValueError('SegmentationDataset: cache="disk" needs cache_dir, a folder that can be written')
+        self.data = data
+        self.indices = list(indices)
+        self.size = size
+        self.augment = augment
+        self.seed = seed
+        self.cache = cache
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.in_channels = in_channels
+        # Shared with worker processes, which are forked anew every epoch and must see it.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the augmentation of this epoch from now on."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        index = self.indices[position]
+        image, mask = augment(*self.pixels(index), self.augment, seed=self.seed, epoch=int(self._epoch), index=index)
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).unsqueeze(0)
+        target = torch.from_numpy(np.ascontiguousarray(mask)).float().unsqueeze(0)
+        return {"image": pixels.repeat(self.in_channels, 1, 1), "mask": target, "index": index}
+
+    def pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image float32 and mask uint8, both (size, size), of sample `index` of `data`, before augmentation."""
+        if index in self._kept:
+            return self._kept[index]
+        pair = self._from_disk(index) if self.cache == "disk" else self._resized(index)
+        if self.cache == "memory":
+            self._kept[index] = pair
+        return pair
+
+    def _resized(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            sample = self.data[index]
+        except (ImageError, OSError) as error:
+            raise DataError(f"{error}; the file was readable when training began: restore it or leave it out") from error
+        return resize_image(sample.image, self.size), resize_mask(sample.mask, self.size)
+
+    def _from_disk(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        folder = self.cache_dir
+        records = getattr(self.data, "records", None)
+        if folder is None or records is None:
+            raise DataError('cache="disk" needs a data set of files (open_dataset) and a folder; use cache="memory"')
+        path = folder / f"{_fingerprint(records[index], self.size)}.npz"
+        if path.exists():
+            try:
+                with np.load(path) as stored:
+                    return stored["image"], stored["mask"]
+            except (OSError, ValueError, KeyError, EOFError):
+                path.unlink(missing_ok=True)
+        image, mask = self._resized(index)
+        try:
+            with atomic_path(path) as temporary:
+                np.savez(temporary, image=image, mask=mask)
+        except OSError as error:
+            raise DataError(f"{folder}: the cache cannot be written ({error.strerror}); choose another --cache-dir") from error
+        return image, mask
+
+
+def _fingerprint(record: Record, size: int) -> str:
+    """Changes when a file of the record, its regions, the size or the cache's version change."""
+    digest = hashlib.sha256(f"{_CACHE_VERSION} {size} {record.regions}".encode())
+    for path in (record.image, *record.masks):
+        status = path.stat()
+        digest.update(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+class ResumableSampler(Sampler[int]):
+    """A random order of 0 ... length - 1 that depends on (seed, epoch) alone and can begin in the middle of an epoch.
+
+    Args:
+        length: how many items.
+        seed: of the order.
+    """
+
+    def __init__(self, length: int, *, seed: int = 0) -> None:
+        self.length = length
+        self.seed = seed
+        self.epoch = 0
+        self.start = 0
+
+    def set_position(self, epoch: int, start: int = 0) -> None:
+        """Go to `epoch`; the first `start` items of the next pass are left out."""
+        self.epoch, self.start = epoch, start
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        yield from (int(index) for index in order[self.start :])
+
+    def __len__(self) -> int:
+        return self.length - self.start
