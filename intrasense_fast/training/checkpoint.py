@@ -1,0 +1,168 @@
+"""Checkpoints that appear whole or not at all, carry checksums, and keep the one before."""
+
+import errno
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import uuid
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from intrasense_fast.errors import UsageError
+from intrasense_fast.model import IntraSenseNet
+
+LAST, PREVIOUS, BEST = "last", "previous", "best"
+STATE_FILE = "training_state.pt"
+CHECKSUM_FILE = "checksums.json"
+
+
+class CheckpointError(UsageError):
+    """A checkpoint that cannot be written or read: the message says what is left and what to do."""
+
+
+class Restored(NamedTuple):
+    """A checkpoint that was read: its folder, the network and the training state."""
+
+    path: Path
+    net: IntraSenseNet
+    state: dict[str, Any]
+
+
+def save_last(run: Path, net: IntraSenseNet, state: dict[str, Any], extra: dict[str, Any]) -> None:
+    """Write RUN/last (network, training state, checksums); what was last becomes previous.
+
+    Raises:
+        CheckpointError: it cannot be written, for instance because the disk is full; last and previous are as they were.
+    """
+
+    def fill(folder: Path) -> None:
+        net.save_pretrained(folder, extra)
+        torch.save(state, folder / STATE_FILE)
+        digests = {file.name: _digest(file) for file in sorted(folder.iterdir())}
+        (folder / CHECKSUM_FILE).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+
+    temporary = _written(run, LAST, fill)
+    last, previous = run / LAST, run / PREVIOUS
+    if last.exists():
+        # Renames cannot fail half-way; at every moment last, previous or both are whole.
+        retired = run / f".{uuid.uuid4().hex}.old"
+        if previous.exists():
+            previous.rename(retired)
+        last.rename(previous)
+        temporary.rename(last)
+        shutil.rmtree(retired, ignore_errors=True)
+    else:
+        temporary.rename(last)
+    _flush_folder(run)
+
+
+def save_best(run: Path, net: IntraSenseNet, extra: dict[str, Any]) -> None:
+    """Write RUN/best in the layout of `from_pretrained`, replacing the best before it in one step.
+
+    Raises:
+        CheckpointError: it cannot be written; the best before it is as it was.
+    """
+    temporary = _written(run, BEST, lambda folder: net.save_pretrained(folder, extra))
+    best, retired = run / BEST, run / f".{uuid.uuid4().hex}.old"
+    if best.exists():
+        best.rename(retired)
+    temporary.rename(best)
+    shutil.rmtree(retired, ignore_errors=True)
+    _flush_folder(run)
+
+
+def load_last(run: Path, *, fused: bool | None, say: Callable[[str], None]) -> Restored:
+    """Read RUN/last, or RUN/previous where last is damaged or missing, which `say` is told.
+
+    Raises:
+        CheckpointError: neither can be used.
+    """
+    reasons = []
+    for name in (LAST, PREVIOUS):
+        folder = run / name
+        try:
+            restored = _load(folder, fused)
+        except ValueError as error:
+            reasons.append(str(error))
+            continue
+        if reasons:
+            say(f"{reasons[0]}. Going on from {folder}, the checkpoint before it")
+        return restored
+    raise CheckpointError(f"{run}: no checkpoint can be used: {'; '.join(reasons)}")
+
+
+def tidy(run: Path) -> None:
+    """Remove what an interrupted write left behind, and put a best that was being replaced back in its place."""
+    for leftover in (*run.glob(".*.part"), *run.glob(".*.tmp*")):
+        shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    retired = sorted(run.glob(".*.old"), key=lambda path: path.stat().st_mtime)
+    for folder in retired:
+        target = run / (PREVIOUS if (folder / STATE_FILE).exists() else BEST)
+        if target.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            folder.rename(target)
+
+
+def _load(folder: Path, fused: bool | None) -> Restored:
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is missing")
+    try:
+        digests = json.loads((folder / CHECKSUM_FILE).read_text(encoding="utf-8"))
+        wrong = [name for name, digest in digests.items() if not (folder / name).is_file() or _digest(folder / name) != digest]
+    except (OSError, json.JSONDecodeError, AttributeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{folder / CHECKSUM_FILE} is missing or damaged") from error
+    if wrong or STATE_FILE not in digests:
+        raise CheckpointError(f"{folder}: {', '.join(wrong) or STATE_FILE} is missing, truncated or changed (checksum)")
+    net = IntraSenseNet.from_pretrained(folder, fused=fused)
+    try:
+        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{folder / STATE_FILE}: cannot be read ({error})") from error
+    return Restored(folder, net, state)
+
+
+def _written(run: Path, name: str, fill: Callable[[Path], None]) -> Path:
+    """A temporary folder beside the final one, filled and flushed to disk."""
+    temporary = run / f".{uuid.uuid4().hex}.part"
+    try:
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        for file in temporary.iterdir():
+            with open(file, "rb") as stream:
+                os.fsync(stream.fileno())
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, (OSError, RuntimeError)) or type(error).__name__ == "SafetensorError":
+            full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(run).free < 2**20
+            reason = "the disk is full" if full else str(error).splitlines()[0]
+            raise CheckpointError(
+                f"{run / name} could not be written: {reason}. The checkpoints before it are whole; make room, then: "
+                f"python train.py --resume {run}"
+            ) from error
+        raise
+    return temporary
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)

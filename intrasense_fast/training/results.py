@@ -1,0 +1,121 @@
+"""What a finished run shows: tables, one row an image, curves, overlays and maps."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from intrasense_fast.data.records import Sample, SegmentationData
+from intrasense_fast.data.torch_dataset import SegmentationDataset
+from intrasense_fast.data.transforms import resize_image
+from intrasense_fast.evaluate import evaluate_samples
+from intrasense_fast.files import atomic_path
+from intrasense_fast.metrics import Summary, summarize
+from intrasense_fast.model import IntraSenseNet
+from intrasense_fast.predict import predict_probabilities
+from intrasense_fast.report.curves import save_curves
+from intrasense_fast.report.maps import RefinementItem, save_refinement_maps
+from intrasense_fast.report.overlays import OverlayItem, save_overlays
+from intrasense_fast.report.tables import comparison_table, summary_table, write_csv
+from intrasense_fast.training import logs
+from intrasense_fast.training.baselines import fit_baselines, measure_baselines
+from intrasense_fast.training.checkpoint import BEST
+from intrasense_fast.training.config import TrainConfig
+
+_AT_A_TIME = 8
+_DRAWN = 8
+_MAPPED = 4
+
+
+def write_results(
+    run: Path,
+    config: TrainConfig,
+    data: SegmentationData,
+    roles: dict[str, list[int]],
+    train: SegmentationDataset,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Measure RUN/best on the selection and test images, on their own grids, and write every table and picture.
+
+    Args:
+        roles: places in `data` of the images of "train", "val" and "test"; "test" may be empty.
+
+    Returns:
+        The rows of the test images (of the selection images where there are none).
+    """
+    net = IntraSenseNet.from_pretrained(run / BEST, fused=config.fused).to(device)
+    rows = {role: _measured(net, data, roles[role], config.size, role) for role in ("val", "test") if roles[role]}
+    write_csv(run / "per_image.csv", [row for role in rows.values() for row in role])
+    shown = "test" if "test" in rows else "val"
+    samples = [data[index] for index in roles[shown]]
+    baselines = measure_baselines(fit_baselines(train), samples)
+    summaries = {"IntraSense-Net": summarize(rows[shown]), **{name: summarize(found) for name, found in baselines.items()}}
+    text = _text(summaries, config, data, shown, len(samples))
+    for name, content in (("summary.txt", text), ("summary.json", _json(summaries, shown))):
+        with atomic_path(run / name) as temporary:
+            temporary.write_text(content + "\n", encoding="utf-8")
+    save_curves(run / "curves.png", logs.read_epochs(run))
+    _draw(run, net, samples, rows[shown], config)
+    say(text)
+    files = "config.json, metrics.csv, history.jsonl, per_image.csv, summary.txt, curves.png, overlays.png, best/ and last/"
+    say(f"\n{files} are in {run}")
+    return rows[shown]
+
+
+def _measured(net: IntraSenseNet, data: SegmentationData, indices: Sequence[int], size: int, role: str) -> list[dict[str, Any]]:
+    rows = []
+    for start in tqdm(range(0, len(indices), _AT_A_TIME), desc={"val": "selection"}.get(role, role), unit="batch", leave=False):
+        samples = [data[index] for index in indices[start : start + _AT_A_TIME]]
+        rows += [{"role": {"val": "selection"}.get(role, role), **row} for row in evaluate_samples(net, samples, size)]
+    return rows
+
+
+def _text(summaries: dict[str, Summary], config: TrainConfig, data: SegmentationData, shown: str, count: int) -> str:
+    simulated = config.data is None
+    source = "simulated phantoms" if simulated else f"{config.data} ({data.layout}, subset {config.subset})"
+    role = "test" if shown == "test" else "selection"
+    title = f"{count} {role} images of {source}, trained at {config.size} x {config.size}, measured on the original grid"
+    parts = [summary_table(summaries["IntraSense-Net"], title), "", comparison_table(summaries)]
+    if shown != "test":
+        parts += [
+            "",
+            "There are no test images: the checkpoint was selected on the images above, so these figures are optimistic.",
+        ]
+    if simulated:
+        parts += ["", "Phantom scores are not clinical scores."]
+    return "\n".join(parts)
+
+
+def _json(summaries: dict[str, Summary], shown: str) -> str:
+    role = "test" if shown == "test" else "selection"
+    return json.dumps({"role": role, **{name: summary.as_dict() for name, summary in summaries.items()}}, indent=1)
+
+
+def _draw(
+    run: Path, net: IntraSenseNet, samples: Sequence[Sample], rows: Sequence[dict[str, Any]], config: TrainConfig
+) -> None:
+    """Overlays from the worst Dice to the best, and where the network whitens in the first of them."""
+    order = np.argsort([row["dice"] for row in rows], kind="stable")
+    picked = [samples[i] for i in order[np.linspace(0, len(order) - 1, min(_DRAWN, len(order))).round().astype(int)]]
+    probabilities = predict_probabilities(net, [sample.image for sample in picked], config.size)
+    save_overlays(
+        run / "overlays.png",
+        [OverlayItem(s.name, s.image, s.mask, found > 0.5) for s, found in zip(picked, probabilities, strict=True)],
+    )
+    if not (config.gcp and config.entropy_normalization and config.refine_strides):
+        return
+    device = next(net.parameters()).device
+    items = []
+    for sample in picked[-_MAPPED:]:
+        image = resize_image(sample.image, config.size)
+        x = torch.from_numpy(image)[None, None].expand(1, config.in_channels, -1, -1).to(device)
+        found = net.diagnose(x)
+        entropy = {stride: maps[0][0].cpu().numpy() for stride, maps in found.items()}
+        mask = {stride: maps[1][0].cpu().numpy() for stride, maps in found.items()}
+        items.append(RefinementItem(sample.name, image, entropy, mask))
+    save_refinement_maps(run / "maps.png", items)

@@ -1,0 +1,309 @@
+"""One run: train on one role, select on another, checkpoint every epoch, stop and go on exactly."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from intrasense_fast.data.torch_dataset import ResumableSampler, SegmentationDataset
+from intrasense_fast.errors import UsageError
+from intrasense_fast.losses import IntraSenseLoss
+from intrasense_fast.model import IntraSenseNet
+from intrasense_fast.training import checkpoint, logs
+from intrasense_fast.training.config import TrainConfig
+from intrasense_fast.training.signals import Stopped, StopRequest
+
+NON_FINITE_IN_A_ROW = 20
+_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_TERMS = ("bce", "dice", "whitening")
+
+
+class DivergedError(UsageError):
+    """Training that no longer gives finite numbers."""
+
+
+@dataclass
+class Position:
+    """How far a run is: `epoch` and `step` are the next ones (from 0), `total` the steps made; the rest is what they found."""
+
+    epoch: int = 0
+    step: int = 0
+    total: int = 0
+    best_dice: float = -1.0
+    best_epoch: int = -1
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    finished: bool = False
+
+
+class Trainer:
+    """Trains one network in one run folder.
+
+    Args:
+        run: the run folder; it exists.
+        config: every value.
+        train: augmented dataset.
+        val: the images that select the checkpoint.
+        extra: JSON values for the checkpoints' config.json, for instance image_size and the splits' digest.
+        stop: asked after every step.
+        say: prints a line.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        config: TrainConfig,
+        train: SegmentationDataset,
+        val: SegmentationDataset,
+        *,
+        device: torch.device,
+        extra: dict[str, Any],
+        stop: StopRequest,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.run, self.config, self.train, self.val = run, config, train, val
+        self.device, self.extra, self.stop, self.say = device, extra, stop, say
+        self.steps = len(train) // config.batch_size
+        if self.steps == 0:
+            raise UsageError(f"{len(train)} training images do not fill one batch of {config.batch_size}; lower --batch-size")
+        self.loss = IntraSenseLoss(config.loss_weights, fused=config.fused)
+        self.position = Position()
+        self.sampler = ResumableSampler(len(train), seed=config.seed)
+
+    def start(self, net: IntraSenseNet) -> None:
+        """Begin with a new network."""
+        self._prepare(net)
+
+    def restore(self) -> None:
+        """Go on from RUN/last, or from RUN/previous where last is damaged; logs are cut back to it.
+
+        Raises:
+            CheckpointError: neither can be used.
+            UsageError: the checkpoint is of another configuration, or the epochs cannot be raised.
+        """
+        checkpoint.tidy(self.run)
+        restored = checkpoint.load_last(self.run, fused=self.config.fused, say=self.say)
+        state = restored.state
+        for name in ("image_size", "splits"):
+            if state["extra"].get(name) != self.extra.get(name):
+                raise UsageError(
+                    f"{restored.path}: was made with {name} = {state['extra'].get(name)}, now {self.extra.get(name)}; "
+                    "the data or the configuration changed since"
+                )
+        if state["epochs"] != self.config.epochs and self.config.scheduler in ("cosine", "onecycle"):
+            raise UsageError(
+                f"--epochs: a {self.config.scheduler} schedule ends with the {state['epochs']} epochs it was made for; "
+                "start a new run for more"
+            )
+        self._prepare(restored.net)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+        self.position = Position(**state["position"])
+        # The best network is in best/; --epochs may have been raised since the run finished.
+        self.position.finished = self.position.epoch >= self.config.epochs or self._out_of_patience()
+        logs.cut(self.run, step=self.position.total, epoch=self.position.epoch)
+        self.say(f"going on from {restored.path}: epoch {self.position.epoch + 1}, step {self.position.step} of {self.steps}")
+
+    def fit(self) -> None:
+        """Train to the end.
+
+        Raises:
+            Stopped: a signal asked to stop; the run is saved.
+            DivergedError: 20 steps in a row were not finite.
+        """
+        position = self.position
+        while not position.finished:
+            self._train_epoch()
+            self._finish_epoch()
+
+    def _prepare(self, net: IntraSenseNet) -> None:
+        config = self.config
+        self.net = net.to(
+            self.device, memory_format=torch.channels_last if self.device.type == "cuda" else torch.preserve_format
+        )  # type: ignore[call-overload]
+        self.optimizer = torch.optim.RMSprop(
+            net.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
+        total = self.steps * config.epochs
+        self.schedule: Any = None
+        if config.scheduler == "onecycle":
+            self.schedule = OneCycleLR(self.optimizer, max_lr=config.lr, total_steps=total + 1, cycle_momentum=False)
+        elif config.scheduler == "cosine":
+            self.schedule = CosineAnnealingLR(self.optimizer, T_max=total)
+        elif config.scheduler == "plateau":
+            self.schedule = ReduceLROnPlateau(self.optimizer, mode="max", factor=0.5, patience=5)
+        # BatchNorm's averages, put back after a step that was not finite: a single NaN would stay in them for ever.
+        self._buffers = [buffer for buffer in net.buffers() if buffer.is_floating_point()]
+
+    def _train_epoch(self) -> None:
+        position, config = self.position, self.config
+        self.train.set_epoch(position.epoch)
+        self.sampler.set_position(position.epoch, position.step * config.batch_size)
+        loader = DataLoader(
+            self.train,
+            config.batch_size,
+            sampler=self.sampler,
+            num_workers=config.workers,
+            drop_last=True,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),
+        )
+        self.net.train()
+        title = f"epoch {position.epoch + 1}/{config.epochs}"
+        with tqdm(total=self.steps, initial=position.step, desc=title, unit="step", leave=False) as bar:
+            if position.step < self.steps:
+                for batch in loader:
+                    values = self._train_step(batch["image"], batch["mask"])
+                    position.step += 1
+                    position.total += 1
+                    self._record(values)
+                    bar.set_postfix(self._shown(values), refresh=False)
+                    bar.update()
+                    self._stop_if_asked()
+
+    def _train_step(self, image: Tensor, mask: Tensor) -> dict[str, float]:
+        """One step; the values of its line in the history."""
+        position = self.position
+        image, mask = image.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
+        averages = [buffer.clone() for buffer in self._buffers]
+        rate = self.optimizer.param_groups[0]["lr"]
+        with torch.autocast(self.device.type, _AMP.get(self.config.amp), enabled=self.config.amp != "off"):
+            output = self.net(image)
+        total = self.loss(output, mask)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(total).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip if self.config.clip is not None else math.inf)
+        finite = bool(torch.isfinite(total.detach()) & torch.isfinite(norm))
+        if finite:
+            self.scaler.step(self.optimizer)
+            position.skipped_in_a_row = 0
+        else:
+            for buffer, average in zip(self._buffers, averages, strict=True):
+                buffer.copy_(average)
+            position.skipped += 1
+            position.skipped_in_a_row += 1
+        if self.config.amp == "fp16":
+            self.scaler.update()
+        if self.schedule is not None and self.config.scheduler != "plateau":
+            self.schedule.step()
+        values = {"loss": float(total.detach()), **{name: float(self.loss.terms[name]) for name in _TERMS}}
+        values |= {f"masked_fraction_{stride}": float(value) for stride, value in self.net.masked_fraction.items()}
+        return {**values, "gradient_norm": float(norm), "learning_rate": rate, "skipped": float(not finite)}
+
+    def _record(self, values: dict[str, float]) -> None:
+        position = self.position
+        line = {"step": position.total, "epoch": position.epoch + 1}
+        logs.append_step(self.run, line | {key: value if math.isfinite(value) else None for key, value in values.items()})
+        if values["skipped"]:
+            if position.skipped_in_a_row >= NON_FINITE_IN_A_ROW:
+                self._save()
+                raise DivergedError(
+                    f"{NON_FINITE_IN_A_ROW} steps in a row had a loss or a gradient that was not finite (the last at step "
+                    f"{position.total}); lower --lr, set --clip 1, or use --amp off. {self.run} is saved"
+                )
+            return
+        for name, value in values.items():
+            position.sums[name] = position.sums.get(name, 0.0) + value
+        position.sums["steps"] = position.sums.get("steps", 0.0) + 1
+
+    def _finish_epoch(self) -> None:
+        position, config = self.position, self.config
+        val_loss, val_dice = self._validate()
+        means = {name: value / position.sums["steps"] for name, value in position.sums.items()} if position.sums else {}
+        row: dict[str, Any] = {"epoch": position.epoch + 1}
+        row |= {f"train_{name}": means.get(name, math.nan) for name in ("loss", *_TERMS)}
+        row |= {"val_loss": val_loss, "val_dice": val_dice}
+        row |= {name: means.get(name, math.nan) for name in sorted(means, key=_stride) if name.startswith("masked_fraction")}
+        row |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": position.skipped}
+        logs.append_epoch(self.run, row)
+        if config.scheduler == "plateau":
+            self.schedule.step(val_dice)
+        better = val_dice > position.best_dice
+        if better:
+            position.best_dice, position.best_epoch = val_dice, position.epoch
+        position.epoch += 1
+        position.step, position.sums = 0, {}
+        position.finished = position.epoch >= config.epochs or self._out_of_patience()
+        if better:
+            checkpoint.save_best(self.run, self.net, self.extra | {"epoch": position.epoch, "val_dice": val_dice})
+        self._save()
+        masked = ", ".join(
+            f"{100 * means[name]:.0f} %" for name in sorted(means, key=_stride) if name.startswith("masked_fraction")
+        )
+        note = (" (best)" if better else "") + (f", {position.skipped} steps skipped" if position.skipped else "")
+        self.say(
+            f"epoch {position.epoch}/{config.epochs}: loss {row['train_loss']:.3f}, selection loss {val_loss:.3f}, "
+            f"selection Dice {val_dice:.4f}{note}" + (f", whitened {masked}" if masked else "")
+        )
+
+    @torch.no_grad()
+    def _validate(self) -> tuple[float, float]:
+        """Loss, and mean Dice over the images with a lesion, on the network's grid."""
+        self.net.eval()
+        loss = IntraSenseLoss(self.config.loss_weights, fused=self.config.fused)
+        loader = DataLoader(self.val, self.config.batch_size, num_workers=self.config.workers, generator=torch.Generator())
+        losses, dices = [], []
+        for batch in tqdm(loader, desc="selection", unit="batch", leave=False):
+            image, mask = batch["image"].to(self.device), batch["mask"].to(self.device)
+            with torch.autocast(self.device.type, _AMP.get(self.config.amp), enabled=self.config.amp != "off"):
+                logits = self.net(image)
+            losses.append((float(loss(logits, mask)), len(image)))
+            found, truth = logits > 0, mask > 0.5
+            both = (found & truth).sum((1, 2, 3)).double()
+            areas = found.sum((1, 2, 3)) + truth.sum((1, 2, 3))
+            lesion = truth.sum((1, 2, 3)) > 0
+            dices += (2 * both / areas)[lesion].tolist()
+            self._stop_if_asked()
+        if not dices:
+            raise UsageError("none of the selection images has a lesion: give more data, or another --val-fraction or --seed")
+        return _mean(losses), sum(dices) / len(dices)
+
+    def _stop_if_asked(self) -> None:
+        if self.stop:
+            self._save()
+            self.say(f"\nstopped and saved; go on with: python train.py --resume {self.run}")
+            raise Stopped(self.stop.signal_number)
+
+    def _save(self) -> None:
+        state = {
+            "position": asdict(self.position),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "epochs": self.config.epochs,
+            "extra": self.extra,
+        }
+        checkpoint.save_last(self.run, self.net, state, self.extra | {"epoch": self.position.epoch})
+
+    def _out_of_patience(self) -> bool:
+        position, patience = self.position, self.config.patience
+        return patience is not None and position.epoch - 1 - position.best_epoch >= patience
+
+    @staticmethod
+    def _shown(values: dict[str, float]) -> dict[str, str]:
+        masked = "/".join(f"{100 * value:.0f}" for name, value in values.items() if name.startswith("masked_fraction"))
+        shown = {name: f"{values[name]:.3f}" for name in ("loss", *_TERMS)}
+        return shown | {"Dice": f"{1 - values['dice']:.3f}"} | ({"whitened %": masked} if masked else {})
+
+
+def _stride(name: str) -> int:
+    digits = name.rsplit("_", 1)[-1]
+    return int(digits) if digits.isdigit() else 0
+
+
+def _mean(pairs: Sequence[tuple[float, int]]) -> float:
+    return sum(value * count for value, count in pairs) / sum(count for _, count in pairs)

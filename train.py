@@ -1,0 +1,8 @@
+"""Train IntraSense-Net: `python train.py` alone simulates phantoms and trains on them; see `python train.py --help`."""
+
+import sys
+
+from intrasense_fast.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
