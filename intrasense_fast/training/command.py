@@ -36,7 +36,7 @@ from intrasense_fast.training.trainer import Trainer
 from intrasense_fast.version import __version__
 
 CONFIG, SPLITS, DONE = "config.json", "splits.json", "summary.json"
-FOLDED_LAYOUTS = ("busi", "dataset_b", "ddti", "ddti_masks", "bus_bra")
+FOLDED_LAYOUTS = ("busi", "dataset-b", "ddti", "ddti-masks", "bus-bra")
 _BESIDE_RESUME = ("epochs", "workers", "device")
 
 
@@ -116,6 +116,8 @@ def _resume(args: argparse.Namespace, stop: StopRequest) -> None:
     changes = {name: getattr(args, name) for name in _BESIDE_RESUME if getattr(args, name) is not None}
     if changes.get("epochs", config.epochs) < config.epochs:
         raise UsageError(f"--epochs can only be raised on resume: the run has {config.epochs}, got {changes['epochs']}")
+    if changes.get("epochs", config.epochs) > config.epochs and config.scheduler in ("cosine", "onecycle"):
+        raise UsageError(f"--epochs: a {config.scheduler} schedule ends with the {config.epochs} epochs it was made for")
     config = replace(config, **changes)
     device = _device(config)
     data = _opened(replace(config, data=str(run / "data"), layout="auto") if config.data is None else config)

@@ -87,7 +87,7 @@ class Trainer:
 
         Raises:
             CheckpointError: neither can be used.
-            UsageError: the checkpoint is of another configuration, or the epochs cannot be raised.
+            UsageError: the checkpoint is of another configuration.
         """
         checkpoint.tidy(self.run)
         restored = checkpoint.load_last(self.run, fused=self.config.fused, say=self.say)
@@ -98,11 +98,6 @@ class Trainer:
                     f"{restored.path}: was made with {name} = {state['extra'].get(name)}, now {self.extra.get(name)}; "
                     "the data or the configuration changed since"
                 )
-        if state["epochs"] != self.config.epochs and self.config.scheduler in ("cosine", "onecycle"):
-            raise UsageError(
-                f"--epochs: a {self.config.scheduler} schedule ends with the {state['epochs']} epochs it was made for; "
-                "start a new run for more"
-            )
         self._prepare(restored.net)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None:
@@ -284,7 +279,6 @@ class Trainer:
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rng": torch.get_rng_state(),
-            "epochs": self.config.epochs,
             "extra": self.extra,
         }
         checkpoint.save_last(self.run, self.net, state, self.extra | {"epoch": self.position.epoch})

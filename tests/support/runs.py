@@ -1,0 +1,57 @@
+"""Tiny training runs as subprocesses."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = "--size 32 --batch-size 4 --epochs 3 --refine-strides 32 --decoder-channels 8 8 8 8 8 --lr 1e-3 --device cpu --seed 3".split()
+
+
+def write_pairs(folder: Path, count: int, seed: int, size: int = 40) -> Path:
+    """A generic data set: bright discs on noise."""
+    rng = np.random.default_rng(seed)
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for i in range(count):
+        mask = np.zeros((size, size + 4), np.uint8)
+        centre = tuple(int(v) for v in rng.integers(12, size - 12, 2))
+        cv2.circle(mask, centre, int(rng.integers(6, 11)), 255, -1)
+        image = np.clip(rng.normal(90, 20, mask.shape) + mask * 0.4, 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / "images" / f"p{i}.png"), image)
+        cv2.imwrite(str(folder / "masks" / f"p{i}.png"), mask)
+    return folder
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """`python train.py ARGUMENTS`, one thread, no interpreter."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def train(*arguments: object) -> tuple[int, str, str]:
+    """Run to the end: exit code, stdout, stderr."""
+    process = start(*arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def interrupt(process: subprocess.Popen[str], run: Path, step: int, number: signal.Signals) -> tuple[int, str, str]:
+    """Send a signal once `step` steps are in the history."""
+    history = run / "history.jsonl"
+    deadline = time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < deadline:
+        if history.exists() and history.read_bytes().count(b"\n") >= step:
+            process.send_signal(number)
+            break
+        time.sleep(0.01)
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
