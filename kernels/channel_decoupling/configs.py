@@ -1,25 +1,24 @@
 """Tile sizes of the decoupling kernels by rank, dtype and architecture: every entry compiles without a spill.
 
-A float32 product keeps its inner size at 32 or less a step, an `ieee` one at 16.
+A float32 product keeps its inner size at 32 or less a step, an `ieee` one at 16. Maps whose sides are no multiples of 16 load
+element by element, which takes registers: their tiles are smaller.
 """
 
 import torch
 
 from intrasense_fast.kernels._common.configs import KernelConfig
 
-# (BLOCK_R at most, BLOCK_L, warps, stages)
+# 16-bit maps with aligned sides, by rank: (BLOCK_R at most, BLOCK_L, warps, stages)
 GRAM = {
     "sm_90": {64: (64, 64, 4, 3), None: (128, 64, 8, 3)},
     "sm_80": {64: (64, 64, 4, 3), None: (128, 64, 8, 3)},
     "sm_86": {64: (64, 64, 4, 3), None: (128, 64, 8, 2)},
-    "gfx942": {None: (64, 32, 4, 1)},
 }
-# (BLOCK_R at most, BLOCK_L, BLOCK_K, warps, stages)
+# The same: (BLOCK_R at most, BLOCK_L, BLOCK_K, warps, stages)
 APPLY = {
-    "sm_90": {64: (64, 128, 64, 4, 3), None: (128, 128, 64, 8, 3)},
-    "sm_80": {64: (64, 128, 64, 4, 3), None: (128, 128, 64, 8, 3)},
-    "sm_86": {64: (64, 128, 64, 4, 2), None: (128, 128, 64, 8, 2)},
-    "gfx942": {None: (64, 64, 32, 4, 1)},
+    "sm_90": {64: (64, 128, 64, 8, 3), None: (128, 128, 64, 8, 3)},
+    "sm_80": {64: (64, 128, 64, 8, 3), None: (128, 128, 64, 8, 3)},
+    "sm_86": {64: (64, 128, 64, 8, 2), None: (128, 128, 64, 8, 2)},
 }
 ALIAS = {"sm_100": "sm_90"}
 
@@ -39,21 +38,43 @@ def _row(table: dict, architecture: str, rank: int) -> tuple:
     return next(row for widest, row in rows.items() if widest is None or rank <= widest)
 
 
-def gram_config(rank: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
-    """Tiles of decoupling_gram and decoupling_pull: BLOCK_R x BLOCK_R, BLOCK_L of the long axis a step."""
-    if dtype.itemsize == 2:
-        block_r, block_l, warps, stages = _row(GRAM, architecture, rank)
-    else:
-        block_r, block_l, warps, stages = (64, 16, 8, 1) if precision == "ieee" else (64, 32, 4, 2)
+def even(rank: int, long: int) -> bool:
+    """Whether rows of the map and of the matrices start aligned, so that tiles load in wide pieces."""
+    return rank % 16 == 0 and long % 16 == 0
+
+
+def _gram_row(rank: int, long: int, dtype: torch.dtype, architecture: str, precision: str) -> tuple[int, int, int, int]:
+    if architecture.startswith("gfx") or (precision == "ieee" and dtype.itemsize > 2):
+        return (64, 16 if dtype.itemsize > 2 else 32, 8, 1)
+    if not even(rank, long):
+        return (64, 64 if dtype.itemsize == 2 else 32, 8, 1)
+    return _row(GRAM, architecture, rank) if dtype.itemsize == 2 else (64, 32, 4, 2)
+
+
+def gram_config(rank: int, long: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
+    """Tiles of decoupling_gram: BLOCK_R x BLOCK_R, BLOCK_L of the long axis a step."""
+    block_r, block_l, warps, stages = _gram_row(rank, long, dtype, architecture, precision)
     return KernelConfig({"BLOCK_R": min(block_r, power_of_two(rank)), "BLOCK_L": block_l}, warps, stages)
 
 
-def apply_config(rank: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
+def pull_config(rank: int, long: int, tall: bool, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
+    """Tiles of decoupling_pull: those of decoupling_gram, on more warps, as N < C makes one operand in registers."""
+    block_r, block_l, _, stages = _gram_row(rank, long, dtype, architecture, precision)
+    if not tall and architecture.startswith("sm_8"):
+        block_r = 64
+    return KernelConfig({"BLOCK_R": min(block_r, power_of_two(rank)), "BLOCK_L": block_l}, 8, stages)
+
+
+def apply_config(rank: int, long: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
     """Tiles of decoupling_apply and decoupling_feature_gradient: BLOCK_R x BLOCK_L of the map, BLOCK_K of the rank a step."""
-    if dtype.itemsize == 2:
+    if architecture.startswith("gfx") or (precision == "ieee" and dtype.itemsize > 2):
+        block_r, block_l, block_k, warps, stages = (64, 64, 16 if dtype.itemsize > 2 else 32, 8, 1)
+    elif not even(rank, long):
+        block_r, block_l, block_k, warps, stages = (64, 64, 32, 8, 1)
+    elif dtype.itemsize == 2:
         block_r, block_l, block_k, warps, stages = _row(APPLY, architecture, rank)
     else:
-        block_r, block_l, block_k, warps, stages = (64, 64, 16, 8, 1) if precision == "ieee" else (64, 64, 32, 4, 2)
+        block_r, block_l, block_k, warps, stages = (64, 64, 32, 4, 2)
     side = power_of_two(rank)
     blocks = {"BLOCK_R": min(block_r, side), "BLOCK_L": block_l, "BLOCK_K": min(block_k, side)}
     return KernelConfig(blocks, warps, stages)

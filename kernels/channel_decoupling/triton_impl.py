@@ -183,7 +183,7 @@ def forward(
     precision, matrix_precision = (f(features.dtype, features.device) for f in (dot_precision, _matrix_precision))
     target = architecture(features.device)
 
-    config = configs.gram_config(rank, features.dtype, target, precision)
+    config = configs.gram_config(rank, long, features.dtype, target, precision)
     tiles = cdiv(rank, config.blocks["BLOCK_R"])
     pairs = tiles * (tiles + 1) // 2
     count, share = splits(pairs, rank, long, config.blocks["BLOCK_L"])
@@ -242,7 +242,7 @@ def forward(
         expand_weight, (0, reduced, 1), hidden[:, None], channels, bias=expand_bias.contiguous(), epilogue="sigmoid"
     )
 
-    config = configs.apply_config(rank, features.dtype, target, precision)
+    config = configs.apply_config(rank, long, features.dtype, target, precision)
     tiles_r, tiles_l = cdiv(rank, config.blocks["BLOCK_R"]), cdiv(long, config.blocks["BLOCK_L"])
     launch(
         decoupling_apply, (tiles_r * tiles_l * batch,),
@@ -300,7 +300,7 @@ def backward(
     precision, matrix_precision = (f(features.dtype, features.device) for f in (dot_precision, _matrix_precision))
     x, d = _view(features), _view(grad_out)
     blocks = cdiv(rank, configs.BLOCK)
-    config = configs.gram_config(rank, features.dtype, target, precision)
+    config = configs.pull_config(rank, long, tall, features.dtype, target, precision)
     tiles = cdiv(rank, config.blocks["BLOCK_R"])
     count, share = splits(tiles * tiles, rank, long, config.blocks["BLOCK_L"])
     symmetric = torch.empty_like(matrix)
@@ -364,7 +364,7 @@ def backward(
     )  # fmt: skip
 
     grad_features = _like(features)
-    config = configs.apply_config(rank, features.dtype, target, precision)
+    config = configs.apply_config(rank, long, features.dtype, target, precision)
     tiles_r, tiles_l = cdiv(rank, config.blocks["BLOCK_R"]), cdiv(long, config.blocks["BLOCK_L"])
     outer = decoupled and not tall
     launch(
