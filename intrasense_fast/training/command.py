@@ -213,9 +213,10 @@ def _device(config: TrainConfig) -> torch.device:
 
 def _opened(config: TrainConfig) -> SegmentationData:
     data = open_dataset(config.data or "", config.layout, skip_bad=config.skip_bad)
+    data = data.checked(skip_bad=config.skip_bad, progress=True)
     for problem in data.problems:
         show(str(problem))
-    return _subset(data.checked(skip_bad=config.skip_bad, progress=True), config.subset)
+    return _subset(data, config.subset)
 
 
 def _subset(data: SegmentationData, subset: str) -> SegmentationData:

@@ -17,6 +17,8 @@ AMPS = ("off", "bf16", "fp16")
 SCHEDULERS = ("none", "plateau", "cosine", "onecycle")
 SUBSETS = ("all", "lesions", "curated", "deduplicated")
 PRESETS = ("paper", "cpu-small", "quick")
+# What may be given beside --resume.
+RESUMABLE = ("epochs", "workers", "device")
 
 
 @dataclass(frozen=True)
@@ -194,14 +196,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--beta", float)
     flag("--decoder-channels", int, nargs=5)
     parser.add_argument(
-        "--preset", choices=PRESETS, default=None, help="values for what is not given (default: see --help's end)"
+        "--preset", choices=PRESETS, help="values for what is not given (default paper; cpu-small without --data and a GPU)"
     )
 
 
 def resolve(args: argparse.Namespace, *, gpu: bool) -> TrainConfig:
     """The preset's values, replaced by what the command line gives, checked.
 
-    Without --data and without a GPU the preset is cpu-small; --quick is the preset quick.
+    Without --data and without a GPU (or with --device cpu) the preset is cpu-small; --quick is the preset quick.
 
     Raises:
         UsageError: an impossible value.
@@ -215,7 +217,7 @@ def resolve(args: argparse.Namespace, *, gpu: bool) -> TrainConfig:
             raise UsageError(f"--quick and --preset {preset} exclude each other")
         preset = "quick"
     if preset is None:
-        preset = "paper" if gpu or given.get("data") else "cpu-small"
+        preset = "paper" if given.get("data") or (gpu and given.get("device") != "cpu") else "cpu-small"
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     given = {key: None if value == "none" and key in ("clip", "patience") else value for key, value in given.items()}
     config = replace(TrainConfig(**{**_PRESET_VALUES[preset], **given}), preset=preset)
@@ -243,7 +245,7 @@ def _check(config: TrainConfig) -> None:
     require(config.clip is None or 0 < config.clip < math.inf, "clip", "finite and > 0, or none")
     require(config.patience is None or config.patience >= 1, "patience", "at least 1, or none")
     require(config.workers >= 0, "workers", "at least 0")
-    require(config.seed >= 0, "seed", "at least 0")
+    require(0 <= config.seed < 2**32, "seed", "at least 0 and below 2**32")
     require(all(0 <= w < math.inf for w in config.loss_weights), "loss_weights", "finite and >= 0")
     require(config.in_channels in (1, 3), "in_channels", "1 or 3")
     require(set(config.refine_strides) <= set(REFINABLE_STRIDES), "refine_strides", f"some of {_shown(REFINABLE_STRIDES)}")

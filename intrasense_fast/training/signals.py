@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask a run to stop after its step; a second SIGINT stops at once."""
+"""While a run trains, SIGINT and SIGTERM ask it to stop after its step; a second SIGINT stops it at once."""
 
 import contextlib
 import signal
@@ -26,11 +26,10 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """Collect SIGINT and SIGTERM while the block runs; the handlers before it come back afterwards."""
-    request = StopRequest()
+def collected(request: StopRequest) -> Iterator[None]:
+    """Write SIGINT and SIGTERM into `request` while the block runs; the handlers before it come back afterwards."""
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -40,7 +39,7 @@ def stop_request() -> Iterator[StopRequest]:
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield request
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -17,8 +17,8 @@ from intrasense_fast.errors import UsageError
 from intrasense_fast.losses import IntraSenseLoss
 from intrasense_fast.model import IntraSenseNet
 from intrasense_fast.training import checkpoint, logs
-from intrasense_fast.training.config import TrainConfig
-from intrasense_fast.training.signals import Stopped, StopRequest
+from intrasense_fast.training.config import RESUMABLE, TrainConfig
+from intrasense_fast.training.signals import Stopped, StopRequest, collected
 
 NON_FINITE_IN_A_ROW = 20
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -53,7 +53,7 @@ class Trainer:
         train: augmented dataset.
         val: the images that select the checkpoint.
         extra: JSON values for the checkpoints' config.json, for instance image_size and the splits' digest.
-        stop: asked after every step.
+        stop: asked after every step; it need not be given, SIGINT and SIGTERM are collected while `fit` runs.
         say: prints a line.
     """
 
@@ -66,11 +66,11 @@ class Trainer:
         *,
         device: torch.device,
         extra: dict[str, Any],
-        stop: StopRequest,
+        stop: StopRequest | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         self.run, self.config, self.train, self.val = run, config, train, val
-        self.device, self.extra, self.stop, self.say = device, extra, stop, say
+        self.device, self.extra, self.stop, self.say = device, extra, stop or StopRequest(), say
         self.steps = len(train) // config.batch_size
         if self.steps == 0:
             raise UsageError(f"{len(train)} training images do not fill one batch of {config.batch_size}; lower --batch-size")
@@ -92,12 +92,7 @@ class Trainer:
         checkpoint.tidy(self.run)
         restored = checkpoint.load_last(self.run, fused=self.config.fused, say=self.say)
         state = restored.state
-        for name in ("image_size", "splits"):
-            if state["extra"].get(name) != self.extra.get(name):
-                raise UsageError(
-                    f"{restored.path}: was made with {name} = {state['extra'].get(name)}, now {self.extra.get(name)}; "
-                    "the data or the configuration changed since"
-                )
+        self._check_same(restored.path, state)
         self._prepare(restored.net)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None:
@@ -105,7 +100,7 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
         self.position = Position(**state["position"])
-        # The best network is in best/; --epochs may have been raised since the run finished.
+        # --epochs may have been raised since the run finished.
         self.position.finished = self.position.epoch >= self.config.epochs or self._out_of_patience()
         logs.cut(self.run, step=self.position.total, epoch=self.position.epoch)
         self.say(f"going on from {restored.path}: epoch {self.position.epoch + 1}, step {self.position.step} of {self.steps}")
@@ -114,13 +109,20 @@ class Trainer:
         """Train to the end.
 
         Raises:
-            Stopped: a signal asked to stop; the run is saved.
+            Stopped: SIGINT or SIGTERM asked to stop; the run is saved.
             DivergedError: 20 steps in a row were not finite.
         """
-        position = self.position
-        while not position.finished:
-            self._train_epoch()
-            self._finish_epoch()
+        with collected(self.stop):
+            while not self.position.finished:
+                self._train_epoch()
+                self._finish_epoch()
+
+    def _check_same(self, path: Path, state: dict[str, Any]) -> None:
+        values = [("splits", state["extra"].get("splits"), self.extra.get("splits"))]
+        values += [(name, state["config"].get(name), value) for name, value in self.config.as_dict().items()]
+        changed = [f"{name} = {then}, now {now}" for name, then, now in values if then != now and name not in RESUMABLE]
+        if changed:
+            raise UsageError(f"{path}: was made with {'; '.join(changed)}. Put config.json and the data back, or start a new run")
 
     def _prepare(self, net: IntraSenseNet) -> None:
         config = self.config
@@ -280,6 +282,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "rng": torch.get_rng_state(),
             "extra": self.extra,
+            "config": self.config.as_dict(),
         }
         checkpoint.save_last(self.run, self.net, state, self.extra | {"epoch": self.position.epoch})
 
