@@ -30,6 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 1 done with named failures, 2 bad usage or input, 130 or 143 stopped by SIGINT or SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        print(f"\n{arguments[0] if arguments else 'intrasense_fast'}: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _run(arguments: list[str]) -> int:
     name = arguments[0] if arguments and arguments[0] in COMMANDS else None
     parser = argparse.ArgumentParser(
         prog="python -m intrasense_fast", description="IntraSense-Net for ultrasound segmentation."
@@ -65,11 +73,8 @@ def _guarded(args: argparse.Namespace) -> int:
         show(f"{args.command}: {error}", sys.stderr)
         return 2
     except OSError as error:
-        show(f"{args.command}: {error.filename or ''}: {error.strerror or error}", sys.stderr)
+        show(f"{args.command}: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        show(f"\n{args.command}: stopped", sys.stderr)
-        return 128 + signal.SIGINT
     except _Terminated:
         return 128 + signal.SIGTERM
     finally:

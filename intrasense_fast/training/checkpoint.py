@@ -1,6 +1,8 @@
 """Checkpoints that appear whole or not at all, carry checksums, and keep the one before."""
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -8,7 +10,7 @@ import pickle
 import shutil
 import uuid
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +34,26 @@ class Restored(NamedTuple):
     path: Path
     net: IntraSenseNet
     state: dict[str, Any]
+
+
+@contextlib.contextmanager
+def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other processes that ask so too out of `folder` while the block runs.
+
+    Raises:
+        UsageError: another process is in it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{folder}: another process is working in this folder; wait for it, or stop it") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def save_last(run: Path, net: IntraSenseNet, state: dict[str, Any], extra: dict[str, Any]) -> None:

@@ -5,39 +5,35 @@ import csv
 import datetime
 import json
 import platform
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from intrasense_fast.data.layouts import open_dataset
-from intrasense_fast.data.phantom import write_phantom
-from intrasense_fast.data.records import SegmentationData
-from intrasense_fast.data.splits import Fold, Splits, fold_table, make_splits, read_splits, strata_of
+from intrasense_fast.data.records import DataError, SegmentationData
+from intrasense_fast.data.splits import Fold, Splits
 from intrasense_fast.data.torch_dataset import SegmentationDataset
 from intrasense_fast.data.verify import show
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import atomic_path
 from intrasense_fast.kernels._common.capability import fused_status
 from intrasense_fast.model import IntraSenseNet
-from intrasense_fast.training import checkpoint, logs
+from intrasense_fast.training import checkpoint, logs, sources
 from intrasense_fast.training import config as configuration
-from intrasense_fast.training.config import TrainConfig
+from intrasense_fast.training.config import RESUMABLE, TrainConfig
 from intrasense_fast.training.crossval import write_summary
 from intrasense_fast.training.results import write_results
-from intrasense_fast.training.signals import Stopped, StopRequest, stop_request
+from intrasense_fast.training.signals import Stopped
 from intrasense_fast.training.trainer import Trainer
 from intrasense_fast.version import __version__
 
 CONFIG, SPLITS, DONE = "config.json", "splits.json", "summary.json"
-FOLDED_LAYOUTS = ("busi", "dataset-b", "ddti", "ddti-masks", "bus-bra")
-_BESIDE_RESUME = ("epochs", "workers", "device")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,21 +51,17 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UsageError, DataError: bad usage or input.
     """
-    with stop_request() as stop:
-        try:
-            if args.resume:
-                _resume(args, stop)
-            else:
-                _begin(args, stop)
-        except Stopped as stopped:
-            return 128 + stopped.signal_number
-        except KeyboardInterrupt:
-            show("\nstopped at once, without saving the last steps", sys.stderr)
-            return 128 + signal.SIGINT
+    try:
+        if args.resume:
+            _resume(args)
+        else:
+            _begin(args)
+    except Stopped as stopped:
+        return 128 + stopped.signal_number
     return 0
 
 
-def _begin(args: argparse.Namespace, stop: StopRequest) -> None:
+def _begin(args: argparse.Namespace) -> None:
     config = configuration.resolve(args, gpu=torch.cuda.is_available())
     device = _device(config)
     # Built before anything is written: impossible options and missing weights are told at once.
@@ -78,17 +70,16 @@ def _begin(args: argparse.Namespace, stop: StopRequest) -> None:
     run = Path(args.out or Path("runs", now.strftime("%Y%m%d-%H%M%S")))
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UsageError(f"--out {run} is in use; nothing is overwritten: choose a new folder, or --resume {run}")
-    data = None if config.data is None else _opened(config)
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {run}: cannot be made ({error.strerror})") from error
-    if data is None:
-        data = _simulated(run, config)
-    config = replace(config, folds=_folds(config, data))
-    splits = _make_splits(run, config, data)
+    if config.data is None:
+        _make_folder(run)
+        sources.simulate(run, config)
+    data, findings = sources.open_source(run, config)
+    config = replace(config, folds=sources.folds_of(config, data))
+    splits = sources.split(config, data, findings)
     if config.fold is not None and config.fold >= len(splits.folds):
         raise UsageError(f"--fold must be below the number of folds, {len(splits.folds)}, got {config.fold}")
+    _make_folder(run)
+    splits.save(run / SPLITS)
     record = {
         "config": config.as_dict(),
         "splits": splits.digest,
@@ -101,50 +92,62 @@ def _begin(args: argparse.Namespace, stop: StopRequest) -> None:
     }
     _write_record(run, record)
     _announce(config, run, device)
-    _train_all(run, config, data, splits, device, stop)
+    _train_all(run, config, data, splits, device)
 
 
-def _resume(args: argparse.Namespace, stop: StopRequest) -> None:
+def _resume(args: argparse.Namespace) -> None:
     run = Path(args.resume)
-    allowed = {*_BESIDE_RESUME, "resume", "command", "run"}
+    allowed = {*RESUMABLE, "resume", "command", "run"}
     extra = [name for name, value in vars(args).items() if value not in (None, False) and name not in allowed]
     if extra:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(extra))
         raise UsageError(f"--resume takes every value from {run}/{CONFIG}; not allowed beside it: {flags}")
     record = _read_record(run)
     config = TrainConfig.from_dict(record["config"])
-    changes = {name: getattr(args, name) for name in _BESIDE_RESUME if getattr(args, name) is not None}
+    changes = {name: getattr(args, name) for name in RESUMABLE if getattr(args, name) is not None}
     if changes.get("epochs", config.epochs) < config.epochs:
         raise UsageError(f"--epochs can only be raised on resume: the run has {config.epochs}, got {changes['epochs']}")
     if changes.get("epochs", config.epochs) > config.epochs and config.scheduler in ("cosine", "onecycle"):
         raise UsageError(f"--epochs: a {config.scheduler} schedule ends with the {config.epochs} epochs it was made for")
     config = replace(config, **changes)
     device = _device(config)
-    data = _opened(replace(config, data=str(run / "data"), layout="auto") if config.data is None else config)
+    data, _ = sources.open_source(run, config)
     splits = Splits.load(run / SPLITS)
     if splits.digest != record["splits"]:
         raise UsageError(f"{run / SPLITS}: is not the one this run began with; put it back, or start a new run")
     splits.check(image.name for image in data.records)
     if changes:
         _write_record(run, record | {"config": config.as_dict()})
-    _train_all(run, config, data, splits, device, stop)
+    _train_all(run, config, data, splits, device)
 
 
-def _train_all(
-    run: Path, config: TrainConfig, data: SegmentationData, splits: Splits, device: torch.device, stop: StopRequest
-) -> None:
+def _train_all(run: Path, config: TrainConfig, data: SegmentationData, splits: Splits, device: torch.device) -> None:
+    try:
+        with checkpoint.exclusive(run):
+            _train_folds(run, config, data, splits, device)
+    except DataError as error:
+        # A worker's error carries its traceback; the last line is the message.
+        raise DataError(str(error).splitlines()[-1]) from error
+    except torch.OutOfMemoryError as error:
+        raise UsageError(f"the GPU's memory is full: lower --batch-size or --size ({str(error).splitlines()[0]})") from error
+    except OSError as error:
+        reason = f"{error.filename or run}: {error.strerror or error}"
+        raise UsageError(f"{reason}. Checkpoints are whole; then go on with: python train.py --resume {run}") from error
+    except KeyboardInterrupt:
+        show(f"\nstopped at once; go on from the last checkpoint with: python train.py --resume {run}", sys.stderr)
+        raise
+
+
+def _train_folds(run: Path, config: TrainConfig, data: SegmentationData, splits: Splits, device: torch.device) -> None:
     if not config.folds:
-        _train_fold(run, config, data, splits, 0, device, stop, show)
+        _train_fold(run, config, data, splits, 0, device, show)
         return
     numbers = range(len(splits.folds)) if config.fold is None else [config.fold]
     for number in numbers:
         folder = run / f"fold-{number}"
         folder.mkdir(exist_ok=True)
-        if not (folder / CONFIG).exists():
-            _write_record(folder, _read_record(run) | {"fold": number})
-        _train_fold(
-            folder, config, data, splits, number, device, stop, lambda text, number=number: show(f"fold {number}: {text}")
-        )  # type: ignore[misc]
+        _write_record(folder, _read_record(run) | {"fold": number})
+        _train_fold(folder, config, data, splits, number, device, partial(_show_of_fold, number))
     done = {
         number: _rows(run / f"fold-{number}") for number in range(len(splits.folds)) if (run / f"fold-{number}" / DONE).exists()
     }
@@ -160,7 +163,6 @@ def _train_fold(
     splits: Splits,
     number: int,
     device: torch.device,
-    stop: StopRequest,
     say: Callable[[str], None],
 ) -> None:
     places = {record.name: index for index, record in enumerate(data.records)}
@@ -174,7 +176,7 @@ def _train_fold(
     train = SegmentationDataset(data, roles["train"], augment=config.augment, seed=config.seed, **options)  # type: ignore[arg-type]
     val = SegmentationDataset(data, roles["val"], **options)
     extra = {"image_size": config.size, "splits": splits.digest, "fold": number, "layout": data.layout}
-    trainer = Trainer(run, config, train, val, device=device, extra=extra, stop=stop, say=say)
+    trainer = Trainer(run, config, train, val, device=device, extra=extra, say=say)
     if (run / checkpoint.LAST).exists() or (run / checkpoint.PREVIOUS).exists():
         trainer.restore()
         if trainer.position.finished and (run / DONE).exists():
@@ -186,6 +188,10 @@ def _train_fold(
         trainer.start(_network(config))
     trainer.fit()
     write_results(run, config, data, roles, train, device, say)
+
+
+def _show_of_fold(number: int, text: str) -> None:
+    show(f"fold {number}: {text}")
 
 
 def _network(config: TrainConfig) -> IntraSenseNet:
@@ -211,57 +217,6 @@ def _device(config: TrainConfig) -> torch.device:
     return device
 
 
-def _opened(config: TrainConfig) -> SegmentationData:
-    data = open_dataset(config.data or "", config.layout, skip_bad=config.skip_bad)
-    data = data.checked(skip_bad=config.skip_bad, progress=True)
-    for problem in data.problems:
-        show(str(problem))
-    return _subset(data, config.subset)
-
-
-def _subset(data: SegmentationData, subset: str) -> SegmentationData:
-    if subset == "all":
-        return data
-    from intrasense_fast.data.duplicates import choose
-
-    return choose(data, subset)
-
-
-def _simulated(run: Path, config: TrainConfig) -> SegmentationData:
-    count = config.phantom_train + config.phantom_val + config.phantom_test
-    show(f"simulating {count} phantoms in {run / 'data'}")
-    write_phantom(run / "data", count, size=max(config.size, 128), seed=config.seed)
-    return open_dataset(run / "data")
-
-
-def _folds(config: TrainConfig, data: SegmentationData) -> int:
-    if config.splits is not None or config.data is None:
-        return config.folds or 0
-    if config.folds is None:
-        return 5 if data.layout in FOLDED_LAYOUTS else 0
-    return config.folds
-
-
-def _make_splits(run: Path, config: TrainConfig, data: SegmentationData) -> Splits:
-    names = [record.name for record in data.records]
-    findings = data.inspect(progress=True)
-    strata = strata_of(findings)
-    if config.splits is not None:
-        splits = read_splits(config.splits, names)
-    elif config.data is None and not config.folds:
-        ends = np.cumsum([config.phantom_train, config.phantom_val, config.phantom_test])
-        roles = (tuple(names[start:end]) for start, end in zip((0, *ends[:-1]), ends, strict=True))
-        splits = Splits((Fold(*roles),), {"phantoms": len(names), "seed": config.seed})
-    else:
-        groups = [record.group for record in data.records]
-        splits = make_splits(names, groups, strata, folds=config.folds or 0, val_fraction=config.val_fraction, seed=config.seed)
-    splits.save(run / SPLITS)
-    grouped = {record.name: record.group for record in data.records}
-    show(f"{len(data)} images, subset {config.subset}, layout {data.layout}")
-    show(fold_table(splits, grouped, dict(zip(names, strata, strict=True))))
-    return splits
-
-
 def _announce(config: TrainConfig, run: Path, device: torch.device) -> None:
     if config.preset != "paper":
         paper = TrainConfig()
@@ -273,6 +228,13 @@ def _announce(config: TrainConfig, run: Path, device: torch.device) -> None:
         shown = ", ".join(f"{key.replace('_', '-')} {value}" for key, value in changed.items())
         show(f"preset {config.preset}, instead of the paper's values: {shown}")
     show(f"training on {_device_name(device)}; run folder {run}; Ctrl-C saves and stops")
+
+
+def _make_folder(run: Path) -> None:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {run}: cannot be made ({error.strerror})") from error
 
 
 def _write_record(run: Path, record: dict[str, Any]) -> None:

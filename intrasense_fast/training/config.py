@@ -90,7 +90,8 @@ class TrainConfig:
         if set(values) != known:
             odd = ", ".join(sorted(set(values) ^ known))
             raise UsageError(f"config.json was written by another version: unknown or missing values {odd}")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return cls(**plain)
 
     def model_arguments(self) -> dict[str, Any]:
         """The constructor's arguments of IntraSenseNet, without the encoder's weights."""

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from intrasense_fast.data.records import Sample, SegmentationData
+from intrasense_fast.data.records import SegmentationData
 from intrasense_fast.data.torch_dataset import SegmentationDataset
 from intrasense_fast.data.transforms import resize_image
+from intrasense_fast.errors import UsageError
 from intrasense_fast.evaluate import evaluate_samples
 from intrasense_fast.files import atomic_path
-from intrasense_fast.metrics import Summary, summarize
+from intrasense_fast.metrics import Summary, image_metrics, summarize
 from intrasense_fast.model import IntraSenseNet
 from intrasense_fast.predict import predict_probabilities
 from intrasense_fast.report.curves import save_curves
@@ -22,13 +23,14 @@ from intrasense_fast.report.maps import RefinementItem, save_refinement_maps
 from intrasense_fast.report.overlays import OverlayItem, save_overlays
 from intrasense_fast.report.tables import comparison_table, summary_table, write_csv
 from intrasense_fast.training import logs
-from intrasense_fast.training.baselines import fit_baselines, measure_baselines
+from intrasense_fast.training.baselines import Predictor, fit_baselines
 from intrasense_fast.training.checkpoint import BEST
 from intrasense_fast.training.config import TrainConfig
 
 _AT_A_TIME = 8
 _DRAWN = 8
 _MAPPED = 4
+_NETWORK = "IntraSense-Net"
 
 
 def write_results(
@@ -39,40 +41,59 @@ def write_results(
     train: SegmentationDataset,
     device: torch.device,
     say: Callable[[str], None],
-) -> list[dict[str, Any]]:
+) -> None:
     """Measure RUN/best on the selection and test images, on their own grids, and write every table and picture.
 
     Args:
-        roles: places in `data` of the images of "train", "val" and "test"; "test" may be empty.
+        roles: places in `data` of the images of "train", "val" and "test"; "test" may be empty: then the selection images
+            make the table, which says so.
 
-    Returns:
-        The rows of the test images (of the selection images where there are none).
+    Raises:
+        UsageError: RUN/best is missing or damaged.
     """
-    net = IntraSenseNet.from_pretrained(run / BEST, fused=config.fused).to(device)
-    rows = {role: _measured(net, data, roles[role], config.size, role) for role in ("val", "test") if roles[role]}
-    write_csv(run / "per_image.csv", [row for role in rows.values() for row in role])
-    shown = "test" if "test" in rows else "val"
-    samples = [data[index] for index in roles[shown]]
-    baselines = measure_baselines(fit_baselines(train), samples)
-    summaries = {"IntraSense-Net": summarize(rows[shown]), **{name: summarize(found) for name, found in baselines.items()}}
-    text = _text(summaries, config, data, shown, len(samples))
+    try:
+        net = IntraSenseNet.from_pretrained(run / BEST, fused=config.fused).to(device)
+    except ValueError as error:
+        raise UsageError(f"{error}; the results need the selected checkpoint") from error
+    baselines = fit_baselines(train)
+    shown = "test" if roles["test"] else "val"
+    rows: dict[str, list[dict[str, Any]]] = {_NETWORK: [], **{name: [] for name in baselines}}
+    selection = _measured(net, data, roles["val"], config.size, "selection", rows if shown == "val" else {}, baselines)
+    test = _measured(net, data, roles["test"], config.size, "test", rows, baselines)
+    write_csv(run / "per_image.csv", [*selection, *test])
+    summaries = {name: summarize(found) for name, found in rows.items()}
+    text = _text(summaries, config, data, shown, len(roles[shown]))
+    save_curves(run / "curves.png", logs.read_epochs(run))
+    _draw(run, net, data, roles[shown], rows[_NETWORK], config)
+    # summary.json comes last: it marks a run whose results are complete.
     for name, content in (("summary.txt", text), ("summary.json", _json(summaries, shown))):
         with atomic_path(run / name) as temporary:
             temporary.write_text(content + "\n", encoding="utf-8")
-    save_curves(run / "curves.png", logs.read_epochs(run))
-    _draw(run, net, samples, rows[shown], config)
     say(text)
     files = "config.json, metrics.csv, history.jsonl, per_image.csv, summary.txt, curves.png, overlays.png, best/ and last/"
     say(f"\n{files} are in {run}")
-    return rows[shown]
 
 
-def _measured(net: IntraSenseNet, data: SegmentationData, indices: Sequence[int], size: int, role: str) -> list[dict[str, Any]]:
-    rows = []
-    for start in tqdm(range(0, len(indices), _AT_A_TIME), desc={"val": "selection"}.get(role, role), unit="batch", leave=False):
+def _measured(
+    net: IntraSenseNet,
+    data: SegmentationData,
+    indices: Sequence[int],
+    size: int,
+    role: str,
+    rows: dict[str, list[dict[str, Any]]],
+    baselines: dict[str, Predictor],
+) -> list[dict[str, Any]]:
+    """One row an image; `rows` of the network and of each baseline grow by these images, where there are such rows."""
+    own = []
+    for start in tqdm(range(0, len(indices), _AT_A_TIME), desc=role, unit="batch", leave=False):
         samples = [data[index] for index in indices[start : start + _AT_A_TIME]]
-        rows += [{"role": {"val": "selection"}.get(role, role), **row} for row in evaluate_samples(net, samples, size)]
-    return rows
+        found = [{"role": role, **row} for row in evaluate_samples(net, samples, size)]
+        own += found
+        if rows:
+            rows[_NETWORK] += found
+            for name, predict in baselines.items():
+                rows[name] += [image_metrics(predict(sample.image), sample.mask) for sample in samples]
+    return own
 
 
 def _text(summaries: dict[str, Summary], config: TrainConfig, data: SegmentationData, shown: str, count: int) -> str:
@@ -80,7 +101,7 @@ def _text(summaries: dict[str, Summary], config: TrainConfig, data: Segmentation
     source = "simulated phantoms" if simulated else f"{config.data} ({data.layout}, subset {config.subset})"
     role = "test" if shown == "test" else "selection"
     title = f"{count} {role} images of {source}, trained at {config.size} x {config.size}, measured on the original grid"
-    parts = [summary_table(summaries["IntraSense-Net"], title), "", comparison_table(summaries)]
+    parts = [summary_table(summaries[_NETWORK], title), "", comparison_table(summaries)]
     if shown != "test":
         parts += [
             "",
@@ -97,11 +118,16 @@ def _json(summaries: dict[str, Summary], shown: str) -> str:
 
 
 def _draw(
-    run: Path, net: IntraSenseNet, samples: Sequence[Sample], rows: Sequence[dict[str, Any]], config: TrainConfig
+    run: Path,
+    net: IntraSenseNet,
+    data: SegmentationData,
+    indices: Sequence[int],
+    rows: Sequence[dict[str, Any]],
+    config: TrainConfig,
 ) -> None:
     """Overlays from the worst Dice to the best, and where the network whitens in the first of them."""
     order = np.argsort([row["dice"] for row in rows], kind="stable")
-    picked = [samples[i] for i in order[np.linspace(0, len(order) - 1, min(_DRAWN, len(order))).round().astype(int)]]
+    picked = [data[indices[i]] for i in order[np.linspace(0, len(order) - 1, min(_DRAWN, len(order))).round().astype(int)]]
     probabilities = predict_probabilities(net, [sample.image for sample in picked], config.size)
     save_overlays(
         run / "overlays.png",

@@ -122,7 +122,9 @@ class Trainer:
         values += [(name, state["config"].get(name), value) for name, value in self.config.as_dict().items()]
         changed = [f"{name} = {then}, now {now}" for name, then, now in values if then != now and name not in RESUMABLE]
         if changed:
-            raise UsageError(f"{path}: was made with {'; '.join(changed)}. Put config.json and the data back, or start a new run")
+            raise UsageError(
+                f"{path}: was made with {'; '.join(changed)}. Put config.json and the data back, or start a new run"
+            )
 
     def _prepare(self, net: IntraSenseNet) -> None:
         config = self.config

@@ -111,7 +111,7 @@ def test_resume_takes_everything_from_the_run(data: Path, uninterrupted: Path, t
     record["config"]["size"] = 64
     (config / "config.json").write_text(json.dumps(record))
     code, _, err = train("--resume", config)
-    assert code == 2 and "image_size = 32, now 64" in err
+    assert code == 2 and "size = 32, now 64" in err
     (config / "config.json").write_text("{")
     code, _, err = train("--resume", config)
     assert code == 2 and "is damaged" in err

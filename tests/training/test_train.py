@@ -60,7 +60,8 @@ def test_quick_writes_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert net.config["refine_strides"] == [8, 32] and read_config(run / "best")["image_size"] == 32
     assert read_config(run / "last")["splits"] == splits.digest
     baseline = json.loads((run / "summary.json").read_text())["empty mask"]
-    truths = [cv2.imread(str(run / "data" / "masks" / f"{name}.png"), 0) > 0 for name in splits.folds[0].test]
+    truths = [cv2.imread(str(file), 0) > 0 for file in (run / "data" / "test" / "masks").iterdir()]
+    assert len(truths) == 8 and all(name.startswith("test/") for name in splits.folds[0].test)
     accuracy = np.mean([image_metrics(np.zeros_like(truth), truth)["accuracy"] for truth in truths if truth.any()])
     assert baseline["metrics"]["accuracy"]["mean"] == pytest.approx(accuracy) and baseline["metrics"]["dice"]["mean"] == 0
 

@@ -2,8 +2,10 @@
 
 import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,9 @@ from intrasense_fast import IntraSenseNet
 from intrasense_fast.data.layouts import open_dataset
 from intrasense_fast.data.records import Sample
 from intrasense_fast.data.torch_dataset import SegmentationDataset
+from intrasense_fast.metrics import image_metrics
 from intrasense_fast.training import checkpoint
-from intrasense_fast.training.baselines import fit_baselines, measure_baselines
+from intrasense_fast.training.baselines import fit_baselines
 from intrasense_fast.training.checkpoint import CheckpointError
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.signals import StopRequest
@@ -149,11 +152,34 @@ def test_baselines_by_hand() -> None:
     baselines = fit_baselines(train)
     names = list(baselines)
     assert names[:2] == ["empty mask", "mean mask"] and names[2].startswith("intensity <")
-    rows = measure_baselines(baselines, samples)
-    assert [row["dice"] for row in rows["empty mask"]] == [0.0] * 4
-    assert [row["dice"] for row in rows[names[2]]] == [1.0] * 4
+    dice = {name: [image_metrics(predict(s.image), s.mask)["dice"] for s in samples] for name, predict in baselines.items()}
+    assert dice["empty mask"] == [0.0] * 4
+    assert dice[names[2]] == [1.0] * 4
     # Small (64 pixels) and large (128) lesions alternate: either threshold gives 1 on half of them and 2/3 on the other.
-    assert sorted(round(row["dice"], 6) for row in rows["mean mask"]) == [0.666667, 0.666667, 1.0, 1.0]
+    assert sorted(round(value, 6) for value in dice["mean mask"]) == [0.666667, 0.666667, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("dark", [True, False])
+def test_baseline_levels_are_the_best_of_a_plain_search(dark: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    samples = []
+    for i in range(6):
+        mask = (cv2.GaussianBlur(rng.random((32, 32)), (0, 0), 3) > 0.5).astype(np.uint8) if i else np.zeros((32, 32), np.uint8)
+        image = (0.5 + (mask * -0.2 if dark else mask * 0.2) + rng.normal(0, 0.1, mask.shape)).clip(0, 1).astype(np.float32)
+        samples.append(Sample(image, mask, str(i), str(i), str(i), ""))
+    with_lesion = [sample for sample in samples if sample.mask.any()]
+
+    def score(predict: Callable[[np.ndarray], np.ndarray]) -> float:
+        return float(np.mean([image_metrics(predict(s.image), s.mask)["dice"] for s in with_lesion]))
+
+    baselines = fit_baselines(SegmentationDataset(samples, range(6), size=32))
+    mean = np.mean([sample.mask for sample in samples], 0, dtype=np.float32)
+    levels = [np.float32(0.02 * k) for k in range(1, 50)]
+    assert score(baselines["mean mask"]) == pytest.approx(max(score(lambda _, v=v: mean >= v * mean.max()) for v in levels))
+    below, above = (max(score(lambda image, v=v, side=side: (image < v) == side) for v in levels) for side in (True, False))
+    (name,) = (name for name in baselines if name.startswith("intensity"))
+    assert name.startswith("intensity <" if below > above else "intensity >=")
+    assert score(baselines[name]) == pytest.approx(max(below, above))
 
 
 def test_checkpoint_folders_are_named_as_documented() -> None:

@@ -1,0 +1,104 @@
+"""Where a run's images come from, and which of them train, select and test."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from intrasense_fast.data.layouts import read_dataset
+from intrasense_fast.data.phantom import write_phantom
+from intrasense_fast.data.records import DataError, Finding, SegmentationData, accept
+from intrasense_fast.data.splits import Fold, Splits, fold_table, make_splits, read_splits, strata_of
+from intrasense_fast.data.verify import show
+from intrasense_fast.training.config import TrainConfig
+
+PHANTOMS = "data"
+FOLDED_LAYOUTS = ("busi", "dataset-b", "ddti", "ddti-masks", "bus-bra")
+# Layouts without patients, in which near-duplicates must not part.
+_DUPLICATED_LAYOUTS = ("busi", "dataset-b")
+_PHANTOM_ROLES = ("train", "selection", "test")
+_SMALLEST_PHANTOM = 128
+_SHOWN_WARNINGS = 20
+
+
+def open_source(run: Path, config: TrainConfig) -> tuple[SegmentationData, list[Finding]]:
+    """The images of --data, or the phantoms in the run folder, every one decoded once, and what that showed.
+
+    Raises:
+        DataError: the folder or a file cannot be used; without `skip_bad`, every such file is named.
+    """
+    data = _phantoms(run / PHANTOMS) if config.data is None else read_dataset(config.data, config.layout)
+    findings = data.inspect(progress=True)
+    data = accept(data.with_findings(findings), skip_bad=config.skip_bad)
+    _show_problems(data)
+    data = _subset(data, findings, config.subset)
+    found = {finding.record.name: finding for finding in findings}
+    return data, [found[record.name] for record in data.records]
+
+
+def simulate(run: Path, config: TrainConfig) -> None:
+    """Write the phantoms of a run: RUN/data/train, /selection and /test, each with images/ and masks/."""
+    counts = (config.phantom_train, config.phantom_val, config.phantom_test)
+    show(f"simulating {counts[0]} phantoms to train on, {counts[1]} to select on and {counts[2]} to test on")
+    for place, (role, count) in enumerate(zip(_PHANTOM_ROLES, counts, strict=True)):
+        # Neighbouring seeds share no image.
+        seed = len(_PHANTOM_ROLES) * config.seed + place
+        write_phantom(run / PHANTOMS / role, count, size=max(config.size, _SMALLEST_PHANTOM), seed=seed)
+
+
+def folds_of(config: TrainConfig, data: SegmentationData) -> int:
+    """--folds, or what suits the data: 5 for the published data sets, else 0."""
+    if config.splits is not None or config.data is None:
+        return config.folds or 0
+    if config.folds is None:
+        return 5 if data.layout in FOLDED_LAYOUTS else 0
+    return config.folds
+
+
+def split(config: TrainConfig, data: SegmentationData, findings: Sequence[Finding]) -> Splits:
+    """The roles of every image, and their table on the screen.
+
+    Raises:
+        DataError: the data cannot be split so, or the user's splits do not match them.
+    """
+    names = [record.name for record in data.records]
+    groups, strata = [record.group for record in data.records], strata_of(findings)
+    if config.splits is not None:
+        splits = read_splits(config.splits, names)
+    elif config.data is None and not config.folds:
+        roles = (tuple(name for name in names if name.startswith(f"{role}/")) for role in _PHANTOM_ROLES)
+        splits = Splits((Fold(*roles),), {"phantoms": len(names), "seed": config.seed})
+    else:
+        splits = make_splits(names, groups, strata, folds=config.folds or 0, val_fraction=config.val_fraction, seed=config.seed)
+    show(f"n = {len(data)} images, subset {config.subset}, layout {data.layout}")
+    show(fold_table(splits, dict(zip(names, groups, strict=True)), dict(zip(names, strata, strict=True))))
+    return splits
+
+
+def _phantoms(folder: Path) -> SegmentationData:
+    parts = [(role, read_dataset(folder / role, "generic")) for role in _PHANTOM_ROLES]
+    records = [
+        replace(record, name=f"{role}/{record.name}", case=f"{role}/{record.case}", group=f"{role}/{record.group}")
+        for role, part in parts
+        for record in part.records
+    ]
+    problems = [problem for _, part in parts for problem in part.problems]
+    return replace(parts[0][1], root=folder, layout="phantom", records=tuple(records), problems=tuple(problems))
+
+
+def _show_problems(data: SegmentationData) -> None:
+    """What was left out, all of it; of the other warnings the first few."""
+    left_out = [problem for problem in data.problems if problem.message.startswith("left out")]
+    others = [problem for problem in data.problems if problem not in left_out]
+    for problem in [*left_out, *others[:_SHOWN_WARNINGS]]:
+        show(str(problem))
+    if len(others) > _SHOWN_WARNINGS:
+        show(f"and {len(others) - _SHOWN_WARNINGS} more warnings: python -m intrasense_fast verify {data.root}")
+
+
+def _subset(data: SegmentationData, findings: Sequence[Finding], subset: str) -> SegmentationData:
+    if subset == "lesions":
+        lesions = {finding.record.name for finding in findings if finding.area}
+        data = data.with_records(record for record in data.records if record.name in lesions)
+        if not data.records:
+            raise DataError(f"{data.root}: subset lesions is empty, no mask shows a lesion")
+    return data
