@@ -65,7 +65,8 @@ def _begin(args: argparse.Namespace) -> None:
     config = configuration.resolve(args, gpu=torch.cuda.is_available())
     device = _device(config)
     # Built before anything is written: impossible options and missing weights are told at once.
-    _network(config)
+    with torch.device("cpu" if config.encoder_weights else "meta"):
+        _network(config)
     now = datetime.datetime.now()
     run = Path(args.out or Path("runs", now.strftime("%Y%m%d-%H%M%S")))
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
@@ -74,8 +75,10 @@ def _begin(args: argparse.Namespace) -> None:
         _make_folder(run)
         sources.simulate(run, config)
     data, findings = sources.open_source(run, config)
-    config = replace(config, folds=sources.folds_of(config, data))
     splits = sources.split(config, data, findings)
+    config = replace(config, folds=len(splits.folds) if len(splits.folds) > 1 else 0)
+    if config.fold is not None and not config.folds:
+        raise UsageError("--fold needs --folds: there is one split of these data")
     if config.fold is not None and config.fold >= len(splits.folds):
         raise UsageError(f"--fold must be below the number of folds, {len(splits.folds)}, got {config.fold}")
     _make_folder(run)

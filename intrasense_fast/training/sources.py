@@ -13,8 +13,6 @@ from intrasense_fast.training.config import TrainConfig
 
 PHANTOMS = "data"
 FOLDED_LAYOUTS = ("busi", "dataset-b", "ddti", "ddti-masks", "bus-bra")
-# Layouts without patients, in which near-duplicates must not part.
-_DUPLICATED_LAYOUTS = ("busi", "dataset-b")
 _PHANTOM_ROLES = ("train", "selection", "test")
 _SMALLEST_PHANTOM = 128
 _SHOWN_WARNINGS = 20
@@ -45,17 +43,8 @@ def simulate(run: Path, config: TrainConfig) -> None:
         write_phantom(run / PHANTOMS / role, count, size=max(config.size, _SMALLEST_PHANTOM), seed=seed)
 
 
-def folds_of(config: TrainConfig, data: SegmentationData) -> int:
-    """--folds, or what suits the data: 5 for the published data sets, else 0."""
-    if config.splits is not None or config.data is None:
-        return config.folds or 0
-    if config.folds is None:
-        return 5 if data.layout in FOLDED_LAYOUTS else 0
-    return config.folds
-
-
 def split(config: TrainConfig, data: SegmentationData, findings: Sequence[Finding]) -> Splits:
-    """The roles of every image, and their table on the screen.
+    """The roles of every image, and their table on the screen: the user's splits, or --folds (5 for the published data sets).
 
     Raises:
         DataError: the data cannot be split so, or the user's splits do not match them.
@@ -64,11 +53,16 @@ def split(config: TrainConfig, data: SegmentationData, findings: Sequence[Findin
     groups, strata = [record.group for record in data.records], strata_of(findings)
     if config.splits is not None:
         splits = read_splits(config.splits, names)
+        if config.folds not in (None, 0, len(splits.folds)):
+            raise DataError(
+                f"{config.splits} has {len(splits.folds)} folds, --folds asks for {config.folds}: leave --folds out"
+            )
     elif config.data is None and not config.folds:
         roles = (tuple(name for name in names if name.startswith(f"{role}/")) for role in _PHANTOM_ROLES)
         splits = Splits((Fold(*roles),), {"phantoms": len(names), "seed": config.seed})
     else:
-        splits = make_splits(names, groups, strata, folds=config.folds or 0, val_fraction=config.val_fraction, seed=config.seed)
+        folds = (5 if data.layout in FOLDED_LAYOUTS else 0) if config.folds is None else config.folds
+        splits = make_splits(names, groups, strata, folds=folds, val_fraction=config.val_fraction, seed=config.seed)
     show(f"n = {len(data)} images, subset {config.subset}, layout {data.layout}")
     show(fold_table(splits, dict(zip(names, groups, strict=True)), dict(zip(names, strata, strict=True))))
     return splits

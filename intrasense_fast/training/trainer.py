@@ -1,5 +1,6 @@
 """One run: train on one role, select on another, checkpoint every epoch, stop and go on exactly."""
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -112,7 +113,7 @@ class Trainer:
             Stopped: SIGINT or SIGTERM asked to stop; the run is saved.
             DivergedError: 20 steps in a row were not finite.
         """
-        with collected(self.stop):
+        with collected(self.stop), _reproducible():
             while not self.position.finished:
                 self._train_epoch()
                 self._finish_epoch()
@@ -297,6 +298,13 @@ class Trainer:
         masked = "/".join(f"{100 * value:.0f}" for name, value in values.items() if name.startswith("masked_fraction"))
         shown = {name: f"{values[name]:.3f}" for name in ("loss", *_TERMS)}
         return shown | {"Dice": f"{1 - values['dice']:.3f}"} | ({"whitened %": masked} if masked else {})
+
+
+def _reproducible() -> contextlib.AbstractContextManager[None]:
+    """cuDNN chooses algorithms that give the same bits every time, while this lasts."""
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32
+    )
 
 
 def _stride(name: str) -> int:

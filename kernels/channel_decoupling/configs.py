@@ -60,6 +60,8 @@ def gram_config(rank: int, long: int, dtype: torch.dtype, architecture: str, pre
 def pull_config(rank: int, long: int, tall: bool, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
     """Tiles of decoupling_pull: those of decoupling_gram, on more warps, as N < C makes one operand in registers."""
     block_r, block_l, _, stages = _gram_row(rank, long, dtype, architecture, precision)
+    if not tall and not even(rank, long):
+        block_l = min(block_l, 32)
     if not tall and architecture.startswith("sm_8"):
         block_r = 64
     return KernelConfig({"BLOCK_R": min(block_r, power_of_two(rank)), "BLOCK_L": block_l}, 8, stages)

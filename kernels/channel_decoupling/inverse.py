@@ -42,7 +42,7 @@ def invert_panel(
 ):  # fmt: skip
     """First launch of a block step p: PANEL[j] = A[p, p]^-1 A[p, j], and the inverse itself for j = p.
 
-    Pointers: A (B, R, R); PANEL (B, SIZE, R); SCRATCH (B, blocks, SIZE, SIZE). Grid: (blocks * B,); every program inverts the
+    Pointers: A (B, R, R); PANEL (B, SIZE, R); SCRATCH (B, blocks, 2, SIZE, SIZE). Grid: (blocks * B,); every program inverts the
     diagonal block itself and owns one block of the panel.
     """
     pid = tl.program_id(0)
@@ -60,20 +60,42 @@ def invert_panel(
     if block == step:
         tl.store(panel, inverse, mask=i_in[:, None] & j_in[None, :])
     else:
-        # The product goes in slices, or it spills; so the inverse goes through memory that only this program touches.
+        # The products go in slices, or they spill; so factors go through memory that only this program touches.
         k = tl.arange(0, BLOCK_K)
-        scratch = SCRATCH + pid.to(tl.int64) * SIZE * SIZE
+        wide = i[:, None] * R + i[None, :]
+        scratch = SCRATCH + pid.to(tl.int64) * 2 * SIZE * SIZE
+        left = scratch + (i[:, None] * SIZE + k[None, :])
+        here = i_in[:, None] & j_in[None, :]
         tl.store(scratch + (i[:, None] * SIZE + i[None, :]), inverse)
         tl.debug_barrier()
         acc = tl.zeros([SIZE, SIZE], COMPUTE)
         for start in range(0, SIZE, BLOCK_K):
             k_in = k < R - step * SIZE - start
-            left = tl.load(scratch + start + (i[:, None] * SIZE + k[None, :]))
             right = tl.load(
                 rows + start * R + block * SIZE + (k[:, None] * R + i[None, :]), mask=k_in[:, None] & j_in[None, :], other=0.0
             )
-            acc = tl.dot(left, right, acc, input_precision=PRECISION, out_dtype=COMPUTE)
-        tl.store(panel, acc, mask=i_in[:, None] & j_in[None, :])
+            acc = tl.dot(tl.load(left + start), right, acc, input_precision=PRECISION, out_dtype=COMPUTE)
+        # One step of refinement: the next blocks are small differences, which the rounding of an explicit inverse would spoil.
+        tl.store(panel, acc, mask=here)
+        tl.debug_barrier()
+        rest = tl.load(rows + block * SIZE + wide, mask=here, other=0.0)
+        for start in range(0, SIZE, BLOCK_K):
+            k_in = k < R - step * SIZE - start
+            pivot = tl.load(
+                rows + step * SIZE + start + (i[:, None] * R + k[None, :]), mask=i_in[:, None] & k_in[None, :], other=0.0
+            )
+            right = tl.load(
+                PANEL + batch * SIZE * R + start * R + block * SIZE + (k[:, None] * R + i[None, :]),
+                mask=k_in[:, None] & j_in[None, :], other=0.0,
+            )  # fmt: skip
+            rest = tl.dot(-pivot, right, rest, input_precision=PRECISION, out_dtype=COMPUTE)
+        tl.store(scratch + SIZE * SIZE + (i[:, None] * SIZE + i[None, :]), rest)
+        tl.debug_barrier()
+        for start in range(0, SIZE, BLOCK_K):
+            right = tl.load(scratch + (SIZE + start) * SIZE + (k[:, None] * SIZE + i[None, :]))
+            acc = tl.dot(tl.load(left + start), right, acc, input_precision=PRECISION, out_dtype=COMPUTE)
+        tl.debug_barrier()
+        tl.store(panel, acc, mask=here)
 
 
 @triton.jit

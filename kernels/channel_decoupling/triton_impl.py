@@ -106,7 +106,7 @@ def inverse(matrix: Tensor) -> Tensor:
         return out
     size = configs.BLOCK
     blocks = cdiv(rank, size)
-    panel, scratch = matrix.new_empty(batch, size, rank), matrix.new_empty(batch, blocks, size, size)
+    panel, scratch = matrix.new_empty(batch, size, rank), matrix.new_empty(batch, blocks, 2, size, size)
     options = dict(SIZE=size, BLOCK_K=configs.matrix_config(precision).blocks["BLOCK_K"], PRECISION=precision, COMPUTE=compute)
     for step in range(blocks):
         launch(

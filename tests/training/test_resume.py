@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from intrasense_fast.cli import main
+from intrasense_fast.training.checkpoint import exclusive, tidy
 from tests.support.runs import TINY, interrupt, start, train, write_pairs
 
 OPTIONS = [*TINY, "--augment", "paper", "--scheduler", "onecycle", "--folds", "0", "--val-fraction", "0.25"]
@@ -56,32 +58,41 @@ def test_resume_is_bitwise(
     assert_same(run, uninterrupted)
 
 
-def test_killed_while_checkpoints_are_exchanged(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
-    """Every state that a kill between two renames can leave behind."""
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def stopped(data: Path) -> Path:
+    """A run that SIGINT stopped in its third epoch."""
+    run = data.parent / "stopped"
     code, _, err = interrupt(start("--data", data, "--out", run, *OPTIONS), run, 7, signal.SIGINT)
     assert code == 130, err
     assert (run / "previous").is_dir()
-    for step in range(3):
-        torn = tmp_path / f"torn-{step}"
-        shutil.copytree(run, torn)
-        (torn / ".1234.part").mkdir()
-        (torn / ".1234.part" / "model.safetensors").write_bytes(b"half")
-        (torn / "previous").rename(torn / ".5678.old")
-        if step >= 1:
-            (torn / "last").rename(torn / "previous")
-        if step == 2:
-            (torn / "best").rename(torn / ".9abc.old")
-        code, out, err = train("--resume", torn)
-        assert code == 0, err
-        if step:
-            assert "last is missing" in out and "Going on from" in out
-        assert_same(torn, uninterrupted)
+    return run
 
 
-def test_a_damaged_last_falls_back_to_previous_and_says_so(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+def test_killed_while_checkpoints_are_exchanged(stopped: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """The states that a kill between two renames can leave behind: previous set aside; then last moved, and best set aside."""
     run = tmp_path / "run"
-    assert interrupt(start("--data", data, "--out", run, *OPTIONS), run, 7, signal.SIGINT)[0] == 130
+    shutil.copytree(stopped, run)
+    (run / ".1234.part").mkdir()
+    (run / ".1234.part" / "model.safetensors").write_bytes(b"half")
+    (run / ".4321.tmp.csv").write_text("half")
+    (run / "previous").rename(run / ".5678.old")
+    names = sorted(path.name for path in stopped.iterdir())
+    tidy(run)
+    assert sorted(path.name for path in run.iterdir()) == names
+    shutil.rmtree(run / "previous")
+    (run / "last").rename(run / "previous")
+    (run / "best").rename(run / ".9abc.old")
+    code, out, err = train("--resume", run)
+    assert code == 0, err
+    assert "last is missing" in out and "Going on from" in out
+    assert_same(run, uninterrupted)
+
+
+def test_a_damaged_last_falls_back_to_previous_and_says_so(
+    stopped: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
     file = run / "last" / "training_state.pt"
     file.write_bytes(file.read_bytes()[:-100])
     spoilt = tmp_path / "spoilt"
@@ -91,32 +102,44 @@ def test_a_damaged_last_falls_back_to_previous_and_says_so(data: Path, uninterru
     assert "training_state.pt is missing, truncated or changed" in out and "previous" in out
     assert_same(run, uninterrupted)
     (spoilt / "previous" / "model.safetensors").write_bytes(b"")
-    code, _, err = train("--resume", spoilt)
-    assert code == 2 and "no checkpoint can be used" in err and "Traceback" not in err
+    assert main(["train", "--resume", str(spoilt)]) == 2
+    assert "no checkpoint can be used" in capsys.readouterr().err
 
 
-def test_resume_takes_everything_from_the_run(data: Path, uninterrupted: Path, tmp_path: Path) -> None:
+def test_resume_takes_everything_from_the_run(uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         (["--lr", "0.1"], "not allowed beside it: --lr"),
+        (["--no-gcp"], "not allowed beside it: --gcp"),
+        (["--quick"], "not allowed beside it: --quick"),
         (["--epochs", "2"], "can only be raised"),
         (["--epochs", "5"], "a onecycle schedule ends with the 3 epochs"),
     ):
-        code, _, err = train("--resume", uninterrupted, *arguments)
-        assert code == 2 and message in err and "Traceback" not in err
-    code, out, err = train("--resume", uninterrupted)
-    assert code == 0 and "finished already" in out
-    config = tmp_path / "run"
-    shutil.copytree(uninterrupted, config)
-    record = json.loads((config / "config.json").read_text())
-    record["config"]["size"] = 64
-    (config / "config.json").write_text(json.dumps(record))
-    code, _, err = train("--resume", config)
-    assert code == 2 and "size = 32, now 64" in err
-    (config / "config.json").write_text("{")
-    code, _, err = train("--resume", config)
-    assert code == 2 and "is damaged" in err
-    code, _, err = train("--resume", tmp_path)
-    assert code == 2 and "is no run folder" in err
+        assert main(["train", "--resume", str(uninterrupted), *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["train", "--resume", str(uninterrupted)]) == 0
+    assert "finished already" in capsys.readouterr().out
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    file = run / "config.json"
+    record = json.loads(file.read_text())
+    for name, value in (("size", 64), ("lr", 0.5), ("gcp", False), ("seed", 9)):
+        then = record["config"][name]
+        file.write_text(json.dumps(record | {"config": record["config"] | {name: value}}))
+        assert main(["train", "--resume", str(run)]) == 2
+        assert f"was made with {name} = {then}, now {value}" in capsys.readouterr().err
+    for text, message in (("{", "is damaged"), ("{}", "is damaged"), ("[1]", "is damaged")):
+        file.write_text(text)
+        assert main(["train", "--resume", str(run)]) == 2
+        assert message in capsys.readouterr().err
+    for folder in (tmp_path, tmp_path / "absent"):
+        assert main(["train", "--resume", str(folder)]) == 2
+        assert "is no run folder" in capsys.readouterr().err
+
+
+def test_one_process_a_run(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with exclusive(stopped):
+        assert main(["train", "--resume", str(stopped)]) == 2
+    assert "another process is working in this folder" in capsys.readouterr().err
 
 
 def test_more_epochs_equal_a_longer_run(data: Path, tmp_path: Path) -> None:

@@ -77,8 +77,7 @@ def test_rows_of_table_4(flags: list[str], data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "maps.png").exists() == (config["gcp"] and config["entropy_normalization"])
 
 
-@pytest.mark.parametrize("amp", ["bf16", "fp16"])
-@pytest.mark.parametrize("scheduler", ["plateau", "cosine"])
+@pytest.mark.parametrize(("amp", "scheduler"), [("bf16", "plateau"), ("fp16", "cosine")])
 def test_mixed_precision_and_schedules(amp: str, scheduler: str, data: Path, tmp_path: Path) -> None:
     options = [*ONE, "--amp", amp, "--scheduler", scheduler, "--clip", "1", "--encoder-weights", str(_weights(tmp_path))]
     assert main(["train", "--data", str(data), "--out", str(tmp_path / "run"), *options]) == 0
@@ -144,6 +143,9 @@ def test_a_used_out_is_refused(data: Path, tmp_path: Path, capsys: pytest.Captur
         (["--val-fraction", "1"], "--val-fraction must be between 0 and 1"),
         (["--folds", "1"], "--folds must be 0 or at least 2"),
         (["--folds", "3", "--fold", "3"], "--fold must be below the number of folds"),
+        (["--fold", "0"], "--fold needs --folds"),
+        (["--seed", "-1"], "--seed must be at least 0"),
+        (["--subset", "odd"], "invalid choice"),
         (["--folds", "40"], "cannot be split into 40 folds"),
         (["--batch-size", "64"], "do not fill one batch of 64"),
         (["--clip", "-1"], "--clip must be finite and > 0"),

@@ -1,0 +1,251 @@
+"""Launchers of entropy_whitening. They take tensors, return tensors, and also run on meta tensors.
+
+The kernels read maps as rows of channels: a channels_last map is used where it lies, any other is copied once.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from triton import cdiv
+
+from intrasense_fast.kernels._common.layout import as_rows, memory_format
+from intrasense_fast.kernels._common.launch import launch
+from intrasense_fast.kernels._common.precision import compute_dtype
+from intrasense_fast.kernels._common.validation import statistics_dtype
+from intrasense_fast.kernels.entropy_whitening import backward as gradients
+from intrasense_fast.kernels.entropy_whitening import forward as kernels
+from intrasense_fast.kernels.entropy_whitening.configs import (
+    MAP_BLOCK,
+    PARTIALS,
+    WIDEST_RECOMPUTED,
+    entropy_config,
+    gradient_config,
+    whiten_config,
+)
+
+
+def _rows(features: Tensor) -> Tensor:
+    """(B, H W, C) with dense images: a view where the channels are neighbours, else a copy."""
+    rows = as_rows(features)
+    _, positions, channels = rows.shape
+    dense = (channels == 1 or rows.stride(2) == 1) and (positions == 1 or rows.stride(1) == channels)
+    return rows if dense else rows.contiguous()
+
+
+def _new_map(features: Tensor) -> Tensor:
+    return torch.empty_like(features, memory_format=torch.channels_last)
+
+
+def _as_given(result: Tensor, features: Tensor) -> Tensor:
+    return result.contiguous(memory_format=memory_format(features))
+
+
+def _radius(window: int, height: int, width: int) -> int:
+    """Half the window, cut where it reaches over the whole map from everywhere: the taps beyond are never inside."""
+    return min(window // 2, max(height, width) - 1)
+
+
+def forward(
+    features: Tensor,
+    mean: Tensor,
+    top: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    threshold: float,
+    entropy_scale: str,
+    window: int,
+    eps: float,
+    normalize: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Eq. 4-7 in two launches ("nats", "max", normalize=False) or four.
+
+    Args:
+        features: (B, C, H, W), any strides. mean, top: (B, H, W). weight: (1, 2, k, k). bias: (1,). Any float dtypes.
+
+    Returns:
+        whitened (B, C, H, W) in the features' memory format, mask (B, H, W) bool, gate (B, H, W) float32 (float64).
+    """
+    batch, channels, height, width = features.shape
+    dtype, compute = statistics_dtype(features.dtype), compute_dtype(features.dtype)
+    out = _new_map(features)
+    mask = torch.empty(batch, height, width, dtype=torch.bool, device=features.device)
+    gate = torch.empty(batch, height, width, dtype=dtype, device=features.device)
+    if batch == 0:
+        return _as_given(out, features), mask, gate
+    rows, plane = _rows(features), height * width
+    blocks = cdiv(plane, MAP_BLOCK)
+    launch(
+        kernels.gate_map, (blocks * batch,),
+        mean.contiguous(), top.contiguous(), weight.contiguous(), bias, gate, height, width, plane, blocks,
+        R=weight.shape[-1] // 2, BLOCK=MAP_BLOCK, COMPUTE=compute, num_warps=4, num_stages=1,
+    )  # fmt: skip
+    config = whiten_config(channels, features.dtype)
+    tiles_x = cdiv(width, config.blocks["TILE_W"])
+    tiles = tiles_x * cdiv(height, config.blocks["TILE_H"])
+    chunks = cdiv(channels, config.blocks["BLOCK_C"])
+    radius = _radius(window, height, width) if normalize else 0
+    settings = {"EPS": eps, "R": radius, "COMPUTE": compute, **config.options()}
+    if normalize and entropy_scale in ("nats", "max"):
+        # NaN, which no threshold exceeds: log 1 = 0 is no unit.
+        unit = 1.0 if entropy_scale == "nats" else math.log(channels) if channels > 1 else math.nan
+        launch(
+            kernels.entropy_whiten, (tiles * batch,),
+            rows, gate, out, mask.view(torch.uint8), rows.stride(0), height, width, channels, tiles_x, tiles, threshold, unit,
+            **settings,
+        )  # fmt: skip
+        return _as_given(out, features), mask, gate
+    entropy, statistics = gate, gate
+    if normalize:
+        sweep = entropy_config(channels)
+        shares = cdiv(plane, sweep.blocks["BLOCK_P"])
+        entropy, score = torch.empty_like(gate), entropy_scale == "score"
+        part = torch.empty(2, batch * shares, dtype=dtype, device=features.device)
+        statistics = torch.empty(batch, 2, dtype=dtype, device=features.device)
+        launch(
+            kernels.entropy_map, (shares * batch,),
+            rows, gate, entropy, part, rows.stride(0), plane, channels, shares, batch * shares,
+            SCORE=score, COMPUTE=compute, **sweep.options(),
+        )  # fmt: skip
+        launch(
+            kernels.entropy_statistics, (batch,), part, statistics, plane, shares, batch * shares,
+            SCORE=score, BLOCK_P=sweep.blocks["BLOCK_P"], BLOCK=PARTIALS, COMPUTE=compute, num_warps=4, num_stages=1,
+        )  # fmt: skip
+    launch(
+        kernels.whiten, (tiles * chunks * batch,),
+        rows, gate, entropy, statistics, out, mask.view(torch.uint8), rows.stride(0),
+        height, width, channels, tiles_x, tiles, chunks, threshold,
+        SCALE=entropy_scale if normalize else "off", **settings,
+    )  # fmt: skip
+    return _as_given(out, features), mask, gate
+
+
+def forward_fake(
+    features: Tensor,
+    mean: Tensor,
+    top: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    threshold: float,
+    entropy_scale: str,
+    window: int,
+    eps: float,
+    normalize: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `forward` returns, unfilled."""
+    batch, _, height, width = features.shape
+    mask = torch.empty(batch, height, width, dtype=torch.bool, device=features.device)
+    gate = torch.empty(batch, height, width, dtype=statistics_dtype(features.dtype), device=features.device)
+    return _as_given(_new_map(features), features), mask, gate
+
+
+def backward(
+    features: Tensor,
+    mean: Tensor,
+    top: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mask: Tensor,
+    gate: Tensor,
+    grad: Tensor,
+    window: int,
+    eps: float,
+    normalize: bool,
+    through_gate: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Eq. 7, 5 and 4 backward: one launch over the maps for a window of at most 3, else two; three more through the gate.
+
+    Args:
+        features, mean, top, weight, bias: as in `forward`. mask, gate: its results. grad: (B, C, H, W), of whitened.
+        through_gate: whether any of the last four gradients is wanted; they stay unfilled where it is False.
+
+    Returns:
+        Gradients of features, mean, top, weight and bias, in their shapes and dtypes.
+    """
+    batch, channels, height, width = features.shape
+    dtype, compute = statistics_dtype(features.dtype), compute_dtype(features.dtype)
+    d_features, *d_gate = _gradients(features, mean, top, weight, bias)
+    if batch == 0:
+        d_gate[2].zero_()
+        d_gate[3].zero_()
+        return _as_given(d_features, features), *d_gate
+    rows, grad_rows, plane = _rows(features), _rows(grad), height * width
+    config = gradient_config(channels, features.dtype)
+    tiles_x = cdiv(width, config.blocks["TILE_W"])
+    tiles = tiles_x * cdiv(height, config.blocks["TILE_H"])
+    chunks = cdiv(channels, config.blocks["BLOCK_C"])
+    radius = _radius(window, height, width) if normalize else 0
+    partial = torch.empty(batch, chunks, plane, dtype=dtype, device=features.device)
+    masked = mask.view(torch.uint8)
+    settings = {"R": radius, "COMPUTE": compute, **config.options()}
+    sizes = (height, width, channels, tiles_x, tiles, chunks)
+    if 2 * radius + 1 <= WIDEST_RECOMPUTED:
+        launch(
+            gradients.whiten_gradient, (tiles * chunks * batch,),
+            rows, gate, masked, grad_rows, d_features, partial, rows.stride(0), grad_rows.stride(0), *sizes,
+            EPS=eps, **settings,
+        )  # fmt: skip
+    else:
+        shift, inverse = _new_map(features), _new_map(features)
+        sweep = whiten_config(channels, features.dtype)
+        across = cdiv(width, sweep.blocks["TILE_W"])
+        parts = across * cdiv(height, sweep.blocks["TILE_H"])
+        slices = cdiv(channels, sweep.blocks["BLOCK_C"])
+        launch(
+            gradients.whiten_moments, (parts * slices * batch,),
+            rows, gate, masked, shift, inverse, rows.stride(0), height, width, channels, across, parts, slices,
+            EPS=eps, R=radius, COMPUTE=compute, **sweep.options(),
+        )  # fmt: skip
+        launch(
+            gradients.whiten_gather, (tiles * chunks * batch,),
+            rows, gate, masked, grad_rows, shift, inverse, d_features, partial,
+            rows.stride(0), grad_rows.stride(0), *sizes, **settings,
+        )  # fmt: skip
+    if through_gate:
+        _through_gate(gate, partial, mean.contiguous(), top.contiguous(), weight.contiguous(), d_gate, compute)
+    return _as_given(d_features, features), *d_gate
+
+
+def _through_gate(
+    gate: Tensor, partial: Tensor, mean: Tensor, top: Tensor, weight: Tensor, found: list[Tensor], compute: object
+) -> None:
+    """Gradients of the statistics, the weight and the bias from the gate's, into `found`."""
+    batch, height, width = gate.shape
+    plane, chunks = height * width, partial.shape[1]
+    blocks, radius = cdiv(plane, MAP_BLOCK), weight.shape[-1] // 2
+    d_logit = torch.empty_like(gate)
+    d_mean, d_top, d_weight, d_bias = found
+    options = {"BLOCK": MAP_BLOCK, "COMPUTE": compute, "num_warps": 4, "num_stages": 1}
+    launch(gradients.gate_logit_gradient, (blocks * batch,), gate, partial, d_logit, plane, blocks, chunks, **options)
+    launch(
+        gradients.gate_statistics_gradient, (blocks * batch,),
+        d_logit, weight, d_mean, d_top, height, width, plane, blocks, R=radius, **options,
+    )  # fmt: skip
+    launch(
+        gradients.gate_weight_gradient, ((2 * radius + 1) ** 2 + 1,),
+        d_logit, mean, top, d_weight, d_bias, height, width, plane, batch, R=radius, **(options | {"BLOCK": 4 * MAP_BLOCK}),
+    )  # fmt: skip
+
+
+def _gradients(features: Tensor, mean: Tensor, top: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
+    dense = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (mean, top, weight, bias)]
+    return [_new_map(features), *dense]
+
+
+def backward_fake(
+    features: Tensor,
+    mean: Tensor,
+    top: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mask: Tensor,
+    gate: Tensor,
+    grad: Tensor,
+    window: int,
+    eps: float,
+    normalize: bool,
+    through_gate: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What `backward` returns, unfilled."""
+    d_features, *d_gate = _gradients(features, mean, top, weight, bias)
+    return _as_given(d_features, features), *d_gate
