@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 from tqdm import tqdm
 
 from intrasense_fast.data.images import ImageError
@@ -18,6 +17,7 @@ from intrasense_fast.data.verify import add_reading_arguments, show
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import atomic_path
 from intrasense_fast.metrics import image_metrics, summarize
+from intrasense_fast.model import IntraSenseNet
 from intrasense_fast.predict import add_checkpoint_arguments, load_checkpoint, predict_probabilities
 from intrasense_fast.report.overlays import OverlayItem, save_overlays
 from intrasense_fast.report.tables import summary_table, write_csv
@@ -27,12 +27,12 @@ _DRAWN = 12
 
 
 def evaluate_samples(
-    net: nn.Module, samples: Sequence[Sample], size: int, *, threshold: float = 0.5, empty: str = "nan"
+    net: IntraSenseNet, samples: Sequence[Sample], size: int, *, threshold: float = 0.5, empty: str = "nan"
 ) -> list[dict[str, Any]]:
     """One row an image: name, case, label, and `image_metrics` on the image's own grid.
 
     Args:
-        net: an `IntraSenseNet` with one class.
+        net: a network with one class.
         samples: images with their masks.
         size: side the network sees.
         threshold: probability above which a pixel is lesion.
@@ -103,7 +103,7 @@ def _chunks(data: SegmentationData) -> Iterator[tuple[list[Sample], list[str]]]:
 
 
 def _drawn(
-    net: nn.Module, data: SegmentationData, rows: Sequence[dict[str, Any]], size: int, threshold: float
+    net: IntraSenseNet, data: SegmentationData, rows: Sequence[dict[str, Any]], size: int, threshold: float
 ) -> list[OverlayItem]:
     """Images spread evenly from the worst Dice to the best."""
     order = np.argsort([row["dice"] for row in rows], kind="stable")

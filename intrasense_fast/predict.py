@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from intrasense_fast.data.images import SUFFIXES, ImageError, read_image, write_png
@@ -29,11 +28,11 @@ _AT_A_TIME = 8
 _MASK_NAME = re.compile(r"^(.+)_mask(_\d+)?$", re.IGNORECASE)
 
 
-def predict_probabilities(net: nn.Module, images: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
+def predict_probabilities(net: IntraSenseNet, images: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
     """Lesion probability of each image, on the image's own grid.
 
     Args:
-        net: an `IntraSenseNet` with one class, on any device; it runs in eval mode, and its mode is put back.
+        net: a network with one class, on any device; it runs in eval mode, and its mode is put back.
         images: float32 (H, W) in [0, 1], each of its own size.
         size: side in pixels of the square the network sees.
 
@@ -129,7 +128,8 @@ def run(args: argparse.Namespace) -> int:
     net, size = load_checkpoint(args)
     for path in left_out:
         show(f"left out, the mask of an image beside it: {path}")
-    out, rows, failures, drawn = Path(args.out), [], [], []
+    out, rows, failures = Path(args.out), [], []
+    drawn: list[OverlayItem] = []
     with tqdm(total=len(files), desc="predict", unit="image") as bar:
         for chunk in _chunks(files):
             images: dict[Path, np.ndarray] = {}

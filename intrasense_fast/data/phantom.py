@@ -1,10 +1,10 @@
 """Phantom B-mode images of the breast with exact lesion masks, simulated from scatterers to the log-compressed picture.
 
-They are made for "identical texture, distinct semantics". A lesion is compact (at most twice as long as wide) and disturbs what is
-around it: a rim, or a shadow or an enhancement below it, or both. A distractor has the speckle, the brightness and the inner
-structure of a lesion, but it is a lens that lies along the tissue layers, at least 2.5 times as long as thick, without rim
-and without effect on what is below; it is not in the mask. Fat lobules and shadows of poor contact are dark as well. No threshold
-and no local texture tells them apart.
+They are made for "identical texture, distinct semantics". A lesion is compact (at most twice as long as wide) and disturbs
+what is around it: a rim, or a shadow or an enhancement below it, or both. A distractor has the speckle, the brightness and
+the inner structure of a lesion, but it is a lens that lies along the tissue layers, at least 2.5 times as long as thick,
+without rim and without effect on what is below; it is not in the mask. Fat lobules and shadows of poor contact are dark as
+well. No threshold and no local texture tells them apart.
 
 Scores on phantoms are not clinical scores.
 """
@@ -146,7 +146,7 @@ def write_phantom(
     round(count * normal_fraction) of them, spread at random. The folder appears whole or not at all. Returns `out`.
 
     Raises:
-        ValueError: `out` is in use (nothing is overwritten), `count` < 1, `normal_fraction` outside [0, 1], or a bad size or seed.
+        ValueError: `out` is in use (nothing is overwritten), or `count`, `normal_fraction`, `size` or `seed` is out of range.
         OSError: the folder cannot be written.
     """
     out = Path(out)
@@ -385,9 +385,9 @@ def _transmission(rng: np.random.Generator, loss: np.ndarray) -> np.ndarray:
     """Gain in dB down to each point (H, W): what lesions absorb, shadows of poor contact, and what the time gain left over."""
     height, width = loss.shape
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
-    total = -np.cumsum(loss, 0, dtype=np.float32)
+    along = -np.cumsum(loss, 0, dtype=np.float32)
     # Sharp where the lesion is, washed out below it: the shadow of a wide aperture fills in from its sides.
-    sharp, wide = (cv2.GaussianBlur(total, (0, 0), sigmaX=sigma * height, sigmaY=0.8) for sigma in (0.012, 0.035))
+    sharp, wide = (cv2.GaussianBlur(along, (0, 0), sigmaX=sigma * height, sigmaY=0.8) for sigma in (0.012, 0.035))
     total = sharp + rows * (wide - sharp)
     residue = rng.uniform(-9, 1) * rows**2 + 2 * _curve(rng, height, 3, 1.0)[:, None]
     bands = np.zeros(width, np.float32)

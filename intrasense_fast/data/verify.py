@@ -5,6 +5,7 @@ import os
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from typing import TextIO
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from intrasense_fast.data.records import DataError, Finding, Problem, Segmentati
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` saw: the data set, one finding for each decoded record, every problem; `str(report)` is the printed form."""
+    """What `verify` saw: the data set, one finding for each decoded record, every problem; `str(report)` is printed."""
 
     data: SegmentationData
     findings: tuple[Finding, ...]
@@ -86,11 +87,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if report.errors else 0
 
 
-def show(text: str, stream: object = None) -> None:
+def show(text: str, stream: TextIO | None = None) -> None:
     """Print text that may hold file names the terminal's encoding does not know."""
     target = stream or sys.stdout
     encoding = getattr(target, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=target)  # type: ignore[call-overload]
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=target)
 
 
 def _counts(counter: Counter[str]) -> str:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from intrasense_fast.metrics import DISTANCES, METRICS, PAPER_METRICS, Summary
 from intrasense_fast.files import atomic_path
+from intrasense_fast.metrics import DISTANCES, METRICS, PAPER_METRICS, Summary
 
 LABELS = {
     "dice": "Dice",

@@ -30,7 +30,7 @@ def detect(path: Path) -> bool:
 
 
 def read(path: Path) -> Reading:
-    """The masks of all numbered folders are merged. Class and case: manifest.csv or labels.csv, else the class from the name."""
+    """Masks of all numbered folders are merged. Class and case: manifest.csv or labels.csv, else the class from the name."""
     inside = folders(path)
     found = files(inside["images"])
     images, problems = by_name(filter(is_image, found))
