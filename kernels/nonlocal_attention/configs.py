@@ -1,7 +1,8 @@
 """Tile sizes of the attention kernels by width, depth, dtype and architecture: every entry compiles without a spill.
 
 Depth slices (BLOCK_S below BLOCK_D) are re-read from L1, so that a deep query costs no registers; a float32 product keeps its
-inner size at 32 or less a step.
+inner size at 32 or less a step. Rows that do not start at multiples of 16 elements load element by element, which takes
+registers: their 16-bit tiles are those of float32.
 """
 
 import torch
@@ -83,16 +84,24 @@ def _depth_blocks(depth: int, deepest: int, itemsize: int, slice_: int) -> dict[
     return {"BLOCK_D": block, "BLOCK_S": block if kept else min(slice_, block // 2), "EVEN_D": kept and block == depth}
 
 
-def _float32_slice(precision: str) -> int:
-    # ieee products are unrolled: 32 deep at a step spills.
-    return 16 if precision == "ieee" else 32
+def _unrolled(dtype: torch.dtype, precision: str) -> bool:
+    """Whether products run on the multiply-add units: 32 deep at a step spills."""
+    return dtype.itemsize >= 4 and precision == "ieee"
 
 
-def forward_config(depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
+def _float32_slice(dtype: torch.dtype, precision: str) -> int:
+    return 16 if _unrolled(dtype, precision) else 32
+
+
+def forward_config(
+    depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str, aligned: bool = True
+) -> KernelConfig:
     """Tiles of attention_forward; BLOCK_C channels a program."""
-    if dtype.itemsize >= 4:
+    if dtype.itemsize >= 4 or not aligned:
         block_m, block_n, block_c, warps, stages, slices = 64, 32, min(128, _power_of_two(channels)), 8, 1, 1
-        blocks = _depth_blocks(depth, 16 if precision == "ieee" else 32, dtype.itemsize, _float32_slice(precision))
+        blocks = _depth_blocks(
+            depth, 16 if _unrolled(dtype, precision) else 32, dtype.itemsize, _float32_slice(dtype, precision)
+        )
     else:
         block_m, block_n, block_c, warps, stages, slices, deepest = _row(FORWARD, architecture, channels)
         block_c = min(block_c, _power_of_two(channels))
@@ -102,11 +111,15 @@ def forward_config(depth: int, channels: int, dtype: torch.dtype, architecture: 
     return KernelConfig(blocks, warps, stages)
 
 
-def value_gradient_config(depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
+def value_gradient_config(
+    depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str, aligned: bool = True
+) -> KernelConfig:
     """Tiles of attention_value_gradient; BLOCK_N keys and BLOCK_C channels a program."""
-    if dtype.itemsize >= 4:
+    if dtype.itemsize >= 4 or not aligned:
         block_m, block_n, block_c, warps, stages = 32, 64, min(128, _power_of_two(channels)), 8, 1
-        blocks = _depth_blocks(depth, 16 if precision == "ieee" else 32, dtype.itemsize, _float32_slice(precision))
+        blocks = _depth_blocks(
+            depth, 16 if _unrolled(dtype, precision) else 32, dtype.itemsize, _float32_slice(dtype, precision)
+        )
     else:
         block_m, block_n, block_c, warps, stages, deepest = _row(VALUE_GRADIENT, architecture, channels)
         block_c = min(block_c, _power_of_two(channels))
@@ -115,12 +128,14 @@ def value_gradient_config(depth: int, channels: int, dtype: torch.dtype, archite
     return KernelConfig(blocks, warps, stages)
 
 
-def score_gradient_config(depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
+def score_gradient_config(
+    depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str, aligned: bool = True
+) -> KernelConfig:
     """Tiles of attention_score_gradient, or of its wide form where they hold BLOCK_S instead of BLOCK_D."""
     block_d = _power_of_two(depth)
-    if dtype.itemsize >= 4:
-        wide = _float32_slice(precision)
-        block_m, block_n, block_k, warps, stages = (32, 64, 32, 8, 1) if precision == "ieee" else (32, 32, 32, 4, 1)
+    if dtype.itemsize >= 4 or not aligned:
+        wide = _float32_slice(dtype, precision)
+        block_m, block_n, block_k, warps, stages = (32, 64, 32, 8, 1) if _unrolled(dtype, precision) else (32, 32, 32, 4, 1)
     else:
         block_m, block_n, block_k, wide, warps, stages = _row(SCORE_GRADIENT, architecture, block_d)
     blocks: dict[str, int] = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "EVEN_C": channels % block_k == 0}

@@ -108,11 +108,16 @@ def jobs(level: str) -> list[CompileJob]:
         rows = [
             (target, shape, dtype, 4096)
             for target in ("sm_80", "sm_86", "sm_90")
-            for dtype in (half, single)
+            for dtype in (half, torch.float16, single)
             for shape in shapes
         ]
-        rows += [(target, (10, 77), dtype, 4095) for target in ("sm_80", "sm_86", "sm_90") for dtype in (half, single)]
-        rows += [("sm_90", (64, 512), torch.float16, 4096), ("sm_100", (64, 512), half, 4096)]
+        rows += [
+            (target, shape, dtype, 4095)
+            for target in ("sm_80", "sm_86", "sm_90")
+            for dtype in (half, single)
+            for shape in ((10, 77), (300, 1000))
+        ]
+        rows += [("sm_100", (64, 512), half, 4096)]
         rows += [("gfx942", (32, 256), dtype, 4096) for dtype in (half, single)]
         saves: tuple[bool, ...] = (True, False)
     else:
@@ -170,6 +175,7 @@ PROOF = OperatorProof(
     features=("query", "key", "value", "residual"),
     shapes={
         "odd": (2, 20, 5, 7),
+        "aligned rows": (1, 64, 5, 7),
         "several tiles": (1, 72, 13, 11),
         "several chunks": (1, 520, 3, 3),
         "one position": (2, 6, 1, 1),

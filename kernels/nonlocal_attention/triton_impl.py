@@ -32,6 +32,11 @@ def _strides(*tensors: Tensor) -> list[int]:
     return [stride for tensor in tensors for stride in tensor.stride()[:2]]
 
 
+def aligned(channels: int, *tensors: Tensor) -> bool:
+    """Whether every row starts at a multiple of 16 elements, which the compiler takes for wide loads."""
+    return channels % 16 == 0 and all(tensor.stride(-2) % 16 == 0 for tensor in tensors)
+
+
 def forward(
     query: Tensor, key: Tensor, value: Tensor, residual: Tensor, save: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -49,7 +54,8 @@ def forward(
     batch, positions, depth = query.shape
     channels = value.shape[-1]
     dtype, statistics, precision = query.dtype, statistics_dtype(query.dtype), dot_precision(query.dtype, query.device)
-    config = configs.forward_config(depth, channels, dtype, architecture(query.device), precision)
+    even = aligned(channels, query, key, value, residual)
+    config = configs.forward_config(depth, channels, dtype, architecture(query.device), precision, even)
     tiles, chunks = cdiv(positions, config.blocks["BLOCK_M"]), cdiv(channels, config.blocks["BLOCK_C"])
     features = query.new_empty(batch, positions, channels)
     attended = query.new_empty((batch, positions, channels) if save else 0)
@@ -101,12 +107,13 @@ def prepare(
     block_c = min(128, max(16, 1 << (channels - 1).bit_length()))
     grad_attended = grad_features.new_empty(batch, positions, channels)
     delta = grad_mean.new_empty(batch, positions)
-    blocks = cdiv(positions, 32)
+    block_m = 32 if aligned(channels, grad_features) else 8
+    blocks = cdiv(positions, block_m)
     launch(
         attention_prepare, (blocks * batch,),
         grad_features, attended if attended.numel() else grad_attended, grad_mean, grad_max, argmax, grad_attended, delta,
         *_strides(grad_features), positions, channels, blocks,
-        BLOCK_M=32, BLOCK_C=block_c, EVEN_C=channels % block_c == 0, SAVED=attended.numel() > 0,
+        BLOCK_M=block_m, BLOCK_C=block_c, EVEN_C=channels % block_c == 0, SAVED=attended.numel() > 0,
         COMPUTE=compute_dtype(grad_features.dtype), num_warps=4, num_stages=1,
     )  # fmt: skip
     return grad_attended, delta
@@ -118,7 +125,8 @@ def value_gradient(query: Tensor, key: Tensor, grad_attended: Tensor, lse: Tenso
     batch, positions, depth = query.shape
     channels = grad_attended.shape[-1]
     precision = dot_precision(query.dtype, query.device)
-    config = configs.value_gradient_config(depth, channels, query.dtype, architecture(query.device), precision)
+    even = aligned(channels, query, key)
+    config = configs.value_gradient_config(depth, channels, query.dtype, architecture(query.device), precision, even)
     tiles, chunks = cdiv(positions, config.blocks["BLOCK_N"]), cdiv(channels, config.blocks["BLOCK_C"])
     grad_value = torch.empty_like(grad_attended)
     launch(
@@ -151,7 +159,8 @@ def score_gradient(
     batch, positions, depth = query.shape
     channels = value.shape[-1]
     precision = dot_precision(query.dtype, query.device)
-    config = configs.score_gradient_config(depth, channels, query.dtype, architecture(query.device), precision)
+    even = aligned(channels, query, key, value)
+    config = configs.score_gradient_config(depth, channels, query.dtype, architecture(query.device), precision, even)
     block_m, block_n = config.blocks["BLOCK_M"], config.blocks["BLOCK_N"]
     key_splits, tiles, query_splits, row_tiles = splits(batch, cdiv(positions, block_m), cdiv(positions, block_n))
     dq_parts = lse.new_empty(batch, key_splits, positions, depth)

@@ -80,7 +80,9 @@ MUTANTS = [
         "Delta from the output minus the residual",
         FORWARD,
         "    out += tl.load(R + (row[:, None] * r_row + column[None, :]), mask=mask, other=0.0).to(COMPUTE)\n",
-        "    res = tl.load(R + (row[:, None] * r_row + column[None, :]), mask=mask, other=0.0).to(COMPUTE)\n    out += res\n    if SAVE:\n        rounded = out.to(A.dtype.element_ty).to(COMPUTE) - res\n        tl.store(A + (row[:, None] * a_row + column[None, :]), rounded.to(A.dtype.element_ty), mask=mask)\n",
+        "    res = tl.load(R + (row[:, None] * r_row + column[None, :]), mask=mask, other=0.0).to(COMPUTE)\n    out += res\n"
+        "    if SAVE:\n        rounded = out.to(A.dtype.element_ty).to(COMPUTE) - res\n"
+        "        tl.store(A + (row[:, None] * a_row + column[None, :]), rounded.to(A.dtype.element_ty), mask=mask)\n",
     ),
     (
         "value gradient: queries past the end take part",
@@ -106,6 +108,12 @@ MUTANTS = [
         BACKWARD,
         "before = tl.load(dq_tile, mask=dq_mask & (step > 0), other=0.0)",
         "before = tl.load(dq_tile, mask=dq_mask, other=0.0)",
+    ),
+    (
+        "wide score gradient: keys past the end overflow",
+        BACKWARD,
+        'p = tl.exp2(tl.where(key_in[:, None], s * scale_log2, float("-inf")) - lse[None, :])',
+        "p = tl.exp2(s * scale_log2 - lse[None, :])",
     ),
     (
         "wide score gradient: only the first slice of the depth",

@@ -75,6 +75,13 @@ def test_logits_and_target_of_any_two_layouts_are_paired_by_position(shape, of_l
         assert grad.stride() == logits.stride()
 
 
+@pytest.mark.parametrize("shape", [(2, 2, 9, 1), (2, 2, 1, 9)], ids=str)
+def test_a_column_or_a_row_of_a_larger_map(shape, device, rng):
+    """Positions lie a row of the larger map apart, whatever the stride of the axis of size 1."""
+    logits, target = maps(shape, rng, device)
+    compare(cropped(logits), cropped(target))
+
+
 @pytest.mark.parametrize("dtype", (torch.bool, torch.uint8, torch.int32, torch.int64))
 @pytest.mark.parametrize("logits_dtype", (torch.float32, torch.bfloat16))
 def test_hard_targets_of_any_dtype(dtype, logits_dtype, device, rng):
@@ -88,7 +95,7 @@ def test_soft_targets_of_any_dtype(dtype, device, rng):
     compare(logits, torch.rand(logits.shape, generator=rng).to(device, dtype))
 
 
-@pytest.mark.parametrize("programs, shape", [(1, (1, 1, 50, 61)), (3, (1, 1, 50, 61)), (4, (3, 2, 30, 40))])
+@pytest.mark.parametrize("programs, shape", [(1, (1, 1, 50, 61)), (2, (1, 1, 50, 61)), (4, (3, 2, 30, 40))])
 @pytest.mark.parametrize("layout", (nchw, channels_last, cropped))
 def test_a_program_that_owns_several_blocks(programs, shape, layout, device, rng, monkeypatch):
     monkeypatch.setattr(triton_impl, "PROGRAMS", programs)
@@ -107,7 +114,7 @@ def test_gradients_of_each_loss(weights, device, rng):
     compare(*maps((2, 3, 5, 7), rng, device), weights)
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 3, 4), (1, 3, 2, 3), (2, 2, 1, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 1, 1, 4), (1, 3, 2, 1), (2, 2, 1, 1)], ids=str)
 def test_gradcheck(shape, device, rng):
     if device.type == "cuda":
         pytest.skip("float64 runs eager on a GPU")

@@ -90,15 +90,16 @@ def test_every_table(architecture, depth, channels, dtype, device, rng):
     if device.type == "cuda" and architecture != "sm_90":
         pytest.skip("a GPU uses its own table")
     with assume(architecture):
-        compare(tensors(1, 135, depth, channels, dtype, rng, device), rng)
+        compare(tensors(1, 135 if architecture == "sm_90" else 70, depth, channels, dtype, rng, device), rng)
 
 
-@pytest.mark.parametrize("positions, depth, channels", [(5, 3, 4), (1, 1, 1), (35, 17, 3)])
-def test_gradcheck(positions, depth, channels, device, rng):
+@pytest.mark.parametrize("batch, positions, depth, channels", [(1, 3, 2, 2), (2, 5, 3, 4), (2, 1, 1, 1), (1, 35, 17, 3)])
+def test_gradcheck(batch, positions, depth, channels, device, rng):
+    """The whole Jacobian of the smallest shape, a random projection of it for the others."""
     if device.type == "cuda":
         pytest.skip("float64 runs eager on a GPU")
-    inputs = [t.detach().requires_grad_() for t in tensors(2, positions, depth, channels, torch.float64, rng, device)]
-    assert gradcheck(lambda *t: nonlocal_attention(*t, fused=True), inputs, fast_mode=positions > 5)
+    inputs = [t.detach().requires_grad_() for t in tensors(batch, positions, depth, channels, torch.float64, rng, device)]
+    assert gradcheck(lambda *t: nonlocal_attention(*t, fused=True), inputs, fast_mode=positions != 3)
 
 
 def test_many_splits_sum_to_the_same(device, rng, monkeypatch):
@@ -135,13 +136,14 @@ def test_workspace_is_bounded_whatever_n(monkeypatch, device):
     assert total <= 4 * 32 * positions * depth + 2 * positions * channels + 4 * positions
 
 
-def test_scores_far_from_zero(device, rng):
+@pytest.mark.parametrize("depth, channels, dtype", [(4, 6, torch.float32), (8, 64, torch.bfloat16)])
+@pytest.mark.parametrize("sign", (-1.0, 1.0))
+def test_scores_far_from_zero(sign, depth, channels, dtype, device, rng):
     """2^(0 - lse) overflows for keys past the end when every score is very negative; very positive ones must not either."""
-    for sign in (-1.0, 1.0):
-        q, k, v, x = (t.clone() for t in tensors(1, 37, 4, 6, torch.float32, rng, device))
-        q[..., 0], k[..., 0] = sign * 20, 20
-        # Exponents near 288 have a spacing of 3e-5, which the forward passes on.
-        compare((q, k, v, x), rng, forward=budget.BACKWARD)
+    q, k, v, x = (t.clone() for t in tensors(1, 37, depth, channels, dtype, rng, device))
+    q[..., 0], k[..., 0] = sign * 20, 20
+    # Exponents near 288 have a spacing of 3e-5, which the forward passes on.
+    compare((q, k, v, x), rng, forward=budget.BACKWARD)
 
 
 def test_a_score_of_minus_infinity_is_a_masked_key(device, rng):
@@ -234,13 +236,15 @@ def test_nothing_is_copied_from_a_projection(device, rng, monkeypatch):
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16, torch.bfloat16))
 @pytest.mark.parametrize("architecture", ("sm_80", "sm_86", "sm_90", "sm_100", "gfx942"))
-def test_every_shape_has_a_configuration(architecture, dtype):
+@pytest.mark.parametrize("aligned", (True, False))
+def test_every_shape_has_a_configuration(aligned, architecture, dtype):
     precision = "ieee" if architecture == "gfx942" or dtype != torch.float32 else "tf32x3"
     for depth in (1, 7, 8, 16, 17, 64, 100, 256, 300, 512, 2000):
         for channels in (1, 8, 63, 64, 65, 256, 257, 1000, 2048, 5000):
-            forward = configs.forward_config(depth, channels, dtype, architecture, precision).blocks
-            value = configs.value_gradient_config(depth, channels, dtype, architecture, precision).blocks
-            score = configs.score_gradient_config(depth, channels, dtype, architecture, precision).blocks
+            of = (depth, channels, dtype, architecture, precision, aligned)
+            forward = configs.forward_config(*of).blocks
+            value = configs.value_gradient_config(*of).blocks
+            score = configs.score_gradient_config(*of).blocks
             for blocks in (forward, value):
                 assert 16 <= blocks["BLOCK_S"] <= blocks["BLOCK_D"] >= depth
                 assert blocks["BLOCK_C"] // blocks.get("SLICES", 1) >= 16
