@@ -104,8 +104,8 @@ def read_mask(paths: Sequence[str | os.PathLike[str]], shape: tuple[int, int]) -
     Of each file alpha is dropped and the maximum over the colour channels taken. A pixel is lesion when it is > 0 in a mask
     whose maximum is at most 1, else when it is > 127 (> 32767 in 16-bit masks whose maximum exceeds 255; >= 0.5 in float masks
     within [0, 1]). A mask at most 2 pixels off `shape` (H, W) in height and width is resized by nearest neighbour, with a
-    warning. A warning also says when more than 1 % of the pixels lie further than an eighth of the maximum from both of its two levels,
-    when non-zero pixels all fall below the threshold, and when colour is constant while alpha is not.
+    warning. A warning also says when more than 1 % of the pixels lie further than an eighth of the maximum from both of its
+    two levels, when non-zero pixels all fall below the threshold, and when colour is constant while alpha is not.
 
     Raises:
         ImageError: a file is no whole image (see `decode_image`), or its size differs by more than 2 pixels.
