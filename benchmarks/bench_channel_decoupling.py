@@ -32,7 +32,7 @@ ON_CPU = ("eager", "C x C throughout")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("peer", PEERS if CUDA else ON_CPU)
 def test_channel_decoupling(timed, benchmark, device, shape, mode, peer):
-    batch, channels, height, width = shape
+    channels = shape[1]
     torch.manual_seed(0)
     features = torch.randn(shape, device=device).to(DTYPE, memory_format=torch.channels_last)
     reduced = channels // 16

@@ -57,7 +57,7 @@ ON_CPU = ("eager", "avg_pool2d")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("peer", PEERS if CUDA else ON_CPU)
 def test_entropy_whitening(timed, benchmark, device, shape, window, mode, peer):
-    batch, channels, height, width = shape
+    _, channels, height, width = shape
     torch.manual_seed(0)
     features = torch.randn(shape, device=device).mul(2).to(DTYPE, memory_format=torch.channels_last)
     weight, bias = torch.randn(1, 2, 7, 7, device=device) / 10, torch.zeros(1, device=device)

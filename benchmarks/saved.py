@@ -28,5 +28,6 @@ def saved_bytes(function: Callable[[], object], without: tuple[Tensor, ...] | li
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = function()
     total = sum(found.values())
-    del result, alive
+    del result
+    alive.clear()
     return total

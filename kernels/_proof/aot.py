@@ -169,6 +169,8 @@ def source_hash(kernel: str, *tables: str) -> str:
     digest = hashlib.sha256()
     for module in (kernel.split(":")[0], *tables):
         spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            raise LookupError(f"{module} has no file to hash")
         digest.update(Path(spec.origin).read_bytes())
     return digest.hexdigest()[:16]
 
@@ -232,11 +234,17 @@ def _compile(job: CompileJob) -> Report:
     else:
         text = compiled.asm["amdgcn"]
         report.instructions = {name: count for name, pattern in AMDGCN.items() if (count := len(re.findall(pattern, text)))}
-        report.registers, report.stack = (
-            int(re.search(pattern, text).group(1))
-            for pattern in (r"\.vgpr_count:\s+(\d+)", r"\.private_segment_fixed_size:\s+(\d+)")
-        )
+        (report.registers,) = _numbers(r"\.vgpr_count:\s+(\d+)", text)
+        (report.stack,) = _numbers(r"\.private_segment_fixed_size:\s+(\d+)", text)
     return report
+
+
+def _numbers(pattern: str, text: str) -> list[int]:
+    """The groups of the first match."""
+    found = re.search(pattern, text)
+    if found is None:
+        raise ValueError(f"the compiler's output holds no {pattern}")
+    return [int(number) for number in found.groups()]
 
 
 def _read_cubin(asm: dict[str, Any], report: Report) -> None:
@@ -247,8 +255,7 @@ def _read_cubin(asm: dict[str, Any], report: Report) -> None:
         run = lambda *options: (
             subprocess.run([_cuobjdump(), *options, file.name], capture_output=True, text=True, check=True).stdout
         )
-        usage = re.search(r"REG:(\d+) STACK:(\d+)", run("--dump-resource-usage"))
-        report.registers, report.stack = int(usage.group(1)), int(usage.group(2))
+        report.registers, report.stack = _numbers(r"REG:(\d+) STACK:(\d+)", run("--dump-resource-usage"))
         sass = run("-sass")
     for name in SASS:
         if count := len(re.findall(rf"\b{re.escape(name)}\b", sass)):

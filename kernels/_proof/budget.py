@@ -28,8 +28,8 @@ def check_form(actual: Tensor, expected: Tensor, what: str, *, strides: bool = F
             [stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1] for t in (actual, expected)
         )
         assert got == wanted, f"{what}: strides {got}, expected {wanted}"
-    nan, wanted = actual.isnan().cpu(), expected.isnan().cpu()
-    assert torch.equal(nan, wanted), f"{what}: {int(nan.sum())} NaN, expected {int(wanted.sum())} (or elsewhere)"
+    nan, nan_wanted = actual.isnan().cpu(), expected.isnan().cpu()
+    assert torch.equal(nan, nan_wanted), f"{what}: {int(nan.sum())} NaN, expected {int(nan_wanted.sum())} (or elsewhere)"
 
 
 def assert_close(

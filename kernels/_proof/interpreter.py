@@ -106,7 +106,8 @@ def _repair_index() -> None:
 
 def _skip_repeated_patching() -> None:
     """Stock triton patches tl again on every nested device call, half a millisecond each: once a launch is enough."""
-    call, patch, seen = _Executor.__call__, interpreter._patch_lang, []
+    call, patch = _Executor.__call__, interpreter._patch_lang
+    seen: list[set[int]] = []
 
     class Nothing:
         def restore(self):
@@ -132,7 +133,7 @@ def _skip_repeated_patching() -> None:
     _Executor.__call__, interpreter._patch_lang = run, patch_once
 
 
-def _poison(pointers, shape) -> Handle:
+def _poison(pointers, shape):
     element = pointers.get_element_ty()
     if element == tl.bfloat16:
         return Handle(np.full(shape, BF16_NAN), element)

@@ -181,13 +181,10 @@ def forward(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
     batch, classes, height, width = logits.shape
     dtype = statistics_dtype(logits.dtype)
     target = _as_numbers(target)
-    if logits.numel() == 0:
-        return (
-            *(logits.new_zeros((), dtype=dtype) for _ in range(2)),
-            *(logits.new_zeros(classes, dtype=dtype) for _ in range(2)),
-        )
     bce, dice = (logits.new_empty((), dtype=dtype) for _ in range(2))
     slope, ratio = (logits.new_empty(classes, dtype=dtype) for _ in range(2))
+    if logits.numel() == 0:
+        return bce.zero_(), dice.zero_(), slope.zero_(), ratio.zero_()
     block_p, block_k = _tile(logits)
     plane, chunks, flat = height * width, cdiv(classes, block_k), _flat(logits) and _flat(target)
     steps = cdiv(cdiv(plane, block_p), max(1, PROGRAMS // (batch * chunks)))
@@ -210,8 +207,9 @@ def forward(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
 def forward_fake(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What `forward` returns, unfilled."""
     dtype = statistics_dtype(logits.dtype)
-    scalars = [logits.new_empty((), dtype=dtype) for _ in range(2)]
-    return *scalars, *(logits.new_empty(logits.shape[1], dtype=dtype) for _ in range(2))
+    bce, dice = (logits.new_empty((), dtype=dtype) for _ in range(2))
+    slope, ratio = (logits.new_empty(logits.shape[1], dtype=dtype) for _ in range(2))
+    return bce, dice, slope, ratio
 
 
 def backward(logits: Tensor, target: Tensor, slope: Tensor, ratio: Tensor, grad_bce: Tensor, grad_dice: Tensor) -> Tensor:

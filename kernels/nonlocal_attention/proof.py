@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,8 +37,8 @@ def make_inputs(row: Row, generator: torch.Generator) -> dict[str, Tensor]:
 def samples(row: Row, generator: torch.Generator) -> dict[str, tuple]:
     """Arguments of the registered operators, for opcheck."""
     inputs = make_inputs(row, generator)
-    features, mean, top, argmax, lse, attended = triton_impl.forward(*inputs.values(), True)
-    query, key, value, _ = inputs.values()
+    query, key, value, residual = inputs.values()
+    features, mean, top, argmax, lse, attended = triton_impl.forward(query, key, value, residual, True)
     saved = (
         query,
         key,
@@ -68,7 +69,9 @@ def _bounds_at(channels: int, positions: tuple[int, int]) -> list[Bound]:
     count, depth = positions[0] * positions[1], max(8, channels // 8)
     floor, pair = count * (2 * depth + 3 * channels) * 2, 2 * count**2
     narrow, chunked = channels == 64, channels > 256
-    forward = dict(floor_bytes=floor, useful_flops=pair * (depth + channels), flops=1.35 if channels == 2048 else 1.15)
+    forward: dict[str, Any] = dict(
+        floor_bytes=floor, useful_flops=pair * (depth + channels), flops=1.35 if channels == 2048 else 1.15
+    )
     return [
         Bound(row, "inference", launches=1 + chunked, passes=1.15 if narrow else 1.10, **forward),
         Bound(row, "forward", launches=1 + chunked, passes=1.45 if narrow else 1.40, **forward),

@@ -61,9 +61,8 @@ def forward(
     attended = query.new_empty((batch, positions, channels) if save else 0)
     lse, mean, top = (query.new_empty(batch, positions, dtype=statistics) for _ in range(3))
     argmax = query.new_empty(batch, positions, dtype=torch.int32)
-    if chunks == 1:
-        parts = (mean, top, argmax)
-    else:
+    parts: tuple[Tensor, ...] = (mean, top, argmax)
+    if chunks > 1:
         parts = tuple(query.new_empty(batch, chunks, positions, dtype=t.dtype) for t in (mean, top, argmax))
     launch(
         attention_forward, (tiles * chunks * batch,),
