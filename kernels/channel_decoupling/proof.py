@@ -1,6 +1,7 @@
 """What channel_decoupling declares about itself (see kernels/README.md)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,10 +28,11 @@ def make_inputs(row: Row, generator: torch.Generator) -> dict[str, Tensor]:
 def samples(row: Row, generator: torch.Generator) -> dict[str, tuple]:
     """Arguments of the registered operators, for opcheck."""
     inputs = tuple(make_inputs(row, generator).values())
-    reweighted, rank_gap, distance, *saved = triton_impl.forward(*inputs, 10.0, True)
+    call: tuple[Any, ...] = (*inputs, 10.0, True)
+    reweighted, rank_gap, distance, *saved = triton_impl.forward(*call)
     grads = [torch.randn(t.shape, generator=generator).to(t) for t in (reweighted, rank_gap, distance)]
     return {
-        "channel_decoupling_forward": (*inputs, 10.0, True),
+        "channel_decoupling_forward": call,
         "channel_decoupling_backward": (*inputs, *saved, *grads, 10.0, True, True, True),
     }
 
@@ -56,7 +58,7 @@ def bounds() -> list[Bound]:
             _, channels, height, width = shape
             positions, size = height * width, torch.Size(shape).numel()
             rank, long, wide = min(channels, positions), max(channels, positions), positions < channels
-            common = dict(smallest=size, options={"squeeze": squeeze})
+            common: dict[str, Any] = dict(smallest=size, options={"squeeze": squeeze})
             # The long axis is 16 times the rank: the products over the map outweigh the R x R chain.
             counted = rank**2 * long if shape == (1, 256, 64, 64) else 0
             found += [
@@ -83,9 +85,10 @@ def launches(shape: tuple[int, int, int, int], dtype: torch.dtype, layout: torch
         shapes = ((reduced, channels), (reduced,), (channels, reduced), (channels,))
         parameters = [torch.empty(size, device="meta") for size in shapes]
         for decoupled in (False, True):
-            out, *terms_and_saved = triton_impl.forward(features, *parameters, 10.0, decoupled)
-            terms, saved = terms_and_saved[:2], terms_and_saved[2:]
-            triton_impl.backward(features, *parameters, *saved, out, *terms, 10.0, decoupled, True, True)
+            call: tuple[Any, ...] = (features, *parameters, 10.0, decoupled)
+            out, gap, distance, *saved = triton_impl.forward(*call)
+            call = (features, *parameters, *saved, out, gap, distance, 10.0, decoupled, True, True)
+            triton_impl.backward(*call)
 
     return run
 

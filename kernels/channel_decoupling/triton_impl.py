@@ -255,7 +255,7 @@ def forward(
 def forward_fake(
     features: Tensor, reduce_weight: Tensor, reduce_bias: Tensor, expand_weight: Tensor, expand_bias: Tensor,
     ridge: float, decoupled: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, ...]:  # fmt: skip
     """What `forward` returns, unfilled."""
     batch, channels, _, _ = features.shape
     dtype = statistics_dtype(features.dtype)
@@ -293,9 +293,11 @@ def backward(
     tall, rank, long = _sizes(features)
     grads = [features.new_empty(0) for _ in range(5)]
     if batch == 0:
-        parameters = (reduce_weight, reduce_bias, expand_weight, expand_bias)
-        zeros = [torch.zeros_like(t) for t in parameters] if to_mlp else grads[1:]
-        return _like(features) if to_map else grads[0], *zeros
+        if to_mlp:
+            grads[1:] = [torch.zeros_like(t) for t in (reduce_weight, reduce_bias, expand_weight, expand_bias)]
+        if to_map:
+            grads[0] = _like(features)
+        return _five(grads)
     compute, target, positions = compute_dtype(features.dtype), architecture(features.device), height * width
     precision, matrix_precision = (f(features.dtype, features.device) for f in (dot_precision, _matrix_precision))
     x, d = _view(features), _view(grad_out)
@@ -331,7 +333,7 @@ def backward(
         grads[1:3] = linear_gradient(grad_hidden[:, None], squeezed, reduce_weight, reduce_bias)
         grads[3:] = linear_gradient(before, hidden, expand_weight, expand_bias)
     if not to_map:
-        return tuple(grads)
+        return _five(grads)
 
     ds = matvec(reduce_weight, (0, 1, channels), grad_hidden[:, None], channels)
     if not tall:
@@ -373,14 +375,19 @@ def backward(
         *x.strides, *d.strides, *_view(grad_features).strides, rank, long, tiles_r, tiles_l, 1.0 if outer else 1 / positions,
         TALL=tall, OUTER=outer, SPLIT=split, PRECISION=precision, COMPUTE=compute, **config.options(),
     )  # fmt: skip
-    return grad_features, *grads[1:]
+    return _five([grad_features, *grads[1:]])
+
+
+def _five(grads: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    features, reduce_weight, reduce_bias, expand_weight, expand_bias = grads
+    return features, reduce_weight, reduce_bias, expand_weight, expand_bias
 
 
 def backward_fake(
     features: Tensor, reduce_weight: Tensor, reduce_bias: Tensor, expand_weight: Tensor, expand_bias: Tensor,
     matrix: Tensor, kept: Tensor, scalars: Tensor, squeezed: Tensor, hidden: Tensor, weight: Tensor, extra: Tensor,
     grad_out: Tensor, grad_gap: Tensor, grad_distance: Tensor, ridge: float, decoupled: bool, to_map: bool, to_mlp: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, ...]:  # fmt: skip
     """What `backward` returns, unfilled."""
     parameters = (reduce_weight, reduce_bias, expand_weight, expand_bias)
     grads = [t.new_empty(t.shape) if to_mlp else features.new_empty(0) for t in parameters]
