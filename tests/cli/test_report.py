@@ -252,7 +252,7 @@ def test_refinement_maps(tmp_path: Path, seed: int) -> None:
 
 def test_import_takes_no_matplotlib_and_pictures_no_pyplot(tmp_path: Path) -> None:
     program = (
-        "import sys; from intrasense_fast.report import atomic, curves, figures, maps, overlays, tables\n"
+        "import sys; from intrasense_fast.report import curves, figures, maps, overlays, tables\n"
         "assert 'matplotlib' not in sys.modules\n"
         f"curves.save_curves({str(tmp_path / 'c.png')!r}, [{{'epoch': 1, 'val_dice': 0.5}}])\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
