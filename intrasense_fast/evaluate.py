@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UsageError, DataError: nothing could start.
     """
-    data = open_dataset(args.data, args.layout, skip_bad=args.skip_bad)
+    data = open_dataset(args.data, args.layout, skip_bad=args.skip_bad, group_duplicates=False)
     net, size = load_checkpoint(args)
     out, rows, failures = Path(args.out), [], []
     with tqdm(total=len(data), desc="evaluate", unit="image") as bar:

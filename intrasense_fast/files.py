@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from intrasense_fast.errors import UsageError
 
 
 @contextlib.contextmanager
@@ -33,6 +36,29 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         _flush(final.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder beside `path`; on success it is renamed to `path`, else it is removed.
+
+    Raises:
+        UsageError: `path` is in use: a file, a link, or a folder that is not empty.
+    """
+    final = Path(path)
+    if final.is_symlink() or final.is_file() or (final.is_dir() and any(final.iterdir())):
+        raise UsageError(f"{final}: in use, and nothing is overwritten: name a folder that does not exist or is empty")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.parent / f".{uuid.uuid4().hex}.part"
+    try:
+        temporary.mkdir()
+        yield temporary
+        if final.is_dir():
+            final.rmdir()
+        temporary.rename(final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def _flush(path: Path) -> None:

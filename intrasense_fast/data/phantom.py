@@ -10,8 +10,6 @@ Scores on phantoms are not clinical scores.
 """
 
 import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,6 +18,7 @@ import cv2
 import numpy as np
 
 from intrasense_fast.data.images import write_png
+from intrasense_fast.files import atomic_folder
 
 Echo = Literal["any", "anechoic", "hypoechoic", "isoechoic", "hyperechoic"]
 Margin = Literal["any", "round", "lobulated", "irregular", "spiculated"]
@@ -156,25 +155,15 @@ def write_phantom(
         raise ValueError(f"count={count}: at least one image is needed")
     if not 0 <= normal_fraction <= 1:
         raise ValueError(f"normal_fraction={normal_fraction}: a fraction from 0 to 1 is needed")
-    if out.is_symlink() or out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise ValueError(f"{out}: in use, and nothing is overwritten: name a folder that does not exist or is empty")
     normals = set(np.random.default_rng((seed, count)).permutation(count)[: round(count * normal_fraction)].tolist())
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f".{uuid.uuid4().hex}.part"
-    try:
-        (temporary / "images").mkdir(parents=True)
+    with atomic_folder(out) as temporary:
+        (temporary / "images").mkdir()
         (temporary / "masks").mkdir()
         for index in range(count):
             image, mask = labelled_phantom((seed, index), size, normal=index in normals)
             name = f"phantom_{index + 1:04d}.png"
             write_png(temporary / "images" / name, to_bytes(image))
             write_png(temporary / "masks" / name, mask * np.uint8(255))
-        if out.is_dir():
-            out.rmdir()
-        temporary.rename(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return out
 
 

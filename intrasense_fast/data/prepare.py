@@ -5,18 +5,16 @@ import csv
 import hashlib
 import io
 import os
-import shutil
-import sys
-import uuid
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from intrasense_fast.data.images import ImageError, write_atomically, write_png
 from intrasense_fast.data.layouts import open_dataset
 from intrasense_fast.data.records import DataError, Problem, Record, SegmentationData, accept, load_record, threaded
+from intrasense_fast.data.transforms import resize_image, resize_mask
 from intrasense_fast.data.verify import add_reading_arguments, show
+from intrasense_fast.files import atomic_folder
 
 MANIFEST = (
     "name", "label", "case", "group", "width", "height", "source_width", "source_height",
@@ -46,22 +44,19 @@ def prepare(
         The copy, opened.
 
     Raises:
-        DataError: the data set cannot be used, `out` is used, or `out` lies inside the data set.
+        DataError: the data set cannot be used, or `out` lies inside it.
+        UsageError: `out` is in use.
         OSError: the disk is full or `out` cannot be written; no half copy is left.
     """
     out = Path(out)
     if size is not None and size < 1:
         raise DataError(f"size {size}: a positive number of pixels is needed, or None for the original sizes")
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise DataError(f"{out}: in use, and nothing is overwritten: name a folder that does not exist or is empty")
-    data = open_dataset(path, layout, skip_bad=skip_bad)
+    data = open_dataset(path, layout, skip_bad=skip_bad, progress=progress)
     if data.root.resolve() in (out.resolve(), *out.resolve().parents):
         raise DataError(f"{out}: lies inside the data set {data.root}: choose a folder outside it")
     files = _file_names(data)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f".{uuid.uuid4().hex}.part"
-    try:
-        (temporary / "images").mkdir(parents=True)
+    with atomic_folder(out) as temporary:
+        (temporary / "images").mkdir()
         (temporary / "masks" / "0").mkdir(parents=True)
         rows: list[dict[str, object]] = []
         written: list[Record] = []
@@ -79,30 +74,7 @@ def prepare(
             write_atomically(temporary / f"{name.replace('/', '-')}.txt", "".join(f"{line}\n" for line in lines).encode())
         _write_table(temporary / "manifest.csv", MANIFEST, rows)
         _write_table(temporary / "problems.csv", ("level", "file", "message"), [vars(problem) for problem in data.problems])
-        if out.is_dir():
-            out.rmdir()
-        temporary.rename(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return open_dataset(out, "unext")
-
-
-def resize_pair(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Resize image (H, W) float and mask (H, W) {0, 1} to size x size.
-
-    A target pixel is lesion where at least half of it is covered; a lesion that covers no pixel so far keeps its best one.
-    """
-    shrinking = size < max(image.shape)
-    resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
-    coverage = cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
-    small = (coverage >= 0.5).astype(np.uint8)
-    count, parts = cv2.connectedComponents(mask, connectivity=8)
-    for part in range(1, count):
-        own = cv2.resize((parts == part).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
-        if not (small & (own > 0)).any():
-            small[np.unravel_index(own.argmax(), own.shape)] = 1
-    return resized.clip(0, 1), small
+    return open_dataset(out, "unext", group_duplicates=False)
 
 
 def _copy(record: Record, file: str, out: Path, size: int | None) -> tuple[Record, dict[str, object] | None, list[Problem]]:
@@ -111,7 +83,9 @@ def _copy(record: Record, file: str, out: Path, size: int | None) -> tuple[Recor
         sample, warnings, mode = load_record(record)
     except ImageError as error:
         return record, None, [Problem("error", str(record.image), str(error))]
-    image, mask = (sample.image, sample.mask) if size is None else resize_pair(sample.image, sample.mask, size)
+    image, mask = (
+        (sample.image, sample.mask) if size is None else (resize_image(sample.image, size), resize_mask(sample.mask, size))
+    )
     levels, dtype = (255, np.uint8) if mode in ("grey", "RGB", "RGBA", "palette", "grey+alpha") else (65535, np.uint16)
     write_png(out / "images" / f"{file}.png", np.rint(image.astype(np.float64) * levels).astype(dtype))
     write_png(out / "masks" / "0" / f"{file}.png", mask * np.uint8(255))
@@ -177,15 +151,8 @@ def _size(text: str) -> int | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the copy and print its table and what was left out or repaired; 0 done, 2 when nothing was written."""
-    try:
-        copy = prepare(args.path, args.out, args.size, args.layout, skip_bad=args.skip_bad, progress=True)
-    except DataError as error:
-        show(str(error), sys.stderr)
-        return 2
-    except OSError as error:
-        show(f"{args.out}: cannot be written ({error}); nothing was left there", sys.stderr)
-        return 2
+    """Write the copy and print its table and what was left out or repaired; 0 done. Errors as in `prepare`."""
+    copy = prepare(args.path, args.out, args.size, args.layout, skip_bad=args.skip_bad, progress=True)
     with open(Path(args.out) / "problems.csv", encoding="utf-8", newline="") as stream:
         problems = [f"{row['level']}: {row['file']}: {row['message']}" for row in csv.DictReader(stream)]
     show("\n".join([copy.describe(), *problems]))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar, overload
 
@@ -15,10 +16,12 @@ import numpy as np
 from tqdm import tqdm
 
 from intrasense_fast.data.images import ImageError, decode_image, read_mask, to_grey
+from intrasense_fast.data.signatures import Signature, signature
 
 _SHOWN_ERRORS = 100
 _COVERS_ALL = 0.9
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -79,13 +82,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Finding:
-    """What decoding one record showed; `size` is (height, width), `area` the lesion's pixels; both None where it failed."""
+    """What decoding one record showed; `size` is (height, width), `area` the lesion's pixels; None where it failed.
+
+    `signature` is what near-duplicates are found by, where it was asked for.
+    """
 
     record: Record
     problems: tuple[Problem, ...]
     size: tuple[int, int] | None = None
     area: int | None = None
     mode: str = ""
+    signature: Signature | None = None
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
@@ -166,9 +173,9 @@ class SegmentationData(Sequence[Sample]):
         """The data set of the records at `indices`, in that order."""
         return replace(self, records=tuple(self.records[index] for index in indices))
 
-    def inspect(self, progress: bool = False) -> list[Finding]:
+    def inspect(self, progress: bool = False, *, signatures: bool = False) -> list[Finding]:
         """Decode every record once, in threads; one finding a record, in order. `progress` shows a bar."""
-        return list(threaded(_inspect, self.records, "check", progress))
+        return list(threaded(partial(_inspect, signatures=signatures), self.records, "check", progress))
 
     def check(self, progress: bool = False) -> list[Problem]:
         """Decode every record once and list what is wrong with it, by file. `progress` shows a bar."""
@@ -238,11 +245,11 @@ def accept(data: SegmentationData, *, skip_bad: bool) -> SegmentationData:
     return replace(data, problems=problems)
 
 
-def threaded(function: Callable[[Record], Result], records: Sequence[Record], what: str, progress: bool) -> Iterator[Result]:
-    """`function` of each record, in threads and in order, with a bar on request; an interrupt drops what has not begun."""
+def threaded(function: Callable[[Item], Result], items: Sequence[Item], what: str, progress: bool) -> Iterator[Result]:
+    """`function` of each item, in threads and in order, with a bar on request; an interrupt drops what has not begun."""
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        yield from tqdm(pool.map(function, records), what, len(records), unit="image", disable=not progress, leave=False)
+        yield from tqdm(pool.map(function, items), what, len(items), unit="image", disable=not progress, leave=False)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -254,7 +261,7 @@ def table(rows: Iterable[tuple[str, str]], note: str = "") -> str:
     return "\n".join([f"{name:<{width}}  {value}" for name, value in rows] + ([f"note: {note}"] if note else []))
 
 
-def _inspect(record: Record) -> Finding:
+def _inspect(record: Record, signatures: bool) -> Finding:
     try:
         sample, warnings, mode = load_record(record)
     except ImageError as error:
@@ -267,7 +274,9 @@ def _inspect(record: Record) -> Finding:
         warnings.append(f"{record.image}: its mask covers {area / (height * width):.0%} of the image: is it inverted?")
     if (record.label in ("benign", "malignant") and not area) or (record.label == "normal" and area):
         warnings.append(f"{record.image}: class {record.label}, but its mask {'shows a lesion' if area else 'is empty'}")
-    return Finding(record, tuple(_problem("warning", warning, record) for warning in warnings), (height, width), area, mode)
+    problems = tuple(_problem("warning", warning, record) for warning in warnings)
+    seen = signature(sample.image, sample.mask) if signatures else None
+    return Finding(record, problems, (height, width), area, mode, seen)
 
 
 def _decoding_faults(paths: Iterable[Path]) -> Iterator[str]:

@@ -5,20 +5,24 @@ import os
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
+from intrasense_fast.data.contact_sheet import write_contact_sheet
+from intrasense_fast.data.duplicates import Duplicates, find_duplicates, regrouped
 from intrasense_fast.data.layouts import LAYOUTS, read_dataset
 from intrasense_fast.data.records import DataError, Finding, Problem, SegmentationData, accept, table
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` saw: the data set, one finding for each decoded record, every problem; `str(report)` is printed."""
+    """What `verify` saw: the data set, a finding for each record, near-duplicates, problems; `str(report)` is printed."""
 
     data: SegmentationData
     findings: tuple[Finding, ...]
+    duplicates: Duplicates
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -46,6 +50,7 @@ class Report:
             ),
             ("sizes (width x height)", _sizes(sizes)),
             ("colour modes", _counts(Counter(finding.mode for finding in self.findings if finding.size))),
+            ("near-duplicates", f"{self.duplicates.images} images in {len(self.duplicates.clusters)} clusters"),
             problems,
         ]
         return "\n".join([table(rows, self.data.note), *map(str, self.problems)])
@@ -58,13 +63,17 @@ def verify(path: str | os.PathLike[str], layout: str = "auto", *, skip_bad: bool
         DataError: the folder is missing, empty or of another layout; or `skip_bad` leaves nothing.
     """
     data = read_dataset(path, layout)
-    findings = tuple(data.inspect(progress))
-    data = data.with_findings(findings)
-    return Report(accept(data, skip_bad=True) if skip_bad else data, findings)
+    findings = tuple(data.inspect(progress, signatures=True))
+    found = find_duplicates(data.records, [finding.signature for finding in findings], progress=progress)
+    data = regrouped(data.with_findings(findings), found)
+    return Report(accept(data, skip_bad=True) if skip_bad else data, findings, found)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", help="folder of the data set")
+    parser.add_argument(
+        "--contact-sheet", metavar="FILE.png", help="draw the near-duplicates side by side, outlines of masks in colour"
+    )
     add_reading_arguments(parser)
 
 
@@ -77,13 +86,20 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report; 0 when every file can be used (warnings are shown), 1 with errors, 2 when there is no data set."""
-    try:
-        report = verify(args.path, args.layout, skip_bad=args.skip_bad, progress=True)
-    except DataError as error:
-        show(str(error), sys.stderr)
-        return 2
+    """Print the report; 0 when every file can be used (warnings are shown), 1 with errors.
+
+    Raises:
+        DataError: there is no data set, or the contact sheet cannot be drawn where it should.
+    """
+    sheet = Path(args.contact_sheet) if args.contact_sheet else None
+    if sheet and (sheet.exists() or sheet.suffix.casefold() != ".png"):
+        reason = "exists already, and nothing is overwritten" if sheet.exists() else "a name that ends in .png is needed"
+        raise DataError(f"--contact-sheet {sheet}: {reason}: choose another name")
+    report = verify(args.path, args.layout, skip_bad=args.skip_bad, progress=True)
     show(str(report))
+    if sheet:
+        write_contact_sheet(sheet, report.data, report.duplicates)
+        show(f"{len(report.duplicates.clusters)} clusters of near-duplicates are drawn in {sheet}")
     return 1 if report.errors else 0
 
 

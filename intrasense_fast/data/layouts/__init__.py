@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from types import ModuleType
 
+from intrasense_fast.data.duplicates import cached_duplicates, find_duplicates, regrouped
 from intrasense_fast.data.layouts import bus_bra, busi, dataset_b, ddti, ddti_masks, generic, unext
 from intrasense_fast.data.layouts._files import files, folders
 from intrasense_fast.data.records import DataError, Problem, Record, SegmentationData, accept
@@ -16,13 +17,23 @@ LAYOUTS: dict[str, ModuleType] = {
 _MAX_DESCENT = 3
 
 
-def open_dataset(path: str | os.PathLike[str], layout: str = "auto", *, skip_bad: bool = False) -> SegmentationData:
-    """Open a data set where it lies, without decoding a pixel: files are listed, paired and checked for size and permission.
+def open_dataset(
+    path: str | os.PathLike[str],
+    layout: str = "auto",
+    *,
+    skip_bad: bool = False,
+    group_duplicates: bool = True,
+    progress: bool = False,
+) -> SegmentationData:
+    """Open a data set where it lies: files are listed, paired, checked for size and permission, and grouped.
 
     Args:
         path: the folder of the data set, or one that holds nothing else.
         layout: "auto", or one of "busi", "unext", "bus-bra", "dataset-b", "ddti", "ddti-masks", "generic".
         skip_bad: leave images out that cannot be used, listed in `.problems`, instead of raising.
+        group_duplicates: put near-duplicates into one group, beyond the cases that the layout tells. Decodes every image the
+            first time (a cache of this machine remembers what was found); False decodes nothing.
+        progress: show a bar while images are decoded.
 
     Returns:
         A sequence of `Sample`: image float32 (H, W) in [0, 1], mask uint8 (H, W) in {0, 1}, name, case, group, label.
@@ -31,11 +42,18 @@ def open_dataset(path: str | os.PathLike[str], layout: str = "auto", *, skip_bad
     Raises:
         DataError: the folder is missing, empty or of another layout; or files cannot be used, every one of them named.
     """
-    return accept(read_dataset(path, layout), skip_bad=skip_bad)
+    data = accept(read_dataset(path, layout), skip_bad=skip_bad)
+    if not group_duplicates:
+        return data
+    found = cached_duplicates(data.records)
+    if found is None:
+        signatures = [finding.signature for finding in data.inspect(progress, signatures=True)]
+        found = find_duplicates(data.records, signatures, progress=progress)
+    return regrouped(data, found)
 
 
 def read_dataset(path: str | os.PathLike[str], layout: str = "auto") -> SegmentationData:
-    """`open_dataset` that keeps every problem in `.problems` instead of raising for it.
+    """`open_dataset` without decoding a pixel, that keeps every problem in `.problems` instead of raising for it.
 
     Raises:
         DataError: the folder is missing, empty or of another layout.

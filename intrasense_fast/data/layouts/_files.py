@@ -42,10 +42,11 @@ _CASE_COLUMNS = ("case", "patient", "patient_id", "patientid", "case_id", "casei
 
 
 class Identity(NamedTuple):
-    """What a table says of one image."""
+    """What a table says of one image; "" where it says nothing."""
 
     label: str
     case: str
+    group: str = ""
 
 
 def folders(path: Path) -> dict[str, Path]:
@@ -129,7 +130,7 @@ def pair(
         if name in masks:
             identity = identities.get(name, Identity("", ""))
             case = identity.case or name
-            records.append(Record(name, images[name], tuple(masks[name]), case, case, identity.label))
+            records.append(Record(name, images[name], tuple(masks[name]), case, identity.group or case, identity.label))
     return records, problems
 
 
@@ -158,7 +159,7 @@ def read_identities(path: Path, classes: Mapping[str, str] | None = None) -> tup
     """Labels and cases of a CSV table by image name; `classes` translates label values.
 
     One column names the image (name, id, image, file, ...), and one more is a label (label, class, pathology, ...) or a case
-    (case, patient, ...).
+    (case, patient, ...). A column "group" keeps images of several cases together.
     """
     rows, problems = read_rows(path)
     if problems or not rows:
@@ -181,7 +182,7 @@ def read_identities(path: Path, classes: Mapping[str, str] | None = None) -> tup
         if stem.casefold().endswith(SUFFIXES):
             stem = stem[: stem.rindex(".")]
         value = row[label] if label else ""
-        identity = Identity((classes or {}).get(value.casefold(), value), row[case] if case else "")
+        identity = Identity((classes or {}).get(value.casefold(), value), row[case] if case else "", row.get("group", ""))
         if found.setdefault(unicodedata.normalize("NFC", stem), identity) != identity:
             problems.append(Problem("error", str(path), f"two rows contradict each other about {stem}"))
     return found, problems

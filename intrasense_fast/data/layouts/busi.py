@@ -17,7 +17,7 @@ from intrasense_fast.data.records import Problem
 
 NAME = "busi"
 EXPECTED = "benign/, malignant/ and normal/ with 'benign (1).png', 'benign (1)_mask.png', ..."
-NOTE = "BUSI has no patient identifiers: every image is a group of its own until near-duplicates are merged"
+NOTE = "BUSI has no patient identifiers: groups are near-duplicates only, so images of one patient can stand in two folds"
 
 CLASSES = ("benign", "malignant", "normal")
 

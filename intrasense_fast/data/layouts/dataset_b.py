@@ -7,7 +7,7 @@ from intrasense_fast.data.records import Problem
 
 NAME = "dataset-b"
 EXPECTED = "original/ and GT/ with files of equal names (000001.png, ...), optionally labels.csv (name, label)"
-NOTE = "Dataset B has no patient identifiers: every image is a group of its own until near-duplicates are merged"
+NOTE = "Dataset B has no patient identifiers: groups are near-duplicates only, so images of one patient can stand in two folds"
 
 
 def detect(path: Path) -> bool:
