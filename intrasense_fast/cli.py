@@ -15,7 +15,7 @@ COMMANDS = {
     "predict": ("intrasense_fast.predict", "segment images"),
     "verify": ("intrasense_fast.data.verify", "look through a data set and name every fault"),
     "prepare": ("intrasense_fast.data.prepare", "write a clean copy of a data set"),
-    "phantom": ("intrasense_fast.data.phantom", "write simulated images, in the layout of any data set"),
+    "phantom": ("intrasense_fast.data.fake", "write simulated images, in the layout of any data set"),
 }
 
 

@@ -1,9 +1,9 @@
 """Near-duplicates: the same picture stored twice, resized, recompressed, brightened or cropped, perhaps in two classes.
 
-A perceptual hash proposes pairs: 143 bits of the whole picture against 16 windows of the other, each less a sixteenth of some sides.
-At most 34 different bits make a candidate. The two thumbnails are then aligned by an affine map, and the pair is confirmed when
-their structure (less its local mean) correlates by at least 0.8. Confirmed pairs are joined to clusters, whatever their
-class. Mirror images do not count.
+A perceptual hash proposes pairs: 143 bits of the whole picture against those of 16 windows of the other, each window less a
+sixteenth of some sides. At most 34 different bits make a candidate. The two thumbnails are then aligned by an affine map, and
+the pair is confirmed when their structure (less its local mean) correlates by at least 0.8. Confirmed pairs are joined to
+clusters, whatever their class. Mirror images do not count.
 """
 
 import hashlib
@@ -87,10 +87,9 @@ def regrouped(data: SegmentationData, found: Duplicates) -> SegmentationData:
     A group that grew is named after its first image.
     """
     group = {record.name: record.group for record in data.records}
-    joined = clusters_of(
-        (group[pair.first], group[pair.second]) for pair in found.pairs if {pair.first, pair.second} <= set(group)
-    )
-    first = {}
+    pairs = [pair for pair in found.pairs if pair.first in group and pair.second in group]
+    joined = clusters_of((group[pair.first], group[pair.second]) for pair in pairs)
+    first: dict[str, str] = {}
     for record in data.records:
         first.setdefault(record.group, record.name)
     renamed = {old: first[groups[0]] for groups in joined for old in groups}
@@ -155,7 +154,7 @@ def clusters_of(pairs: Iterable[Sequence]) -> tuple[tuple[str, ...], ...]:
 
 
 def cache_file(records: Sequence[Record]) -> Path:
-    """Where the pairs of these files are kept: a name that changes with the algorithm, and with any file's path, size or time."""
+    """Where the pairs of these files are kept; the name changes with the algorithm, and with any file's path, size or time."""
     digest = hashlib.sha256(f"near-duplicates {VERSION}".encode())
     for record in records:
         digest.update(f"\0{record.name}\0{record.regions}".encode(errors="surrogateescape"))
@@ -230,6 +229,4 @@ def _conflicts(records: Sequence[Record], found: Duplicates) -> Iterator[Problem
             classes = f"class {first.label or 'unknown'} here and {second.label or 'unknown'} there"
             yield Problem("warning", str(first.image), f"conflict: {same} {classes}")
         if pair.overlap < SMALLEST_OVERLAP:
-            yield Problem(
-                "warning", str(first.image), f"conflict: {same} their masks agree by a Dice of {pair.overlap:.2f} only"
-            )
+            yield Problem("warning", str(first.image), f"conflict: {same} their masks overlap by a Dice of {pair.overlap:.2f}")

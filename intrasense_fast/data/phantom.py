@@ -405,7 +405,8 @@ def _beam(scatterers: np.ndarray, focus: float) -> np.ndarray:
         for b, other in enumerate(weights):
             power += weight * other * _overlap(lateral[a], lateral[b])
     out /= np.sqrt(2 * power * np.float32(axial @ axial))[:, None, None]
-    return cv2.magnitude(np.ascontiguousarray(out[..., 0]), np.ascontiguousarray(out[..., 1]))
+    # cv2.magnitude rounds differently with where the arrays lie in memory.
+    return np.sqrt(out[..., 0] ** 2 + out[..., 1] ** 2)
 
 
 def _gaussian(sigma: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What near-duplicates are found by: a thumbnail of the image and its mask, and perceptual hashes of the thumbnail's windows."""
+"""What near-duplicates are found by: thumbnails of the image and its mask, and perceptual hashes of the image's windows."""
 
 from functools import cache
 from typing import NamedTuple

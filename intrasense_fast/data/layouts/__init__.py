@@ -72,7 +72,11 @@ def read_dataset(path: str | os.PathLike[str], layout: str = "auto") -> Segmenta
         if absent:
             shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
             problems.append(
-                Problem("warning", str(root), f"split list {name!r} names {len(absent)} images that are not here: {shown}")
+                Problem(
+                    "warning",
+                    str(root),
+                    f"split list {name!r} names {len(absent)} images that are missing or cannot be used: {shown}",
+                )
             )
     if not records and not problems:
         raise DataError(f"{root}: no images found; {module.NAME} expects {module.EXPECTED}")

@@ -50,8 +50,9 @@ class Identity(NamedTuple):
 
 
 def folders(path: Path) -> dict[str, Path]:
-    """The visible sub-folders of `path` by casefolded name."""
-    return {entry.name.casefold(): entry for entry in _entries(path) if entry.is_dir()}
+    """The visible sub-folders of `path` by casefolded name, in natural order."""
+    found = sorted(_entries(path), key=lambda entry: natural_key(entry.name))
+    return {entry.name.casefold(): entry for entry in found if entry.is_dir()}
 
 
 def files(path: Path, *, recursive: bool = False) -> list[Path]:
