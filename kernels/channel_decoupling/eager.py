@@ -7,6 +7,20 @@ from intrasense_fast.kernels._common.layout import as_rows, from_rows, without_a
 from intrasense_fast.kernels._common.validation import statistics_dtype
 
 
+class Gram(torch.autograd.Function):
+    """X^T X of (B, n, r): the gradient X (g + g^T) is one product, where autograd's of a product with itself are two."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return rows.transpose(1, 2) @ rows
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (rows,) = ctx.saved_tensors
+        return rows @ (grad + grad.transpose(1, 2))
+
+
 class RidgeInverse(torch.autograd.Function):
     """M = ridge (Gh + ridge I)^-1 for symmetric Gh (B, r, r), with the implicit gradient -(1 / ridge) M Mbar M (Eq. 12)."""
 
@@ -43,7 +57,7 @@ def eager(
         _, positions, channels = rows.shape
         tall = positions >= channels
         r = min(positions, channels)
-        gram = rows.transpose(1, 2) @ rows if tall else rows @ rows.transpose(1, 2)
+        gram = Gram.apply(rows if tall else rows.transpose(1, 2))
 
         trace = gram.diagonal(dim1=1, dim2=2).sum(-1)
         zero_map = trace == 0

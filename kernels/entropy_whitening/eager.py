@@ -84,52 +84,54 @@ class MaskedWhitening(torch.autograd.Function):
         share = g / count
         q = torch.where(masked, share * (attended - mean) * scale * scale, 0)
         moment = torch.where(masked, mean, 0)
-        # Rows first, each with its own pivot p = F at (row, column of j): sums of q and of q (mu - p); then down the columns.
-        row_share, row_q, row_first = (torch.zeros_like(attended) for _ in range(3))
+        # Rows first, each with its own pivot p = F at (row, column of j): sums of q and of q (mu - p) - g s / n; then columns.
+        row_q, row_first = q.clone(), torch.addcmul(-share, q, moment - attended)
         for here, there in _shifts(width, window):
-            row_share[..., here] += share[..., there]
             row_q[..., here] += q[..., there]
-            row_first[..., here] += q[..., there] * (moment[..., there] - attended[..., here])
-        result = torch.where(masked, g, grad)
+            row_first[..., here] -= share[..., there]
+            row_first[..., here].addcmul_(q[..., there], moment[..., there] - attended[..., here])
+        result = torch.where(masked, g, grad) + row_first
         for here, there in _shifts(height, window):
-            result[..., here, :] -= row_share[..., there, :]
-            pivot = attended[..., here, :] - attended[..., there, :]
-            result[..., here, :] -= row_q[..., there, :] * pivot - row_first[..., there, :]
+            result[..., here, :] += row_first[..., there, :]
+            result[..., here, :].addcmul_(row_q[..., there, :], attended[..., there, :] - attended[..., here, :])
         return result, None, None, None
 
 
 def window_moments(values: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over the window's positions inside the map, without cancellation and without mixing windows.
 
-    Rows of the window first, each with its centre as pivot, then the rows' (count, mean, M2) merged by Chan's formula: a NaN
-    stays inside the windows that hold it, and an offset costs no accuracy.
+    Rows of the window first, each with its centre as pivot, then the rows' (count, mean, M2) merged, the centre's row as pivot:
+    a NaN stays inside the windows that hold it, and an offset costs no accuracy.
     """
     height, width = values.shape[-2:]
-    count = _counts(width, window, values)
-    first = torch.zeros_like(values)
+    count, rows = _counts(width, window, values), _counts(height, window, values)[:, None]
+    first, second = torch.zeros_like(values), torch.zeros_like(values)
     for here, there in _shifts(width, window):
-        first[..., here] += values[..., there] - values[..., here]
-    row_mean = values + first / count
-    row_second = torch.zeros_like(values)
-    for here, there in _shifts(width, window):
-        row_second[..., here] += (values[..., there] - row_mean[..., here]).square()
-    rows = _counts(height, window, values)[:, None]
-    first = torch.zeros_like(values)
+        difference = values[..., there] - values[..., here]
+        first[..., here] += difference
+        second[..., here].addcmul_(difference, difference)
+    shift = first / count
+    # The pivot is in the window, so its own share of the sum, shift^2, bounds what is subtracted: nothing cancels.
+    row_second = second.addcmul_(first, shift, value=-1)
+    row_mean = values + shift
+    first, second, merged = torch.zeros_like(values), torch.zeros_like(values), row_second.clone()
     for here, there in _shifts(height, window):
-        first[..., here, :] += row_mean[..., there, :] - row_mean[..., here, :]
-    mean = row_mean + first / rows
-    second = torch.zeros_like(values)
-    for here, there in _shifts(height, window):
-        second[..., here, :] += row_second[..., there, :] + count * (row_mean[..., there, :] - mean[..., here, :]).square()
-    return mean, second / (count * rows)
+        difference = row_mean[..., there, :] - row_mean[..., here, :]
+        first[..., here, :] += difference
+        second[..., here, :].addcmul_(difference, difference)
+        merged[..., here, :] += row_second[..., there, :]
+    shift = first / rows
+    second = second.addcmul_(first, shift, value=-1)
+    return row_mean + shift, merged.div_(count * rows).add_(second.div_(rows))
 
 
 def _shifts(size: int, window: int) -> list[tuple[slice, slice]]:
-    """For each offset of the window along an axis: where it stays inside, and the positions it then reads."""
+    """For each offset but zero of the window along an axis: where it stays inside, and the positions it then reads."""
     radius = min(window // 2, size - 1)
     return [
         (slice(max(0, -offset), min(size, size - offset)), slice(max(0, offset), min(size, size + offset)))
         for offset in range(-radius, radius + 1)
+        if offset
     ]
 
 

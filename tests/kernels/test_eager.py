@@ -230,7 +230,9 @@ def test_gradcheck_nonlocal_attention(rng):
 @pytest.mark.parametrize("window", [1, 3, 7])
 def test_gradcheck_entropy_whitening(scale, threshold, window, rng):
     f = torch.randn(1, 5, 4, 3, dtype=torch.float64, generator=rng)
-    others = [torch.randn(s, dtype=torch.float64, generator=rng) for s in ((1, 4, 3), (1, 4, 3), (1, 2, 3, 3), (1,))]
+    # One position of the highest entropy and one of the lowest, so that the mask is neither empty nor full.
+    f[..., 0, 0], f[..., 1, 1] = 0, torch.tensor([40.0, 0, 0, 0, 0])
+    others = [torch.randn(s, dtype=torch.float64, generator=rng) / 4 for s in ((1, 4, 3), (1, 4, 3), (1, 2, 3, 3), (1,))]
     tensors = [t.requires_grad_() for t in (f, *others)]
     function = lambda *t: entropy_whitening(*t, threshold=threshold, entropy_scale=scale, window=window, fused=False)
     assert 0 < function(*tensors)[1].sum() < 12

@@ -1,0 +1,58 @@
+"""Where a figure comes from: device, driver, versions, commit. Every result file holds it."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from intrasense_fast.files import atomic_path
+
+ROOT = Path(__file__).parents[1]
+
+
+def provenance() -> dict[str, str | None]:
+    """{"gpu", "driver", "cuda", "torch", "triton", "python", "cpu", "threads", "commit", "date"}; None where there is none."""
+    cuda = torch.cuda.is_available()
+    try:
+        triton: str | None = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        triton = None
+    return {
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
+        "cuda": torch.version.cuda,
+        "torch": torch.__version__,
+        "triton": triton,
+        "python": platform.python_version(),
+        "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
+        "threads": str(torch.get_num_threads()),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+def commit() -> str:
+    """The checkout's commit, "+" behind it where the working tree differs; $INTRASENSE_COMMIT where there is no git."""
+    head = _output("git", "rev-parse", "--short=10", "HEAD")
+    if not head:
+        return os.environ.get("INTRASENSE_COMMIT", "unknown")
+    return head + ("+" if _output("git", "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a result in one step."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
