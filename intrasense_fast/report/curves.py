@@ -16,7 +16,7 @@ LOSS_COLUMNS = {
     "train_bce": "cross-entropy",
     "train_dice": "Dice",
     "train_whitening": "whitening",
-    "val_loss": "validation total",
+    "val_loss": "selection total",
 }
 LINES = tuple(hex_colour(rgb) for rgb in (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY))
 
@@ -64,7 +64,7 @@ def save_curves(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]])
 
 
 def _draw_losses(axes: "Axes", epochs: list[float], columns: Mapping[str, list[float]]) -> None:
-    axes.set_title("Training loss", loc="left", fontsize=10, color=INK)
+    axes.set_title("Loss", loc="left", fontsize=10, color=INK)
     for name, values in columns.items():
         colour = LINES[list(LOSS_COLUMNS).index(name)]
         _line(axes, epochs, values, colour, LOSS_COLUMNS[name], dashed=name == "val_loss")
@@ -74,7 +74,7 @@ def _draw_losses(axes: "Axes", epochs: list[float], columns: Mapping[str, list[f
 
 
 def _draw_dice(axes: "Axes", epochs: list[float], columns: Mapping[str, list[float]]) -> None:
-    axes.set_title("Validation Dice, mean over images", loc="left", fontsize=10, color=INK)
+    axes.set_title("Selection Dice, mean over images", loc="left", fontsize=10, color=INK)
     for i, (name, values) in enumerate(columns.items()):
         _line(axes, epochs, values, LINES[i % len(LINES)], name.removeprefix("val_").replace("_", " "))
     values = next(iter(columns.values()))

@@ -12,7 +12,7 @@ from intrasense_fast.report.figures import to_rgb
 
 
 class RefinementItem(NamedTuple):
-    """One row: an image as `to_rgb` takes it; per stride the entropy (h, w) in nats and mask (h, w), bool or 0/1 (Eq. 6)."""
+    """One row: an image as `to_rgb` takes it; per stride the entropy (h, w) and mask (h, w), bool or 0/1 (Eq. 6)."""
 
     name: str
     image: ArrayLike
@@ -20,13 +20,14 @@ class RefinementItem(NamedTuple):
     mask: Mapping[int, ArrayLike]
 
 
-def save_refinement_maps(path: str | os.PathLike[str], items: Iterable[RefinementItem]) -> None:
+def save_refinement_maps(path: str | os.PathLike[str], items: Iterable[RefinementItem], scale: str = "nats") -> None:
     """A grid, one row an image: the image, then entropy map and mask of every stride; written atomically.
 
     The entropy's colours span that map's own range, printed above it with the share of positions that the mask selects.
 
     Args:
         items: RefinementItem, or tuples (name, image, entropy, mask) with the same strides; 1 to 64.
+        scale: what the entropy is measured in, the network's `entropy_scale`; it is printed.
 
     Raises:
         ValueError: no items or too many, strides that differ, or maps that are not two-dimensional or differ in size.
@@ -49,7 +50,7 @@ def save_refinement_maps(path: str | os.PathLike[str], items: Iterable[Refinemen
             left, right = grid[i, 1 + 2 * k], grid[i, 2 + 2 * k]
             figures.show(left, entropy, cmap="cividis", interpolation="nearest")
             figures.show(right, mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            heads = (f"stride {stride}: entropy\n", f"stride {stride}: mask\n") if i == 0 else ("", "")
+            heads = (f"stride {stride}: entropy ({scale})\n", f"stride {stride}: mask\n") if i == 0 else ("", "")
             left.set_title(f"{heads[0]}{_span(entropy)}", fontsize=8, color=figures.INK)
             right.set_title(f"{heads[1]}{100 * mask.mean():.0f} % whitened", fontsize=8, color=figures.INK)
     figure.supxlabel(
@@ -63,7 +64,7 @@ def save_refinement_maps(path: str | os.PathLike[str], items: Iterable[Refinemen
 
 def _span(entropy: np.ndarray) -> str:
     finite = entropy[np.isfinite(entropy)]
-    return f"{finite.min():.2f} to {finite.max():.2f} nats" if finite.size else "not finite"
+    return f"{finite.min():.2f} to {finite.max():.2f}" if finite.size else "not finite"
 
 
 def _check(row: RefinementItem, strides: list[int]) -> None:

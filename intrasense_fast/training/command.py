@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", metavar="RUN", help="go on with a run; only --epochs, --workers and --device may be given beside it"
     )
-    parser.add_argument("--quick", action="store_true", help="every file within 90 seconds, no promise on Dice")
+    parser.add_argument("--quick", action="store_true", default=None, help="every file within 90 seconds, no promise on Dice")
     configuration.add_arguments(parser)
 
 
@@ -101,7 +101,7 @@ def _begin(args: argparse.Namespace) -> None:
 def _resume(args: argparse.Namespace) -> None:
     run = Path(args.resume)
     allowed = {*RESUMABLE, "resume", "command", "run"}
-    extra = [name for name, value in vars(args).items() if value not in (None, False) and name not in allowed]
+    extra = [name for name, value in vars(args).items() if value is not None and name not in allowed]
     if extra:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(extra))
         raise UsageError(f"--resume takes every value from {run}/{CONFIG}; not allowed beside it: {flags}")

@@ -70,8 +70,8 @@ def write_results(
         with atomic_path(run / name) as temporary:
             temporary.write_text(content + "\n", encoding="utf-8")
     say(text)
-    files = "config.json, metrics.csv, history.jsonl, per_image.csv, summary.txt, curves.png, overlays.png, best/ and last/"
-    say(f"\n{files} are in {run}")
+    names = "config.json metrics.csv history.jsonl per_image.csv summary.txt curves.png overlays.png maps.png".split()
+    say(f"\n{', '.join(name for name in names if (run / name).exists())}, best/ and last/ are in {run}")
 
 
 def _measured(
@@ -144,4 +144,4 @@ def _draw(
         entropy = {stride: maps[0][0].cpu().numpy() for stride, maps in found.items()}
         mask = {stride: maps[1][0].cpu().numpy() for stride, maps in found.items()}
         items.append(RefinementItem(sample.name, image, entropy, mask))
-    save_refinement_maps(run / "maps.png", items)
+    save_refinement_maps(run / "maps.png", items, config.entropy_scale)

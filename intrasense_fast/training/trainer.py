@@ -227,7 +227,7 @@ class Trainer:
         row |= {f"train_{name}": means.get(name, math.nan) for name in ("loss", *_TERMS)}
         row |= {"val_loss": val_loss, "val_dice": val_dice}
         row |= {name: means.get(name, math.nan) for name in sorted(means, key=_stride) if name.startswith("masked_fraction")}
-        row |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "skipped_steps": position.skipped}
+        row |= {"learning_rate": means.get("learning_rate", math.nan), "skipped_steps": position.skipped}
         logs.append_epoch(self.run, row)
         if config.scheduler == "plateau":
             self.schedule.step(val_dice)

@@ -144,8 +144,9 @@ def test_one_process_a_run(stopped: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_more_epochs_equal_a_longer_run(data: Path, tmp_path: Path) -> None:
     options = [*TINY, "--folds", "0", "--val-fraction", "0.25", "--momentum", "0.9"]
-    assert train("--data", data, "--out", tmp_path / "a", *options)[0] == 0
-    assert train("--data", data, "--out", tmp_path / "b", *options, "--epochs", "2", "--workers", "2")[0] == 0
-    assert train("--resume", tmp_path / "b", "--epochs", "3")[0] == 0
+    common = ["train", "--data", str(data), *options]
+    assert main([*common, "--out", str(tmp_path / "a"), "--epochs", "2"]) == 0
+    assert main([*common, "--out", str(tmp_path / "b"), "--epochs", "1", "--workers", "2"]) == 0
+    assert main(["train", "--resume", str(tmp_path / "b"), "--epochs", "2"]) == 0
     one, other = (load_file(tmp_path / run / "last" / "model.safetensors") for run in "ab")
     assert all(value.equal(other[key]) for key, value in one.items())

@@ -130,6 +130,8 @@ def test_patience(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer.config = CONFIG.__class__(**{**CONFIG.__dict__, "epochs": 50, "patience": 2})
     dice = iter([0.3, 0.5, 0.4, 0.5, 0.9])
     monkeypatch.setattr(trainer, "_validate", lambda: (1.0, next(dice)))
+    monkeypatch.setattr(checkpoint, "save_last", lambda *arguments: None)
+    monkeypatch.setattr(checkpoint, "save_best", lambda *arguments: None)
     trainer.fit()
     assert trainer.position.epoch == 4 and trainer.position.best_epoch == 1 and trainer.position.best_dice == 0.5
 
