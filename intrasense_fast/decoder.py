@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from intrasense_fast.encoder import CHANNELS
+from intrasense_fast.encoder import CHANNELS, draw_convolutions
 
 
 class DecoderBlock(nn.Module):
@@ -54,9 +54,7 @@ class UNetDecoder(nn.Module):
         skips = (*reversed(encoder_channels[:-1]), 0)
         self.blocks = nn.ModuleList(DecoderBlock(*sizes) for sizes in zip(incoming, skips, widths, strict=True))
         self.head = nn.Conv2d(widths[-1], num_classes, 1)
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        draw_convolutions(self.blocks)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Logits (B, num_classes, H, W) from maps at strides 2, 4, 8, 16 and 32 of an H x W image."""

@@ -69,9 +69,7 @@ class ResNet50Encoder(nn.Module):
         self.layer2 = _layer(256, 128, 4, 2)
         self.layer3 = _layer(512, 256, 6, 2)
         self.layer4 = _layer(1024, 512, 3, 2)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        draw_convolutions(self)
 
     def stage(self, stride: int, x: Tensor) -> Tensor:
         """The map at `stride` (2, 4, 8, 16 or 32) from the map before it; at stride 2 from the normalised image."""
@@ -92,6 +90,14 @@ class ResNet50Encoder(nn.Module):
             x = self.stage(stride, x)
             maps.append(x)
         return maps
+
+
+def draw_convolutions(module: nn.Module) -> None:
+    """He's initial weights for every convolution inside `module`."""
+    for part in module.modules():
+        # On the meta device there is nothing to draw, and the call would import torch._dynamo for seconds.
+        if isinstance(part, nn.Conv2d) and not part.weight.is_meta:
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _layer(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:

@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
             images: dict[Path, np.ndarray] = {}
             for relative, path in chunk:
                 try:
-                    images[relative] = _readable(path)
+                    images[relative] = read_image(path)
                 except ImageError as error:
                     failures.append(str(error))
             for (relative, image), probability in zip(
@@ -170,13 +170,6 @@ def _write(
     inside = float(probability[mask == 1].mean()) if len(xs) else ""
     values = (relative.as_posix(), target.relative_to(out).as_posix(), len(xs), *box, inside, args.threshold)
     return dict(zip(COLUMNS, values, strict=True))
-
-
-def _readable(path: Path) -> np.ndarray:
-    image = read_image(path)
-    if not np.isfinite(image).all():
-        raise ImageError(f"{path}: has pixels that are NaN or infinite")
-    return image
 
 
 def _images(source: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:

@@ -107,9 +107,10 @@ def test_bad_files_are_named_and_the_rest_go_on(
     (source / "cut.jpg").write_bytes(content[: len(content) * 2 // 3])
     (source / "empty.png").write_bytes(b"")
     (source / "text.png").write_text("no image")
+    cv2.imwrite(str(source / "nan.tiff"), np.full((40, 40), np.nan, np.float32))
     assert main(["predict", "--checkpoint", str(checkpoint), str(source), "--out", str(tmp_path / "out")]) == 1
     errors = capsys.readouterr().err
-    assert all(name in errors for name in ("cut.jpg", "empty.png", "text.png")) and "Traceback" not in errors
+    assert all(name in errors for name in ("cut.jpg", "empty.png", "text.png", "nan.tiff")) and "Traceback" not in errors
     assert [row["image"] for row in rows(tmp_path / "out" / "predictions.csv")] == ["good.png"]
 
 
