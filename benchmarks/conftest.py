@@ -1,17 +1,24 @@
 """Timing for every benchmark: synchronised, L2 flushed, device time beside wall time, accuracy checked before speed."""
 
+import os
+import signal
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
-CUDA = torch.cuda.is_available()
-ROUNDS = 20 if CUDA else 5
+from benchmarks.ceilings import measure
+from benchmarks.common import CUDA, QUICK
+from benchmarks.provenance import provenance
+
+ROUNDS = 20 if CUDA else 15
+# A round of the model on a CPU takes seconds: fewer rounds of what is slow.
+SECONDS = 1.0 if CUDA else 0.5
 FLUSHED = 256 << 20  # bytes written before each round, more than any L2
+L2 = "flushed: 256 MiB written before each round" if CUDA else "caches of the CPU as the round before left them"
+_ceilings: dict[str, float] = {}
 
 
 def now() -> float:
@@ -20,23 +27,19 @@ def now() -> float:
     return time.perf_counter()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest-benchmark writes what has been measured on Ctrl-C; a time limit's SIGTERM must end the same way.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
-    import importlib.metadata
-
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "triton") if _installed(name)}
-    root = Path(__file__).parents[1]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True).stdout.strip()
-    machine_info.update(versions, commit=commit or "unknown", gpu=torch.cuda.get_device_name() if CUDA else None)
-    if CUDA:
-        machine_info["cuda"] = torch.version.cuda
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        machine_info["driver"] = subprocess.run(query, capture_output=True, text=True).stdout.strip() or "unknown"
+    machine_info.update(provenance(), l2=L2, ceilings=_ceilings, dry_run=QUICK)
 
 
-def _installed(name: str) -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec(name) is not None
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    limit = float(os.environ.get("INTRASENSE_BENCH_UNTIL", "inf"))
+    if time.time() > limit:
+        pytest.skip("the stage's time is used up: run its operator alone")
 
 
 @pytest.fixture
@@ -44,60 +47,128 @@ def device() -> torch.device:
     return torch.device("cuda" if CUDA else "cpu")
 
 
-@pytest.fixture
-def timed(benchmark):
-    """timed(function, useful_flops=, useful_bytes=, error=, **info): time a call after its error has been judged.
+@pytest.fixture(scope="session")
+def ceilings() -> dict[str, float]:
+    """What this machine reaches in this run: every other figure is a fraction of it."""
+    _ceilings.update(measure(quick=QUICK or not CUDA))
+    return _ceilings
 
-    error: relative error against float64; allowed: the most that may be reported as speed.
+
+@pytest.fixture
+def timed(benchmark, ceilings):
+    """timed(function, group=, error=, allowed=, **info): time a call after its error has been judged.
+
+    error: relative error against float64. allowed: the most with which a speed is reported. rival: another call, timed in
+    turns with the first, for a ratio that drifting clocks and neighbours touch alike; against: its name.
     """
     benchmark._timer = now
 
     def run(
-        function: Callable[[], object], *, error: float, allowed: float, useful_flops: int = 0, useful_bytes: int = 0, **info
-    ):
+        function: Callable[[], object],
+        *,
+        group: str,
+        error: float,
+        allowed: float,
+        rival: Callable[[], object] | None = None,
+        against: str = "",
+        useful_flops: int = 0,
+        useful_bytes: int = 0,
+        **info,
+    ) -> None:
+        benchmark.group = group
         if not error <= allowed:
             pytest.fail(f"error {error:.2e} against float64, {allowed:.2e} allowed: no speed is reported")
-        for _ in range(3):
-            function()
+        rounds = warm_up(function)
         flush = torch.empty(FLUSHED, dtype=torch.int8, device="cuda") if CUDA else None
-        setup = (lambda: flush.zero_() and None) if flush is not None else None
-        benchmark.pedantic(function, setup=_silent(setup), rounds=ROUNDS, iterations=1)
-        benchmark.extra_info.update(info, error=error)
-        if not CUDA:
+        benchmark.pedantic(function, setup=lambda: clear(flush), rounds=rounds, iterations=1)
+        if benchmark.disabled:
             return
-        times, peak = device_times(function, flush)
-        median = statistics.median(times)
-        benchmark.extra_info.update(
-            device_ms=median * 1e3, device_ms_spread=(max(times) - min(times)) * 1e3, peak_mib=peak / 2**20, l2="flushed"
-        )
-        if useful_flops:
-            benchmark.extra_info["tflops"] = useful_flops / median / 1e12
-        if useful_bytes:
-            benchmark.extra_info["gb_per_s"] = useful_bytes / median / 1e9
+        benchmark.extra_info.update(info, error=error, useful_flops=useful_flops, useful_bytes=useful_bytes)
+        seconds = benchmark.stats.stats.median
+        if CUDA:
+            times = device_times([function], flush, rounds)[0]
+            seconds = statistics.median(times)
+            spread = (max(times) - min(times)) * 1e3
+            benchmark.extra_info.update(device_ms=seconds * 1e3, device_ms_spread=spread, peak_mib=peak_mib(function))
+        benchmark.extra_info.update(fractions(seconds, useful_flops, useful_bytes, info["dtype"], ceilings))
+        if rival is not None:
+            benchmark.extra_info.update(ratio(function, rival, flush, rounds, against))
 
     return run
 
 
-def _silent(setup: Callable | None) -> Callable[[], None] | None:
-    if setup is None:
-        return None
+def warm_up(function: Callable[[], object]) -> int:
+    """Call until warm; returns how many rounds are affordable."""
+    if QUICK:
+        return 1
+    for _ in range(2 if CUDA else 1):
+        function()
+    start = now()
+    function()
+    return max(3, min(ROUNDS, int(SECONDS / max(now() - start, 1e-9))))
 
-    def prepare() -> None:
-        setup()
 
-    return prepare
+def clear(flush: torch.Tensor | None) -> None:
+    if flush is not None:
+        flush.zero_()
 
 
-def device_times(function: Callable[[], object], flush: torch.Tensor) -> tuple[list[float], int]:
-    """(seconds of each round by events, peak bytes allocated beyond what was there)."""
+def ratio(
+    function: Callable[[], object], rival: Callable[[], object], flush: torch.Tensor | None, rounds: int, against: str
+) -> dict[str, object]:
+    """How many times as long as `rival` the call takes: median and range over rounds in turns."""
+    rival()
+    if CUDA:
+        mine, theirs = device_times([function, rival], flush, rounds)
+    else:
+        mine, theirs = [], []
+        for _ in range(rounds):
+            for call, times in ((function, mine), (rival, theirs)):
+                start = now()
+                call()
+                times.append(now() - start)
+    ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
+    return {
+        "against": against,
+        "times_as_long": statistics.median(ratios),
+        "times_as_long_range": [min(ratios), max(ratios)],
+        "rival_ms": statistics.median(theirs) * 1e3,
+    }
+
+
+def fractions(seconds: float, flops: int, size: int, dtype: str, ceilings: dict[str, float]) -> dict[str, float]:
+    """Rates on useful work, and the share of what the machine reached on copies and products in the same run."""
+    rate, found = ceilings[f"{dtype}_tflops"], {}
+    if flops:
+        found.update(tflops=flops / seconds / 1e12, fraction_of_product=flops / seconds / 1e12 / rate)
+    if size:
+        found.update(gb_per_s=size / seconds / 1e9, fraction_of_copy=size / seconds / 1e9 / ceilings["copy_gb_per_s"])
+    if flops or size:
+        least = max(flops / (rate * 1e12), size / (ceilings["copy_gb_per_s"] * 1e9))
+        found["fraction_of_floor"] = least / seconds
+    return found
+
+
+def device_times(calls: list[Callable[[], object]], flush: torch.Tensor, rounds: int) -> list[list[float]]:
+    """Seconds of each round of each call by events, the calls in turns."""
+    pair = lambda: (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+    events = [[pair() for _ in range(rounds)] for _ in calls]
+    torch.cuda.synchronize()
+    for index in range(rounds):
+        for call, marks in zip(calls, events, strict=True):
+            flush.zero_()
+            marks[index][0].record()
+            call()
+            marks[index][1].record()
+    torch.cuda.synchronize()
+    return [[start.elapsed_time(stop) * 1e-3 for start, stop in marks] for marks in events]
+
+
+def peak_mib(function: Callable[[], object]) -> float:
+    """Device memory of one call beyond what is there before it."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(ROUNDS)]
-    for start, stop in events:
-        flush.zero_()
-        start.record()
-        function()
-        stop.record()
+    function()
     torch.cuda.synchronize()
-    return [start.elapsed_time(stop) * 1e-3 for start, stop in events], torch.cuda.max_memory_allocated() - before
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
