@@ -83,6 +83,16 @@ def jobs(level: str) -> list[CompileJob]:
     return unique(found)
 
 
+def instructions(job: CompileJob) -> tuple[str, ...]:
+    """128-bit accesses where planes are dense and aligned."""
+    name = job.kernel.split(":")[1]
+    if job.target.startswith("gfx") or name == "bce_dice_finish" or "plane" not in job.divisible:
+        return ()
+    if not job.constexprs["FLAT"] or job.constexprs["BLOCK_K"] > 1:
+        return ()
+    return ("LDG.E.128", "STG.E.128") if name == "bce_dice_gradient" else ("LDG.E.128",)
+
+
 BAD_INPUTS = (
     BadInput("a target of another shape", lambda t: t | {"target": t["target"][:, :, 1:]}, "target must have shape"),
     BadInput("no classes axis", lambda t: {name: x[:, 0] for name, x in t.items()}, r"logits must have shape \(B, K, H, W\)"),
@@ -118,5 +128,6 @@ PROOF = OperatorProof(
     samples=samples,
     saved_bytes=saved_bytes,
     per_image=False,
+    instructions=instructions,
     tables=("intrasense_fast.kernels.bce_dice.triton_impl",),
 )

@@ -84,13 +84,16 @@ def _depth_blocks(depth: int, deepest: int, itemsize: int, slice_: int) -> dict[
     return {"BLOCK_D": block, "BLOCK_S": block if kept else min(slice_, block // 2), "EVEN_D": kept and block == depth}
 
 
-def _unrolled(dtype: torch.dtype, precision: str) -> bool:
-    """Whether products run on the multiply-add units: 32 deep at a step spills."""
-    return dtype.itemsize >= 4 and precision == "ieee"
+def _inner(dtype: torch.dtype, precision: str, aligned: bool) -> int:
+    """Inner size of a step where 16-bit tables do not apply: ieee products are unrolled, and 32 deep they spill."""
+    return 16 if dtype.itemsize >= 4 and (precision == "ieee" or not aligned) else 32
 
 
-def _float32_slice(dtype: torch.dtype, precision: str) -> int:
-    return 16 if _unrolled(dtype, precision) else 32
+def _plain(depth: int, channels: int, dtype: torch.dtype, precision: str, aligned: bool) -> tuple[int, dict[str, int | bool]]:
+    """(BLOCK_C, blocks of the depth) of float32, and of 16-bit rows that are not aligned."""
+    inner = _inner(dtype, precision, aligned)
+    widest = 128 if aligned or dtype.itemsize == 2 else 64
+    return min(widest, _power_of_two(channels)), _depth_blocks(depth, inner, dtype.itemsize, inner)
 
 
 def forward_config(
@@ -98,10 +101,8 @@ def forward_config(
 ) -> KernelConfig:
     """Tiles of attention_forward; BLOCK_C channels a program."""
     if dtype.itemsize >= 4 or not aligned:
-        block_m, block_n, block_c, warps, stages, slices = 64, 32, min(128, _power_of_two(channels)), 8, 1, 1
-        blocks = _depth_blocks(
-            depth, 16 if _unrolled(dtype, precision) else 32, dtype.itemsize, _float32_slice(dtype, precision)
-        )
+        block_m, block_n, warps, stages, slices = 64, 32, 8, 1, 1
+        block_c, blocks = _plain(depth, channels, dtype, precision, aligned)
     else:
         block_m, block_n, block_c, warps, stages, slices, deepest = _row(FORWARD, architecture, channels)
         block_c = min(block_c, _power_of_two(channels))
@@ -116,10 +117,8 @@ def value_gradient_config(
 ) -> KernelConfig:
     """Tiles of attention_value_gradient; BLOCK_N keys and BLOCK_C channels a program."""
     if dtype.itemsize >= 4 or not aligned:
-        block_m, block_n, block_c, warps, stages = 32, 64, min(128, _power_of_two(channels)), 8, 1
-        blocks = _depth_blocks(
-            depth, 16 if _unrolled(dtype, precision) else 32, dtype.itemsize, _float32_slice(dtype, precision)
-        )
+        block_m, block_n, warps, stages = 32, 64, 8, 1
+        block_c, blocks = _plain(depth, channels, dtype, precision, aligned)
     else:
         block_m, block_n, block_c, warps, stages, deepest = _row(VALUE_GRADIENT, architecture, channels)
         block_c = min(block_c, _power_of_two(channels))
@@ -134,8 +133,9 @@ def score_gradient_config(
     """Tiles of attention_score_gradient, or of its wide form where they hold BLOCK_S instead of BLOCK_D."""
     block_d = _power_of_two(depth)
     if dtype.itemsize >= 4 or not aligned:
-        wide = _float32_slice(dtype, precision)
-        block_m, block_n, block_k, warps, stages = (32, 64, 32, 8, 1) if _unrolled(dtype, precision) else (32, 32, 32, 4, 1)
+        wide = _inner(dtype, precision, aligned)
+        ieee = dtype.itemsize >= 4 and precision == "ieee"
+        block_m, block_n, block_k, warps, stages = (32, 64, 32, 8, 1) if ieee else (32, 32, wide, 4, 1)
     else:
         block_m, block_n, block_k, wide, warps, stages = _row(SCORE_GRADIENT, architecture, block_d)
     blocks: dict[str, int] = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "EVEN_C": channels % block_k == 0}

@@ -1,0 +1,137 @@
+"""One network three ways, on the same masks: fused, eager, and eager in float64; and whether fused is as good as eager."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from intrasense_fast import IntraSenseNet
+from intrasense_fast.kernels._proof import budget
+from intrasense_fast.kernels.entropy_whitening import eager
+from intrasense_fast.losses import IntraSenseLoss
+from tests.support.networks import set_fused
+
+# A flipped mask changes the gradients of its whole window, so that the eager runs take fused's; they must agree beyond this.
+CLEAR = 1e-3
+WEIGHTS = (1.0, 1.0, 1.0)
+
+
+class Run(NamedTuple):
+    """logits and loss terms; gradients by parameter; masks by stride; scaled entropies by stride (eager runs only)."""
+
+    outputs: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+    masks: dict[int, Tensor]
+    entropies: dict[int, Tensor]
+
+
+@contextlib.contextmanager
+def _forced(masks: dict[int, Tensor], entropies: dict[int, Tensor]) -> Iterator[None]:
+    """Eager whitening takes `masks`, in the order of the strides, and leaves the entropies it would have judged by."""
+    original, left = eager.scaled_entropy, iter(masks.items())
+
+    def scaled_entropy(attended: Tensor, scale: str) -> Tensor:
+        stride, mask = next(left)
+        entropies[stride] = original(attended, scale)
+        return torch.where(mask, -1.0, torch.inf)
+
+    eager.scaled_entropy = scaled_entropy
+    try:
+        yield
+    finally:
+        eager.scaled_entropy = original
+
+
+def run(
+    net: IntraSenseNet, x: Tensor, target: Tensor, *, fused: bool, amp: bool, masks: dict[int, Tensor] | None = None
+) -> Run:
+    """A training step of a copy of `net` without the update. masks: those that eager whitening must use."""
+    net = set_fused(copy.deepcopy(net), fused).train()
+    found: dict[int, Tensor] = {}
+    entropies: dict[int, Tensor] = {}
+    for stride, gcp in net.gcp.items():
+        gcp.register_forward_hook(lambda _m, _i, out, stride=stride: found.update({int(stride): out[1]}))
+    loss = IntraSenseLoss(WEIGHTS, fused=fused)
+    with contextlib.ExitStack() as stack:
+        if masks is not None:
+            stack.enter_context(_forced(masks, entropies))
+        stack.enter_context(torch.autocast(x.device.type, torch.bfloat16, enabled=amp))
+        output = net(x)
+    total = loss(output, target)
+    total.backward()
+    outputs = {"logits": output.logits, "total": total, "whitening_loss": output.whitening_loss, **loss.terms}
+    gradients = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+    return Run({name: t.detach() for name, t in outputs.items()}, gradients, found, entropies)
+
+
+def even_thresholds(net: IntraSenseNet, x: Tensor) -> None:
+    """Set every threshold of Eq. 6 to the middle of the entropies that it meets, so that half the positions are whitened."""
+    modules = [gcp for gcp in net.gcp.values() if gcp.normalize]
+    left, original = iter(modules), eager.scaled_entropy
+
+    def scaled_entropy(attended: Tensor, scale: str) -> Tensor:
+        entropy, gcp = original(attended, scale), next(left)
+        ordered = entropy.flatten().sort().values
+        middle = len(ordered) // 2
+        before, gcp.threshold = gcp.threshold, float(ordered[middle - 1 : middle + 1].mean())
+        return entropy - gcp.threshold + before
+
+    eager.scaled_entropy = scaled_entropy
+    try:
+        with torch.no_grad():
+            twin = set_fused(net, False).train()
+            state = copy.deepcopy(twin.state_dict())
+            twin.double()(x.double())
+            net.float().load_state_dict(state)
+    finally:
+        eager.scaled_entropy = original
+
+
+def assert_equivalent(net: IntraSenseNet, x: Tensor, target: Tensor, *, amp: bool) -> str:
+    """Outputs, loss terms and every parameter's gradient of the fused network err at most twice as much as eager's.
+
+    An error is relative to the float64 tensor's norm. Eager's error in one small tensor is a matter of luck: its median over
+    all tensors counts too, and so do the operators' own bounds in float32, half a rounding in bfloat16. Returns the figures.
+    """
+    fused = run(net, x, target, fused=True, amp=amp)
+    low = run(net, x, target, fused=False, amp=amp, masks=fused.masks)
+    truth = run(copy.deepcopy(net).double(), x.double(), target, fused=False, amp=False, masks=fused.masks)
+    _assert_masks(net, fused, low, truth, amp)
+    worst = {}
+    rounding = torch.finfo(torch.bfloat16).eps / 2
+    for part, least in (("outputs", rounding if amp else budget.FORWARD), ("gradients", rounding if amp else budget.BACKWARD)):
+        actual, eager_, expected = (getattr(r, part) for r in (fused, low, truth))
+        assert actual.keys() == eager_.keys() == expected.keys()
+        largest = max(t.norm().item() for t in expected.values())
+        floor = 1.0 if part == "outputs" else 1e-6 * largest
+        errors = {}
+        for name, t in actual.items():
+            budget.check_form(t, eager_[name], name)
+            assert t.isfinite().all(), name
+            errors[name] = tuple(budget.error(one[name], expected[name], least=floor) for one in (actual, eager_))
+        usual = median(e for _, e in errors.values())
+        for name, (mine, theirs) in errors.items():
+            allowed = max(2 * max(theirs, usual), least)
+            assert mine <= allowed, f"{name}: error {mine:.2e} > {allowed:.2e}, eager's {theirs:.2e}"
+        name = max(errors, key=lambda n: errors[n][0])
+        worst[part] = f"{part} {errors[name][0]:.1e} (eager {errors[name][1]:.1e}) at {name}"
+    return "; ".join(worst.values())
+
+
+def _assert_masks(net: IntraSenseNet, fused: Run, low: Run, truth: Run, amp: bool) -> None:
+    for stride, entropy in truth.entropies.items():
+        threshold = net.gcp[str(stride)].threshold
+        wanted, mask = entropy < threshold, fused.masks[stride]
+        assert 0 < mask.sum() < mask.numel(), f"stride {stride}: the mask shows nothing"
+        flipped = mask != wanted
+        if amp:
+            theirs = (low.entropies[stride] < threshold) != wanted
+            assert flipped.sum() <= 2 * theirs.sum() + max(2, mask.numel() // 20), (
+                f"stride {stride}: {int(flipped.sum())} flipped"
+            )
+        else:
+            assert not (flipped & ((entropy - threshold).abs() >= CLEAR)).any(), f"stride {stride}"
