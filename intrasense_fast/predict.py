@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from intrasense_fast.data.images import SUFFIXES, ImageError, read_image, write_png
-from intrasense_fast.data.records import natural_key
+from intrasense_fast.data.order import natural_key
 from intrasense_fast.data.transforms import resize_image, resize_probability
 from intrasense_fast.data.verify import show
 from intrasense_fast.errors import UsageError

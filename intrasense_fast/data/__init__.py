@@ -2,7 +2,8 @@
 
 from intrasense_fast.data.images import ImageError, read_image, read_mask, write_png
 from intrasense_fast.data.layouts import LAYOUTS, open_dataset, read_dataset
-from intrasense_fast.data.records import DataError, Problem, Record, Sample, SegmentationData, natural_key
+from intrasense_fast.data.order import natural_key
+from intrasense_fast.data.records import DataError, Problem, Record, Sample, SegmentationData
 
 __all__ = [
     "LAYOUTS",

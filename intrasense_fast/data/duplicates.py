@@ -18,7 +18,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from intrasense_fast.data.records import Problem, Record, SegmentationData, natural_key, threaded
+from intrasense_fast.data.order import natural_key
+from intrasense_fast.data.records import Problem, Record, SegmentationData, threaded
 from intrasense_fast.data.signatures import BITS, SIDE, VERSION, WINDOWS, Signature
 from intrasense_fast.files import atomic_path
 

@@ -1,8 +1,6 @@
 """What a data set is made of: records (files of one image), samples (its pixels), problems (what is wrong with a file)."""
 
 import os
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from intrasense_fast.data.images import ImageError, decode_image, read_mask, to_grey
+from intrasense_fast.data.order import natural_key
 from intrasense_fast.data.signatures import Signature, signature
 
 _SHOWN_ERRORS = 100
@@ -93,13 +92,6 @@ class Finding:
     area: int | None = None
     mode: str = ""
     signature: Signature | None = None
-
-
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sort key in which "benign (2)" precedes "benign (10)", whatever the locale, the file system or the Unicode form."""
-    name = unicodedata.normalize("NFC", name)
-    parts: list[str | int] = [int(part) if index % 2 else part for index, part in enumerate(re.split("([0-9]+)", name))]
-    return parts, name
 
 
 def load_record(record: Record) -> tuple[Sample, list[str], str]:

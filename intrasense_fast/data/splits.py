@@ -3,15 +3,17 @@
 import hashlib
 import json
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from intrasense_fast.data.records import DataError, Finding, natural_key
+from intrasense_fast.data.images import SUFFIXES
+from intrasense_fast.data.layouts._files import NAME_COLUMNS, read_rows
+from intrasense_fast.data.order import Row, deal, natural_key
+from intrasense_fast.data.records import DataError, Finding
 from intrasense_fast.files import atomic_path
 
 _FORMAT = 1
@@ -89,7 +91,9 @@ class Splits:
             if absent or unused:
                 parts = [f"{len(absent)} images of the splits are not in the data ({_few(absent)})"] if absent else []
                 parts += [f"{len(unused)} images of the data are not in the splits ({_few(unused)})"] if unused else []
-                raise DataError(f"splits, fold {number}: {'; '.join(parts)}. Use the data they were made for, or make new ones")
+                raise DataError(
+                    f"splits, fold {number}: {'; '.join(parts)}. Use the data and --subset they were made for, or new ones"
+                )
 
 
 def make_splits(
@@ -132,48 +136,89 @@ def make_splits(
             f"{len(names)} images in {found} groups cannot be split into {wanted}: at least {needed} groups are needed; "
             "use fewer folds, or more patients"
         )
-    bins = _deal(rows, [1 / folds] * folds, (seed, 0)) if folds else [[]]
-    made = []
-    for number, test in enumerate(bins):
-        tested = {row[0] for row in test}
+    tests = [[row[0] for row in each] for each in deal(rows, [1 / folds] * folds, (seed, 0))] if folds else [[]]
+    made = {"folds": folds, "val_fraction": val_fraction, "seed": seed, "images": len(names), "groups": found}
+    return _with_selection(rows, tests, val_fraction, seed, made)
+
+
+def _with_selection(
+    rows: Sequence[Row], tests: Sequence[Sequence[str]], val_fraction: float, seed: int, made: Mapping[str, Any]
+) -> Splits:
+    """Folds with the given test images; of the others `val_fraction` select, by whole groups."""
+    folds = []
+    for number, test in enumerate(tests):
+        tested = set(test)
         rest = [row for row in rows if row[0] not in tested]
-        train, val = _deal(rest, [1 - val_fraction, val_fraction], (seed, 1, number))
-        made.append(Fold(*(tuple(row[0] for row in role) for role in (train, val, test))))
-    return Splits(
-        tuple(made), {"folds": folds, "val_fraction": val_fraction, "seed": seed, "images": len(names), "groups": found}
-    )
+        if len({row[1] for row in rest}) < 2:
+            raise DataError(f"fold {number}: its {len(tested)} test images leave fewer than two groups to train and select on")
+        train, val = deal(rest, [1 - val_fraction, val_fraction], (seed, 1, number))
+        folds.append(Fold(tuple(row[0] for row in train), tuple(row[0] for row in val), tuple(test)))
+    return Splits(tuple(folds), made)
 
 
-def read_splits(path: str | os.PathLike[str], names: Sequence[str]) -> Splits:
-    """A splits.json, or a folder with the list files of a publication: train.txt, val.txt and test.txt, a name a line.
+def read_splits(
+    path: str | os.PathLike[str],
+    names: Sequence[str],
+    groups: Sequence[str],
+    strata: Sequence[str],
+    *,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+) -> Splits:
+    """Splits that a user or a publication gives; every image of the data must have a role.
 
-    Names in list files may carry a file ending or a folder. Without val.txt, the test images are not used for selection:
-    it is an error that says so.
+    Args:
+        path: a splits.json; or a folder with lists of names, a name a line, train.txt, val.txt and perhaps test.txt (or one
+            file for each role whose name ends so, such as busi_train.txt); or a CSV table with a column of names (id, name,
+            image, ...) and a column of folds (fold, kfold, ...), such as those of BUS-BRA: each fold is tested once, and
+            `val_fraction` of the other images select the checkpoint, by whole groups. Names may carry an ending or a folder.
+        names, groups, strata: of each image, as in `make_splits`.
 
     Raises:
-        DataError: a file is missing or names images that the data do not have.
+        DataError: a file is missing or damaged, or names other images than the data have; without a list for selection, for
+            selecting on the test images would spoil the test.
     """
     source = Path(path)
-    if source.is_file():
+    if source.suffix.casefold() == ".csv":
+        rows = sorted(zip(names, groups, strata, strict=True), key=lambda row: natural_key(row[0]))
+        splits = _with_selection(rows, _fold_column(source, names), val_fraction, seed, {"files": str(source)})
+    elif source.is_file():
         splits = Splits.load(source)
-        splits.check(names)
-        return splits
-    lists = {role: _list_file(source, role, names) for role in Fold._fields}
-    if lists["train"] is None or lists["val"] is None:
-        missing = "train.txt" if lists["train"] is None else "val.txt (selecting on the test images would spoil the test)"
-        raise DataError(f"{source}: needed are train.txt and val.txt, and test.txt if there is one; missing: {missing}")
-    fold = Fold(*(tuple(lists[role] or ()) for role in Fold._fields))
-    splits = Splits((fold,), {"files": str(source)})
+    else:
+        lists = {role: _list_file(source, role, names) for role in Fold._fields}
+        if lists["train"] is None or lists["val"] is None:
+            missing = "train.txt" if lists["train"] is None else "val.txt (selecting on the test images would spoil the test)"
+            raise DataError(f"{source}: needed are train.txt and val.txt, and test.txt if there is one; missing: {missing}")
+        splits = Splits((Fold(*(tuple(lists[role] or ()) for role in Fold._fields)),), {"files": str(source)})
     _check_disjoint(splits, str(source))
+    splits.check(names)
     return splits
+
+
+def parted_groups(splits: Splits, groups: Mapping[str, str]) -> list[str]:
+    """A line for each fold in which a group (name -> group) has images in two roles: splits made elsewhere may leak so."""
+    lines = []
+    for number, fold in enumerate(splits.folds):
+        roles: dict[str, set[str]] = defaultdict(set)
+        for role, members in zip(Fold._fields, fold, strict=True):
+            for name in members:
+                roles[groups[name]].add(role)
+        parted = sorted((group for group, found in roles.items() if len(found) > 1), key=natural_key)
+        if parted:
+            tested = sum("test" in roles[group] for group in parted)
+            lines.append(
+                f"fold {number}: {len(parted)} groups (patients or near-duplicates) stand in two roles, {tested} of them in "
+                f"the test: {_few(parted)}. What is measured so is optimistic"
+            )
+    return lines
 
 
 def strata_of(findings: Sequence[Finding]) -> list[str]:
     """Class x tertile of the lesion's share of the image, for every finding of `SegmentationData.inspect`."""
     shares = [f.area / (f.size[0] * f.size[1]) if f.area and f.size else 0.0 for f in findings]
-    lesions = np.array([share for share in shares if share > 0])
-    cuts = np.quantile(lesions, (1 / 3, 2 / 3)) if len(lesions) else np.zeros(2)
-    sizes = ["none" if not share else ("small", "medium", "large")[int((share > cuts).sum())] for share in shares]
+    lesions = sorted(share for share in shares if share > 0)
+    cuts = [lesions[len(lesions) * third // 3] for third in (1, 2)] if lesions else []
+    sizes = [("small", "medium", "large")[sum(share >= cut for cut in cuts)] if share else "none" for share in shares]
     return [f"{finding.record.label or 'unlabelled'}, {size}" for finding, size in zip(findings, sizes, strict=True)]
 
 
@@ -191,70 +236,59 @@ def fold_table(splits: Splits, groups: Mapping[str, str], strata: Mapping[str, s
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
-def _deal(
-    rows: Sequence[tuple[str, str, str]], fractions: Sequence[float], seed: tuple[int, ...]
-) -> list[list[tuple[str, str, str]]]:
-    """Whole groups into bins, each to the bin whose strata it brings closest to their share; no bin stays empty."""
-    members: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
-    for row in rows:
-        members[row[1]].append(row)
-    keys = list(members)
-    order = np.random.default_rng(seed).permutation(len(keys))
-    # Large groups first, while every bin still has room; equal ones in random order.
-    ordered = sorted((keys[i] for i in order), key=lambda key: -len(members[key]))
-    totals = Counter(row[2] for row in rows)
-    filled: list[Counter[str]] = [Counter() for _ in fractions]
-    bins: list[list[tuple[str, str, str]]] = [[] for _ in fractions]
-    for position, key in enumerate(ordered):
-        group = Counter(row[2] for row in members[key])
-        empty = [i for i, content in enumerate(bins) if not content]
-        candidates = empty if len(ordered) - position <= len(empty) else range(len(bins))
-
-        def cost(i: int, group: Counter[str] = group) -> tuple[float, float, int]:
-            def excess(stratum: str, extra: int) -> float:
-                return ((filled[i][stratum] + extra) / (fractions[i] * totals[stratum]) - 1) ** 2 * fractions[i]
-
-            strain = sum(excess(stratum, count) - excess(stratum, 0) for stratum, count in group.items())
-            return round(strain, 9), round(len(bins[i]) / fractions[i], 9), i
-
-        chosen = min(candidates, key=cost)
-        filled[chosen] += group
-        bins[chosen] += members[key]
-    return [sorted(content, key=lambda row: natural_key(row[0])) for content in bins]
-
-
 def _list_file(folder: Path, role: str, names: Sequence[str]) -> list[str] | None:
-    path = next(
-        (
-            folder / f"{name}.txt"
-            for name in ((role, "valid") if role == "val" else (role,))
-            if (folder / f"{name}.txt").exists()
-        ),
-        None,
-    )
-    if path is None:
+    """The names that the list of a role holds, or None where there is no such list."""
+    endings = ("val", "valid", "validation") if role == "val" else (role,)
+    found = sorted(folder.glob("*.txt"), key=lambda file: natural_key(file.name))
+    exact = [file for file in found if file.stem.casefold() in endings]
+    candidates = exact or [file for file in found if re.split("[_-]", file.stem.casefold())[-1] in endings]
+    if len(candidates) > 1:
+        several = ", ".join(file.name for file in candidates)
+        raise DataError(
+            f"{folder}: several lists could be {role}.txt: {several}. Copy the ones you mean to a folder of their own"
+        )
+    if not candidates:
         return None
+    lines = [line.strip() for line in candidates[0].read_text(encoding="utf-8-sig").splitlines()]
+    return _resolved([line for line in lines if line], names, candidates[0])
+
+
+def _fold_column(path: Path, names: Sequence[str]) -> list[list[str]]:
+    """The images of each fold of a CSV table, folds in natural order."""
+    rows, problems = read_rows(path)
+    if problems or not rows:
+        raise DataError(f"{path}: {problems[0].message if problems else 'an empty table'}")
+    name = next((key for key in NAME_COLUMNS if key in rows[0]), None)
+    fold = next((key for key in rows[0] if "fold" in key), None)
+    if name is None or fold is None:
+        columns = ", ".join(rows[0])
+        raise DataError(f"{path}: columns {columns}; needed: one of {', '.join(NAME_COLUMNS)}, and one with 'fold' in its name")
+    resolved = _resolved([row[name] for row in rows], names, path)
+    folds: dict[str, list[str]] = defaultdict(list)
+    for each, row in zip(resolved, rows, strict=True):
+        folds[row[fold]].append(each)
+    return [sorted(folds[number], key=natural_key) for number in sorted(folds, key=natural_key)]
+
+
+def _resolved(entries: Sequence[str], names: Sequence[str], source: Path) -> list[str]:
+    """Names of the data for entries that may carry a folder or a file ending."""
     exact = set(names)
     stems: dict[str, list[str]] = defaultdict(list)
     for name in names:
         stems[name.rsplit("/", 1)[-1]].append(name)
     found, unknown = [], []
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
-        text = line.strip().replace("\\", "/")
-        if not text:
-            continue
-        bare = (
-            text.rsplit(".", 1)[0] if text.rsplit(".", 1)[-1].lower() in ("png", "jpg", "jpeg", "bmp", "tif", "tiff") else text
-        )
+    for entry in entries:
+        text = entry.replace("\\", "/")
+        bare = text.rsplit(".", 1)[0] if text.casefold().endswith(SUFFIXES) else text
         close = stems.get(bare.rsplit("/", 1)[-1], [])
         if bare in exact:
             found.append(bare)
         elif len(close) == 1:
             found.append(close[0])
         else:
-            unknown.append(text)
+            unknown.append(entry)
     if unknown:
-        raise DataError(f"{path}: {len(unknown)} names are not in the data, or are in it more than once: {_few(unknown)}")
+        raise DataError(f"{source}: {len(unknown)} names are not in the data, or are in it more than once: {_few(unknown)}")
     return found
 
 

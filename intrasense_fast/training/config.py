@@ -15,7 +15,7 @@ from intrasense_fast.model import PLACEMENTS, REFINABLE_STRIDES
 
 AMPS = ("off", "bf16", "fp16")
 SCHEDULERS = ("none", "plateau", "cosine", "onecycle")
-SUBSETS = ("all", "lesions")
+SUBSETS = ("all", "lesions", "deduplicated", "curated")
 PRESETS = ("paper", "cpu-small", "quick")
 # What may be given beside --resume.
 RESUMABLE = ("epochs", "workers", "device")
@@ -152,7 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag(
         "--subset",
         str,
-        "which images: all, or lesions (no normal images)",
+        "which images: all, lesions (no normal images), deduplicated (one of each near-duplicate), curated (BUSI)",
         choices=SUBSETS,
     )
     flag("--splits", str, "your own splits.json, or a folder with train.txt, val.txt and test.txt")

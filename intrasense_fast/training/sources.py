@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from intrasense_fast.data.duplicates import Duplicates, find_duplicates, regrouped
 from intrasense_fast.data.layouts import read_dataset
 from intrasense_fast.data.phantom import write_phantom
 from intrasense_fast.data.records import DataError, Finding, SegmentationData, accept
-from intrasense_fast.data.splits import Fold, Splits, fold_table, make_splits, read_splits, strata_of
+from intrasense_fast.data.splits import Fold, Splits, fold_table, make_splits, parted_groups, read_splits, strata_of
+from intrasense_fast.data.subsets import choose
 from intrasense_fast.data.verify import show
 from intrasense_fast.training.config import TrainConfig
 
@@ -24,11 +26,15 @@ def open_source(run: Path, config: TrainConfig) -> tuple[SegmentationData, list[
     Raises:
         DataError: the folder or a file cannot be used; without `skip_bad`, every such file is named.
     """
-    data = _phantoms(run / PHANTOMS) if config.data is None else read_dataset(config.data, config.layout)
-    findings = data.inspect(progress=True)
-    data = accept(data.with_findings(findings), skip_bad=config.skip_bad)
+    simulated = config.data is None
+    data = _phantoms(run / PHANTOMS) if simulated else read_dataset(str(config.data), config.layout)
+    findings = data.inspect(progress=True, signatures=not simulated)
+    duplicates = Duplicates()
+    if not simulated:
+        duplicates = find_duplicates(data.records, [finding.signature for finding in findings], progress=True)
+    data = accept(regrouped(data.with_findings(findings), duplicates), skip_bad=config.skip_bad)
     _show_problems(data)
-    data = _subset(data, findings, config.subset)
+    data = choose(data, findings, duplicates, config.subset)
     found = {finding.record.name: finding for finding in findings}
     return data, [found[record.name] for record in data.records]
 
@@ -52,7 +58,9 @@ def split(config: TrainConfig, data: SegmentationData, findings: Sequence[Findin
     names = [record.name for record in data.records]
     groups, strata = [record.group for record in data.records], strata_of(findings)
     if config.splits is not None:
-        splits = read_splits(config.splits, names)
+        splits = read_splits(config.splits, names, groups, strata, val_fraction=config.val_fraction, seed=config.seed)
+        for line in parted_groups(splits, dict(zip(names, groups, strict=True))):
+            show(f"warning: {config.splits}, {line}")
         if config.folds not in (None, 0, len(splits.folds)):
             raise DataError(
                 f"{config.splits} has {len(splits.folds)} folds, --folds asks for {config.folds}: leave --folds out"
@@ -87,12 +95,3 @@ def _show_problems(data: SegmentationData) -> None:
         show(str(problem))
     if len(others) > _SHOWN_WARNINGS:
         show(f"and {len(others) - _SHOWN_WARNINGS} more warnings: python -m intrasense_fast verify {data.root}")
-
-
-def _subset(data: SegmentationData, findings: Sequence[Finding], subset: str) -> SegmentationData:
-    if subset == "lesions":
-        lesions = {finding.record.name for finding in findings if finding.area}
-        data = data.with_records(record for record in data.records if record.name in lesions)
-        if not data.records:
-            raise DataError(f"{data.root}: subset lesions is empty, no mask shows a lesion")
-    return data

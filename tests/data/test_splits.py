@@ -1,17 +1,22 @@
 """Splits: groups never part, strata spread, the same whatever the order, and refused where they do not fit."""
 
+import glob
 import json
 import random
+import shutil
+import subprocess
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from intrasense_fast.data import open_dataset, order
 from intrasense_fast.data.records import DataError
-from intrasense_fast.data.splits import Fold, Splits, fold_table, make_splits, read_splits
+from intrasense_fast.data.splits import Fold, Splits, fold_table, make_splits, parted_groups, read_splits
 
-# The digest below must come out on every Python and every numpy.
-FROZEN = "6073fbe024c965fe33faac86ac60603bfdfbae45b832ab55d9c4827433ed626b"
+# The digest below must come out on every Python and every machine.
+FROZEN = "308a9c2180f2f4c4fe55b5e184cc1c9376935dc83ce208a6cd4867544a32f7c1"
 
 
 def tree(rng: random.Random) -> tuple[list[str], list[str], list[str]]:
@@ -64,6 +69,33 @@ def test_same_digest_on_every_version() -> None:
     assert splits.digest == FROZEN
 
 
+@pytest.mark.parametrize("version", ["3.10", "3.12", "3.13"])
+def test_same_on_another_python(version: str, seed: int, tmp_path: Path) -> None:
+    python = _python(version)
+    if python is None:
+        pytest.skip(f"no Python {version} is installed here")
+    rng = random.Random(seed)
+    cases = [(list(zip(*tree(rng), strict=True)), [1 / 5] * 5, [rng.randrange(100), 0]) for _ in range(20)]
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    # order.py needs nothing but the standard library, so that it runs where the package is not installed.
+    code = (
+        "import json, runpy, sys; deal = runpy.run_path(sys.argv[1])['deal'];"
+        "print(json.dumps([deal([tuple(r) for r in rows], f, s) for rows, f, s in json.load(open(sys.argv[2]))]))"
+    )
+    command = [python, "-I", "-c", code, order.__file__, str(tmp_path / "cases.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    here = [order.deal(rows, fractions, seeds) for rows, fractions, seeds in cases]
+    assert json.loads(done.stdout) == json.loads(json.dumps(here))
+
+
+def _python(version: str) -> str | None:
+    """A working interpreter of a version; the shim of a version manager may be there without one."""
+    for place in (shutil.which(f"python{version}"), *glob.glob(str(Path.home() / f".pyenv/versions/{version}*/bin/python"))):
+        if place and subprocess.run([place, "-V"], capture_output=True).returncode == 0:
+            return place
+    return None
+
+
 def test_strata_spread_evenly() -> None:
     names = [f"i{i}" for i in range(600)]
     strata = ["benign"] * 400 + ["malignant"] * 200
@@ -79,7 +111,7 @@ def test_written_once_and_read_back(tmp_path: Path) -> None:
     names = [f"näm {i}" for i in range(20)]
     splits = make_splits(names, names, ["x"] * 20, folds=2)
     splits.save(tmp_path / "splits.json")
-    loaded = read_splits(tmp_path / "splits.json", names)
+    loaded = read(tmp_path / "splits.json", names)
     assert loaded.folds == splits.folds and loaded.digest == splits.digest and loaded.made["seed"] == 0
     with pytest.raises(FileExistsError, match="written once"):
         splits.save(tmp_path / "splits.json")
@@ -117,20 +149,64 @@ def test_other_data_is_refused() -> None:
         splits.check([*names[:-1], "new"])
 
 
+def read(path: Path, names: list[str], groups: list[str] | None = None) -> Splits:
+    return read_splits(path, names, groups or names, ["x"] * len(names))
+
+
 def test_published_lists(tmp_path: Path) -> None:
     names = ["images/a (1)", "images/a (2)", "images/b (1)"]
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "train.txt").write_text("a (1).png\n")
+    with pytest.raises(DataError, match="selecting on the test images would spoil the test"):
+        read(tmp_path / "only", names)
     (tmp_path / "train.txt").write_text("a (1).png\n\n")
     (tmp_path / "valid.txt").write_text("images/a (2)\n")
-    with pytest.raises(DataError, match=r"test\.txt|val"):
-        (tmp_path / "only").mkdir()
-        (tmp_path / "only" / "train.txt").write_text("a (1).png\n")
-        read_splits(tmp_path / "only", names)
+    with pytest.raises(DataError, match=r"1 images of the data are not in the splits \(images/b \(1\)\).*--subset"):
+        read(tmp_path, names)
     (tmp_path / "test.txt").write_text("b (1).png\n")
-    splits = read_splits(tmp_path, names)
+    splits = read(tmp_path, names)
     assert splits.folds == (Fold(("images/a (1)",), ("images/a (2)",), ("images/b (1)",)),)
     (tmp_path / "test.txt").write_text("c (9).png\n")
     with pytest.raises(DataError, match=r"test\.txt: 1 names are not in the data.*c \(9\)"):
-        read_splits(tmp_path, names)
+        read(tmp_path, names)
+
+
+def test_lists_beside_the_data(trees: Callable[[str, bool], tuple[Path, list]], tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(trees("unext", False)[0], root)
+    names = [record.name for record in open_dataset(root, group_duplicates=False).records]
+    with pytest.raises(DataError, match=r"busi_val\.txt: 1 names are not in the data.*benign \(999\)"):
+        read(root, names)
+    listed = (root / "busi_val.txt").read_text().replace("benign (999).png\n", "")
+    (root / "busi_val.txt").write_text(listed)
+    (fold,) = read(root, names).folds
+    assert (len(fold.train), len(fold.val), len(fold.test)) == (21, 9, 0)
+    (root / "busi_train2.txt").write_text(listed)
+    (root / "more_train.txt").write_text(listed)
+    with pytest.raises(DataError, match=r"several lists could be train\.txt: busi_train\.txt, more_train\.txt"):
+        read(root, names)
+
+
+def test_official_folds_of_bus_bra(trees: Callable[[str, bool], tuple[Path, list]], tmp_path: Path) -> None:
+    root, _ = trees("bus-bra", False)
+    data = open_dataset(root, group_duplicates=False)
+    names, groups = [record.name for record in data.records], [record.group for record in data.records]
+    splits = read(root / "5-fold-cv.csv", names, groups)
+    assert len(splits.folds) == 5
+    assert [fold.test for fold in splits.folds] == [data.published[f"5-fold-cv/{k}"] for k in range(1, 6)]
+    group = dict(zip(names, groups, strict=True))
+    assert not parted_groups(splits, group) and len(set(groups)) < len(names)
+    assert all(fold.val for fold in splits.folds)
+    (tmp_path / "odd.csv").write_text("image,part\na,1\n")
+    with pytest.raises(DataError, match="columns image, part; needed"):
+        read(tmp_path / "odd.csv", names)
+
+
+def test_leaking_lists_are_told() -> None:
+    groups = {"a": "1", "b": "1", "c": "2", "d": "3", "e": "3"}
+    assert not parted_groups(Splits((Fold(("a", "b"), ("c",), ("d", "e")),), {}), groups)
+    (line,) = parted_groups(Splits((Fold(("a", "d"), ("b", "c"), ("e",)),), {}), groups)
+    assert "2 groups (patients or near-duplicates) stand in two roles, 1 of them in the test: 1, 3" in line
 
 
 @pytest.mark.parametrize(

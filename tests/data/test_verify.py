@@ -14,7 +14,8 @@ import pytest
 from intrasense_fast.cli import main
 from intrasense_fast.data import open_dataset
 from intrasense_fast.data.fake import LAYOUTS, Planted, write_tree
-from intrasense_fast.data.records import DataError, Problem, natural_key
+from intrasense_fast.data.order import natural_key
+from intrasense_fast.data.records import DataError, Problem
 from intrasense_fast.data.verify import verify
 from intrasense_fast.errors import UsageError
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from intrasense_fast.data.images import SUFFIXES
-from intrasense_fast.data.records import Problem, Record, natural_key
+from intrasense_fast.data.order import natural_key
+from intrasense_fast.data.records import Problem, Record
 
 Reading = tuple[list[Record], list[Problem]]
 
@@ -36,7 +37,7 @@ _BESIDE_IMAGES = {
 }
 _HINTS = 20
 _HINT_CANDIDATES = 2000
-_NAME_COLUMNS = ("name", "id", "image", "image_id", "imageid", "image_name", "filename", "file", "file_name")
+NAME_COLUMNS = ("name", "id", "image", "image_id", "imageid", "image_name", "filename", "file", "file_name")
 _LABEL_COLUMNS = ("label", "pathology", "class", "category", "cate", "type", "diagnosis", "tirads")
 _CASE_COLUMNS = ("case", "patient", "patient_id", "patientid", "case_id", "caseid")
 
@@ -166,7 +167,7 @@ def read_identities(path: Path, classes: Mapping[str, str] | None = None) -> tup
     if problems or not rows:
         return {}, problems or [Problem("warning", str(path), "an empty table: no labels read")]
     name, label, case = (
-        next((key for key in keys if key in rows[0]), None) for keys in (_NAME_COLUMNS, _LABEL_COLUMNS, _CASE_COLUMNS)
+        next((key for key in keys if key in rows[0]), None) for keys in (NAME_COLUMNS, _LABEL_COLUMNS, _CASE_COLUMNS)
     )
     if name is None or (label is None and case is None):
         columns = ", ".join(rows[0])
@@ -174,7 +175,7 @@ def read_identities(path: Path, classes: Mapping[str, str] | None = None) -> tup
             Problem(
                 "error",
                 str(path),
-                f"columns {columns}; needed: one of {_NAME_COLUMNS} and one of {_LABEL_COLUMNS + _CASE_COLUMNS}",
+                f"columns {columns}; needed: one of {NAME_COLUMNS} and one of {_LABEL_COLUMNS + _CASE_COLUMNS}",
             )
         ]
     found: dict[str, Identity] = {}

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from intrasense_fast.data.layouts._files import Reading, by_name, files, is_image, nearest
-from intrasense_fast.data.records import Problem, Record, natural_key
+from intrasense_fast.data.order import natural_key
+from intrasense_fast.data.records import Problem, Record
 
 NAME = "ddti"
 EXPECTED = "CASE.xml with the outlines, and CASE_1.jpg, CASE_2.jpg, ..., in one folder"

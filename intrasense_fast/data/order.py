@@ -1,0 +1,56 @@
+"""Order and chance that are the same on every machine: plain Python, and sums that every version rounds alike."""
+
+import hashlib
+import math
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+Row = tuple[str, str, str]
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Sort key in which "benign (2)" precedes "benign (10)", whatever the locale, the file system or the Unicode form."""
+    name = unicodedata.normalize("NFC", name)
+    parts: list[str | int] = [int(part) if index % 2 else part for index, part in enumerate(re.split("([0-9]+)", name))]
+    return parts, name
+
+
+def deal(rows: Sequence[Row], fractions: Sequence[float], seed: Sequence[int]) -> list[list[Row]]:
+    """Whole groups into bins, each to the bin whose strata it brings closest to their share; no bin stays empty.
+
+    Args:
+        rows: (name, group, stratum) of every image; at least as many groups as bins.
+        fractions: of the images that each bin should hold.
+        seed: of the order in which equally large groups are dealt out.
+
+    Returns:
+        The rows of each bin, in natural order of their names.
+    """
+    members: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        members[row[1]].append(row)
+    # Large groups first, while every bin still has room; equal ones in an order drawn from the seed and their names.
+    drawn = {key: hashlib.sha256(f"{tuple(seed)} {key}".encode(errors="surrogateescape")).digest() for key in members}
+    ordered = sorted(members, key=lambda key: (-len(members[key]), drawn[key]))
+    totals = Counter(row[2] for row in rows)
+    filled: list[Counter[str]] = [Counter() for _ in fractions]
+    bins: list[list[Row]] = [[] for _ in fractions]
+    for position, key in enumerate(ordered):
+        group = Counter(row[2] for row in members[key])
+        empty = [i for i, content in enumerate(bins) if not content]
+        candidates = empty if len(ordered) - position <= len(empty) else range(len(bins))
+
+        def cost(i: int, group: Counter[str] = group) -> tuple[float, float, int]:
+            def excess(stratum: str, extra: int) -> float:
+                share = (filled[i][stratum] + extra) / (fractions[i] * totals[stratum]) - 1
+                return share * share * fractions[i]
+
+            strain = math.fsum(excess(stratum, count) - excess(stratum, 0) for stratum, count in group.items())
+            return round(strain, 9), round(len(bins[i]) / fractions[i], 9), i
+
+        chosen = min(candidates, key=cost)
+        filled[chosen] += group
+        bins[chosen] += members[key]
+    return [sorted(content, key=lambda row: natural_key(row[0])) for content in bins]
