@@ -21,7 +21,7 @@ _BUSI_NAME = re.compile(r"^(?:.*/)?(benign|malignant|normal)[ _]?\(?(\d+)\)?$", 
 
 def curated_names() -> set[tuple[str, int]]:
     """(class, number) of the images of Curated BUSI."""
-    found = set()
+    found: set[tuple[str, int]] = set()
     for label, spans in CURATED.items():
         for span in spans.split():
             first, _, last = span.partition("-")
