@@ -1,20 +1,24 @@
 #!/usr/bin/env bash
 # Everything there is to check and to measure on a GPU, offline: benchmarks/gpu.sh [--dry-run] [stage ...]
-# Each stage writes its own JSON under $OUT (default: benchmarks/out) at once and can be run alone.
-#   tests     kernels and contract on the GPU in all dtypes
-#   ceilings  copy, L2, products in bf16, tf32, float32
-#   ops       every operator against its peers
+# Each stage writes its own files under $OUT (default: benchmarks/out) at once, can be run alone, and ends itself within
+# $LIMIT seconds (default: 580). An interrupted stage leaves whole files of what it had measured.
+#   tests      kernels and contract on the GPU in all dtypes
+#   ceilings   copy, L2, products in bf16, tf32, float32
+#   ops        every operator against its peers ($OPERATORS chooses some: each alone has the whole limit)
+#   model      training step and inference, fused, eager, compiled, and the plain U-Net
+#   memory     peak memory by resolution until out of memory
+#   sanitizer  compute-sanitizer on small cases, and CUDA graphs against eager calls
 # --dry-run walks through the stages with tiny shapes, on a CPU too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-stages=(tests ceilings ops)
+stages=(tests ceilings ops model memory sanitizer)
 dry=0
 chosen=()
 for argument in "$@"; do
   case "$argument" in
     --dry-run) dry=1 ;;
-    tests | ceilings | ops) chosen+=("$argument") ;;
+    tests | ceilings | ops | model | memory | sanitizer) chosen+=("$argument") ;;
     *) echo "gpu.sh: no stage '$argument'; there are: ${stages[*]} (and --dry-run)" >&2; exit 2 ;;
   esac
 done
@@ -22,34 +26,79 @@ done
 
 PYTHON=${PYTHON:-python}
 OUT=${OUT:-benchmarks/out}
+LIMIT=${LIMIT:-580}
+OPERATORS=${OPERATORS:-nonlocal_attention entropy_whitening channel_decoupling bce_dice}
 mkdir -p "$OUT"
-if [ "$dry" = 0 ]; then
-  "$PYTHON" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "gpu.sh: torch sees no GPU; --dry-run works without one")'
+OUT=$(cd "$OUT" && pwd)
+device=$("$PYTHON" -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')
+if [ "$dry" = 1 ]; then
+  export INTRASENSE_BENCH_QUICK=1
+else
+  [ "$device" = cuda ] || { echo "gpu.sh: torch sees no GPU; --dry-run works without one" >&2; exit 2; }
   unset TRITON_INTERPRET
   "$PYTHON" -c 'import intrasense_fast' 2>/dev/null || "$PYTHON" -m pip install --no-deps --no-build-isolation -q -e .
 fi
 
-run_tests() {
-  if [ "$dry" = 1 ]; then
-    "$PYTHON" -m pytest -q --collect-only tests/kernels tests/contract > "$OUT/tests.txt"
-    tail -n 1 "$OUT/tests.txt"
-    return
-  fi
-  "$PYTHON" -m pytest -q -m 'not aot' tests/kernels tests/contract --junit-xml "$OUT/tests.xml"
-}
-run_ceilings() { "$PYTHON" -m benchmarks.ceilings --out "$OUT/ceilings.json"; }
-run_ops() {
-  local file status=0
-  [ "$dry" = 1 ] && export INTRASENSE_BENCH_QUICK=1
-  for file in benchmarks/bench_*.py; do
-    "$PYTHON" -m pytest -q "$file" --benchmark-only --benchmark-json "$OUT/$(basename "$file" .py).json" || status=$?
-  done
-  return $status
+# limited SIGNAL SECONDS COMMAND...: the signal at the limit, so that what was measured is written; SIGKILL 15 s later.
+limited() { local signal=$1 seconds=$2; shift 2; timeout --foreground -s "$signal" -k 15 "$seconds" "$@"; }
+
+# bench NAME SECONDS: one benchmark file into $OUT/NAME.json, which appears complete or not at all.
+bench() {
+  local name=$1 seconds=$2 part="$OUT/.$1.part" status=0
+  rm -f "$part"
+  INTRASENSE_BENCH_UNTIL=$(($(date +%s) + seconds - 45)) limited TERM "$seconds" \
+    "$PYTHON" -m pytest -q "benchmarks/bench_$name.py" --benchmark-only --benchmark-columns=median,iqr,rounds \
+    --benchmark-json "$part" > "$OUT/$name.txt" 2>&1 || status=$?
+  [ ! -s "$part" ] || mv "$part" "$OUT/$name.json"
+  rm -f "$part"
+  tail -n 3 "$OUT/$name.txt"
+  return "$status"
 }
 
+run_tests() {
+  if [ "$dry" = 1 ]; then
+    "$PYTHON" -m pytest -q --collect-only tests/kernels tests/contract > "$OUT/tests.txt" || { tail -n 20 "$OUT/tests.txt"; return 1; }
+    tail -n 1 "$OUT/tests.txt"
+    return 0
+  fi
+  limited INT "$LIMIT" "$PYTHON" -m pytest -q -m 'not aot' tests/kernels tests/contract --junit-xml "$OUT/tests.xml"
+}
+run_ceilings() {
+  local quick=()
+  [ "$dry" = 0 ] || quick=(--quick)
+  limited INT "$LIMIT" "$PYTHON" -m benchmarks.ceilings "${quick[@]}" --out "$OUT/ceilings.json"
+}
+run_ops() {
+  local operator status=0 number share
+  number=$(wc -w <<< "$OPERATORS")
+  for operator in $OPERATORS; do
+    share=$((LIMIT / number))
+    # Attention has twice the peers of the others, the loss a third.
+    [ "$number" -lt 4 ] || case "$operator" in nonlocal_attention) share=$((LIMIT * 40 / 100)) ;; bce_dice) share=$((LIMIT * 12 / 100)) ;; *) share=$((LIMIT * 24 / 100)) ;; esac
+    bench "$operator" "$share" || status=$?
+  done
+  return "$status"
+}
+run_model() { bench model "$LIMIT"; }
+run_memory() {
+  local options=(--device cuda --max-size 4096)
+  [ "$dry" = 0 ] || options=(--device "$device" --dry-run)
+  limited INT "$LIMIT" "$PYTHON" -m benchmarks.memory "${options[@]}" --seconds $((LIMIT - 70)) --out "$OUT/memory"
+}
+run_sanitizer() {
+  local quick=()
+  [ "$dry" = 0 ] || quick=(--dry-run)
+  limited INT "$LIMIT" "$PYTHON" -m benchmarks.sanitizer "${quick[@]}" --seconds $((LIMIT - 30)) --out "$OUT/sanitizer.json"
+}
+
+failed=()
 for stage in "${chosen[@]}"; do
   echo "== $stage"
   from=$SECONDS
-  "run_$stage"
+  "run_$stage" || failed+=("$stage")
   echo "== $stage: $((SECONDS - from)) s"
 done
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "gpu.sh: not everything passed in: ${failed[*]}; see $OUT" >&2
+  exit 1
+fi

@@ -1,16 +1,17 @@
 """What autograd keeps for the backward pass, counted by its own hooks."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 
-def saved_bytes(function: Callable[[], object], without: tuple[Tensor, ...] | list[Tensor] = ()) -> int:
-    """Bytes of the distinct storages that `function` saves for backward while its result is alive.
+@contextlib.contextmanager
+def saved_storages(without: Iterable[Tensor] = ()) -> Iterator[dict[int, int]]:
+    """Collects {address: bytes} of every distinct storage that is saved for backward inside the block.
 
     Args:
-        function: a forward pass; it is run once.
         without: tensors, such as parameters, whose storages are not counted.
     """
     known = {t.untyped_storage().data_ptr() for t in without}
@@ -25,9 +26,17 @@ def saved_bytes(function: Callable[[], object], without: tuple[Tensor, ...] | li
             alive.append(tensor.detach())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            yield found
+    finally:
+        alive.clear()
+
+
+def saved_bytes(function: Callable[[], object], without: Iterable[Tensor] = ()) -> int:
+    """Bytes of the distinct storages that `function` saves for backward while its result is alive; it is run once."""
+    with saved_storages(without) as found:
         result = function()
-    total = sum(found.values())
+        total = sum(found.values())
     del result
-    alive.clear()
     return total
