@@ -58,7 +58,9 @@ def decoupling_gram(
     out = PART + part * R * R + ti.to(tl.int64) * BLOCK_R * R + tj * BLOCK_R
     tl.store(out + (i[:, None] * R + i[None, :]), acc, mask=i_in[:, None] & j_in[None, :])
     if ti == tj:
-        tl.store(TRACE + part * tiles + ti, tl.sum(tl.sum(tl.where(i[:, None] == i[None, :], acc, 0.0), 1), 0))
+        # The diagonal is read back: its sum over the accumulator, masked, does not compile for sm_100.
+        tl.debug_barrier()
+        tl.store(TRACE + part * tiles + ti, tl.sum(tl.load(out + i * (R + 1), mask=i_in, other=0.0), 0))
         if WITH_SUM and TALL:
             tl.store(SUM + part * R + ti * BLOCK_R + i, total, mask=i_in)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from intrasense_fast.kernels._proof.aot import CompileJob, recorded_jobs, unique
+from intrasense_fast.kernels._proof.aot import CompileJob, recorded_jobs
 from intrasense_fast.kernels._proof.registry import BadInput, Bound, OperatorProof, Row
 from intrasense_fast.kernels.channel_decoupling import reference, triton_impl
 from intrasense_fast.kernels.channel_decoupling.api import channel_decoupling
@@ -75,8 +75,10 @@ def bounds() -> list[Bound]:
     return found
 
 
-def launches(shape: tuple[int, int, int, int], dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], None]:
-    """Every launch of one shape on meta tensors, for recorded_jobs."""
+def launches(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, layout: torch.memory_format, squeezes: tuple[bool, ...]
+) -> Callable[[], None]:
+    """Every launch of one shape on meta tensors, for recorded_jobs; `squeezes`: what `decoupled` is."""
 
     def run() -> None:
         _, channels, _, _ = shape
@@ -84,7 +86,7 @@ def launches(shape: tuple[int, int, int, int], dtype: torch.dtype, layout: torch
         reduced = max(1, channels // 16)
         shapes = ((reduced, channels), (reduced,), (channels, reduced), (channels,))
         parameters = [torch.empty(size, device="meta") for size in shapes]
-        for decoupled in (False, True):
+        for decoupled in squeezes:
             call: tuple[Any, ...] = (features, *parameters, 10.0, decoupled)
             out, gap, distance, *saved = triton_impl.forward(*call)
             call = (features, *parameters, *saved, out, gap, distance, 10.0, decoupled, True, True)
@@ -93,29 +95,66 @@ def launches(shape: tuple[int, int, int, int], dtype: torch.dtype, layout: torch
     return run
 
 
+# Kernels whose tiles a table chooses; those of the others are fixed.
+OVER_THE_MAP = ("gram", "pull", "apply", "feature_gradient", "weight_gradient")
+# That one of these is 1 or divisible by 16 changes no tile's code.
+COUNTS = {"tiles", "tiles_r", "tiles_l", "splits", "share", "parts", "blocks", "pairs", "step", "BATCH", "ROWS", "COLUMNS", "L"}
+
+
+def distinct(jobs: list[CompileJob]) -> list[CompileJob]:
+    """The first job of every kernel, tile, flag, dtype, unit stride and target, with R divisible by 16 and without."""
+    found: dict[str, CompileJob] = {}
+    for job in jobs:
+        fixed = {name: value for name, value in job.constexprs.items() if name not in COUNTS and not name.startswith("m_")}
+        pointers = [kind for kind in job.signature.values() if kind.startswith("*")]
+        key = (job.kernel, sorted(fixed.items()), job.options, pointers, "R" in job.divisible, job.target)
+        found.setdefault(repr(key), job)
+    return list(found.values())
+
+
 def jobs(level: str) -> list[CompileJob]:
-    """Gate: both sides of C = N where they are meant to run, and one of every variant. Full: every shape, dtype and target."""
+    """Gate: both sides of C = N where they are meant to run, and one of every variant. Full: every tile of every table."""
     half, single, last, first = torch.bfloat16, torch.float32, torch.channels_last, torch.contiguous_format
-    tall, middle, wide, odd = (4, 64, 64, 64), (4, 512, 32, 32), (4, 2048, 8, 8), (4, 77, 33, 47)
+    tall, middle, broad, wide = (4, 64, 64, 64), (4, 512, 32, 32), (4, 1024, 16, 16), (4, 2048, 8, 8)
+    odd, odd_wide = (4, 77, 33, 47), (4, 150, 9, 9)
+    other, one, both = (False,), (True,), (False, True)
     if level == "full":
-        shapes = (tall, (4, 256, 64, 64), middle, (4, 1024, 16, 16), wide, odd, (4, 150, 9, 9))
-        rows = [
-            (target, shape, dtype, layout)
-            for target in ("sm_80", "sm_86", "sm_90")
-            for dtype in (half, single)
-            for shape in shapes
-            for layout in (last, first)
-        ]
-        rows += [("sm_90", middle, torch.float16, last)]
-        rows += [(target, shape, half, last) for target in ("sm_100", "gfx942") for shape in (middle, wide)]
-        rows += [("gfx942", middle, single, last)]
+        # Target, shape, dtype, layout, what `decoupled` is, and whether the kernels of fixed tiles are compiled as well.
+        rows = [("sm_90", tall, half, last, both, True), ("sm_90", wide, half, last, both, True)]
+        rows += [("sm_90", middle, half, last, one, True), ("sm_90", broad, single, last, one, True)]
+        rows += [("sm_90", odd, single, last, one, False), ("sm_90", odd_wide, half, last, one, True)]
+        rows += [("sm_90", broad, half, last, one, False), ("sm_90", odd, half, last, one, False)]
+        rows += [("sm_90", shape, half, first, one, False) for shape in (middle, broad)]
+        rows += [("sm_90", shape, single, last, one, False) for shape in (middle, odd_wide)]
+        rows += [("sm_80", middle, half, last, one, True), ("sm_80", broad, single, last, one, True)]
+        rows += [("sm_80", shape, half, last, one, False) for shape in (tall, wide, broad, odd, odd_wide)]
+        rows += [("sm_80", shape, single, last, one, False) for shape in (odd, odd_wide)]
+        rows += [("sm_86", shape, half, last, one, False) for shape in (tall, middle, broad)]
+        rows += [("sm_86", broad, single, last, one, False)]
     else:
-        rows = [("sm_90", middle, half, last), ("sm_90", wide, half, last), ("sm_80", tall, single, last)]
+        rows = [
+            ("sm_90", middle, half, last, one, True), ("sm_90", wide, half, last, one, False),
+            ("sm_90", broad, single, last, one, False), ("sm_80", tall, single, last, other, True),
+            ("sm_86", odd, half, first, other, False), ("sm_100", broad, half, last, other, False),
+            ("gfx942", tall, single, last, other, False),
+        ]  # fmt: skip
     found = []
-    for target, shape, dtype, layout in rows:
+    for target, shape, dtype, layout, squeezes, whole in rows:
         label = f"{'x'.join(map(str, shape))} {str(dtype)[6:]}{' channels_last' if layout == last else ''}"
-        found += recorded_jobs(launches(shape, dtype, layout), target, label)
-    return unique(found)
+        row = recorded_jobs(launches(shape, dtype, layout, squeezes), target, label)
+        found += [job for job in row if whole or job.kernel.split(":decoupling_")[-1] in OVER_THE_MAP]
+    return distinct(found)
+
+
+def instructions(job: CompileJob) -> tuple[str, ...]:
+    """Asynchronous copies and Hopper's tensor cores in matrix kernels, where alignment and the tile's height allow them."""
+    fixed = job.constexprs
+    if job.target.startswith("gfx") or "PRECISION" not in fixed:
+        return ()
+    needed = ("cp.async",) if job.options["num_stages"] > 1 and "R" in job.divisible else ()
+    narrow = fixed["PRECISION"] != "ieee" or job.signature.get("X") in ("*bf16", "*fp16")
+    rows = next(fixed[name] for name in ("BLOCK_R", "BLOCK", "SIZE") if name in fixed)
+    return (*needed, "HGMMA") if job.target == "sm_90" and narrow and rows >= 64 else needed
 
 
 BAD_INPUTS = (
@@ -167,4 +206,5 @@ PROOF = OperatorProof(
     samples=samples,
     saved_bytes=saved_bytes,
     tables=("intrasense_fast.kernels.channel_decoupling.configs",),
+    instructions=instructions,
 )

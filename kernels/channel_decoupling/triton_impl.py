@@ -68,7 +68,7 @@ def _like(features: Tensor) -> Tensor:
     return torch.empty_like(features, memory_format=memory_format(features))
 
 
-def _matrix_precision(dtype: torch.dtype, device: torch.device) -> str:
+def matrix_precision(dtype: torch.dtype, device: torch.device) -> str:
     """R x R products are as accurate as float32, whatever torch's matmul precision."""
     return "ieee" if dtype == torch.float64 or architecture(device).startswith("gfx") else "tf32x3"
 
@@ -95,7 +95,7 @@ def inverse(matrix: Tensor) -> Tensor:
     One launch for R <= 64, two a block of 64 up to R = 512, the library's factorisation above.
     """
     batch, rank, _ = matrix.shape
-    compute, precision = compute_dtype(matrix.dtype), _matrix_precision(matrix.dtype, matrix.device)
+    compute, precision = compute_dtype(matrix.dtype), matrix_precision(matrix.dtype, matrix.device)
     if rank > LARGEST_INVERSE:
         factor, info = torch.linalg.cholesky_ex(matrix, check_errors=False)
         return torch.cholesky_inverse(factor).masked_fill((info != 0)[:, None, None], torch.nan)
@@ -106,7 +106,7 @@ def inverse(matrix: Tensor) -> Tensor:
         return out
     size = configs.BLOCK
     blocks = cdiv(rank, size)
-    panel, scratch = matrix.new_empty(batch, size, rank), matrix.new_empty(batch, blocks, 2, size, size)
+    panel, scratch = matrix.new_empty(batch, rank, size), matrix.new_empty(batch, blocks, 2, size, size)
     options = dict(SIZE=size, BLOCK_K=configs.matrix_config(precision).blocks["BLOCK_K"], PRECISION=precision, COMPUTE=compute)
     for step in range(blocks):
         launch(
@@ -180,7 +180,7 @@ def forward(
     squeezed = features.new_empty(batch, channels, dtype=dtype)
     extra = features.new_empty((batch, rank) if decoupled else 0, dtype=dtype)
     x = _view(features)
-    precision, matrix_precision = (f(features.dtype, features.device) for f in (dot_precision, _matrix_precision))
+    precision, exact = (f(features.dtype, features.device) for f in (dot_precision, matrix_precision))
     target = architecture(features.device)
 
     config = configs.gram_config(rank, long, features.dtype, target, precision)
@@ -210,7 +210,7 @@ def forward(
     shared = features.new_empty(batch, rank, rank)
     launch(
         decoupling_terms, (blocks * blocks * batch,), matrix, gh, kept, shared, terms, rank, blocks,
-        PRECISION=matrix_precision, COMPUTE=compute, **configs.matrix_config(matrix_precision).options(),
+        PRECISION=exact, COMPUTE=compute, **configs.matrix_config(exact).options(),
     )  # fmt: skip
     with_rowsum = decoupled and not tall
     rows = cdiv(rank, 32) if with_rowsum else 1
@@ -268,7 +268,7 @@ def forward_fake(
 def weight_gradient(x: View, d: View, matrix: Tensor, weight: Tensor, rank: int, long: int) -> Tensor:
     """N < C: the gradient before the sigmoid (B, parts, C)."""
     batch, dtype = weight.shape[0], matrix.dtype
-    precision = _matrix_precision(dtype, matrix.device)
+    precision = matrix_precision(dtype, matrix.device)
     config = configs.weight_gradient_config(rank, precision)
     tiles_r, tiles_l = cdiv(rank, config.blocks["BLOCK_R"]), cdiv(long, config.blocks["BLOCK_L"])
     out = weight.new_empty(batch, tiles_r, long)
@@ -299,7 +299,7 @@ def backward(
             grads[0] = _like(features)
         return _five(grads)
     compute, target, positions = compute_dtype(features.dtype), architecture(features.device), height * width
-    precision, matrix_precision = (f(features.dtype, features.device) for f in (dot_precision, _matrix_precision))
+    precision, exact = (f(features.dtype, features.device) for f in (dot_precision, matrix_precision))
     x, d = _view(features), _view(grad_out)
     blocks = cdiv(rank, configs.BLOCK)
     config = configs.pull_config(rank, long, tall, features.dtype, target, precision)
@@ -344,7 +344,7 @@ def backward(
 
     bar, product, gradient = (torch.empty_like(matrix) for _ in range(3))
     inner, largest = (matrix.new_empty(batch, blocks * blocks) for _ in range(2))
-    options = dict(PRECISION=matrix_precision, COMPUTE=compute, **configs.matrix_config(matrix_precision).options())
+    options = dict(PRECISION=exact, COMPUTE=compute, **configs.matrix_config(exact).options())
     grid = (blocks * blocks * batch,)
     launch(
         decoupling_matrix_gradient, grid,

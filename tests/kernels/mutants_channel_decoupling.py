@@ -8,14 +8,16 @@ GRAM, INVERSE, MATRICES, VECTORS, APPLY, LAUNCHERS = (
 TESTS = [
     "tests/contract/test_contract.py",
     "tests/kernels/test_channel_decoupling.py",
+    "tests/kernels/test_channel_decoupling_accuracy.py",
     "-k",
-    "channel_decoupling and not opcheck and not exports and not compiles and not autocast and not memory_format",
+    "channel_decoupling and not (opcheck or exports or compiles or autocast or memory_format or bad_input or gradcheck or derivative)",
 ]
 
 MUTANTS = [
     ("gram: rows past the end", GRAM, "    j_in = i < R - tj * BLOCK_R\n    base = X", "    j_in = i < R - tj * BLOCK_R + 1\n    base = X"),
     ("gram: positions past the end", GRAM, "        k_in = k < L - start\n        a = tl", "        k_in = k < L - start + 1\n        a = tl"),
     ("gram: every tile of a row writes its sum", GRAM, "        if WITH_SUM and ti == tj:", "        if WITH_SUM:"),
+    ("gram: trace of a column", GRAM, "tl.load(out + i * (R + 1), mask=i_in", "tl.load(out + i * R, mask=i_in"),
     ("gram: split starts where the first one does", GRAM, "base = X + batch * x_batch + split.to(tl.int64) * share * x_long", "base = X + batch * x_batch"),
     ("normalise: a zero trace divides", GRAM, "gh = gram / tl.where(trace == 0, 1.0, trace) * R", "gh = gram / trace * R"),
     ("normalise: an infinite trace passes", GRAM, 'gh = tl.where(tl.abs(trace) < float("inf"), gh, float("nan"))', "gh = gh"),
@@ -26,8 +28,10 @@ MUTANTS = [
     ("symmetrise: slope of the sigmoid", GRAM, "dw * w_i * (1.0 - w_i)", "dw * w_i"),
     ("inverse: pivot's own entry", INVERSE, "scaled = tl.where(i == p, 1.0, row) / pivot", "scaled = row / pivot"),
     ("inverse: zeros beyond the edge of a small matrix", INVERSE, "    a = tl.where(inside, a, tl.where(i[:, None] == i[None, :], 1.0, 0.0))\n", ""),
-    ("panel: rows past the end", INVERSE, "            k_in = k < R - step * SIZE - start\n            left", "            k_in = k < R - step * SIZE - start + 1\n            left"),
-    ("update: column of the pivot keeps its block", INVERSE, "        acc = tl.where(bj == step, 0.0, acc)\n", ""),
+    ("panel: columns past the end", INVERSE, "            k_in = k < R - step * SIZE - start\n            a = tl", "            k_in = k < R - step * SIZE - start + 1\n            a = tl"),
+    ("panel: no refinement", INVERSE, "tl.store(scratch + SIZE * SIZE + square, rest)", "tl.store(scratch + SIZE * SIZE + square, rest * 0.0)"),
+    ("panel: the inverse of the next image's block", INVERSE, "scratch = SCRATCH + pid.to(tl.int64) * 2 * SIZE * SIZE", "scratch = SCRATCH + block * 2 * SIZE * SIZE"),
+    ("update: row of the pivot keeps its block", INVERSE, "        acc = tl.where(bi == step, 0.0, acc)\n", ""),
     ("terms: S not taken off K", MATRICES, "tl.sum(tl.sum((shared - s) * gh, 1), 0)", "tl.sum(tl.sum(shared * gh, 1), 0)"),
     ("finish: rank after decoupling", MATRICES, "rank - slope * kept / R", "rank - slope * slope / R"),
     ("finish: sum of M over its first columns", MATRICES, "for start in range(0, R, BLOCK):\n            inside = (i < R)[:, None] & (j < R - start)", "for start in range(0, BLOCK, BLOCK):\n            inside = (i < R)[:, None] & (j < R - start)"),
