@@ -95,6 +95,8 @@ def launches(
     return run
 
 
+# Target, shape, dtype, layout, what `decoupled` is, and whether the kernels of fixed tiles are compiled as well.
+Wanted = tuple[str, tuple[int, int, int, int], torch.dtype, torch.memory_format, tuple[bool, ...], bool]
 # Kernels whose tiles a table chooses; those of the others are fixed.
 OVER_THE_MAP = ("gram", "pull", "apply", "feature_gradient", "weight_gradient")
 # That one of these is 1 or divisible by 16 changes no tile's code.
@@ -118,8 +120,8 @@ def jobs(level: str) -> list[CompileJob]:
     tall, middle, broad, wide = (4, 64, 64, 64), (4, 512, 32, 32), (4, 1024, 16, 16), (4, 2048, 8, 8)
     odd, odd_wide = (4, 77, 33, 47), (4, 150, 9, 9)
     other, one, both = (False,), (True,), (False, True)
+    rows: list[Wanted]
     if level == "full":
-        # Target, shape, dtype, layout, what `decoupled` is, and whether the kernels of fixed tiles are compiled as well.
         rows = [("sm_90", tall, half, last, both, True), ("sm_90", wide, half, last, both, True)]
         rows += [("sm_90", middle, half, last, one, True), ("sm_90", broad, single, last, one, True)]
         rows += [("sm_90", odd, single, last, one, False), ("sm_90", odd_wide, half, last, one, True)]

@@ -1,14 +1,11 @@
 """Launchers of channel_decoupling: tensors in, tensors out, nothing else. They also run on meta tensors."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from triton import cdiv
 
 from intrasense_fast.kernels._common.configs import architecture
 from intrasense_fast.kernels._common.launch import launch
-from intrasense_fast.kernels._common.layout import memory_format
 from intrasense_fast.kernels._common.precision import compute_dtype, dot_precision
 from intrasense_fast.kernels._common.validation import statistics_dtype
 from intrasense_fast.kernels.channel_decoupling import configs
@@ -23,7 +20,17 @@ from intrasense_fast.kernels.channel_decoupling.gram import (
     decoupling_pull,
     decoupling_symmetrise,
 )
-from intrasense_fast.kernels.channel_decoupling.inverse import invert_panel, invert_small, invert_update
+from intrasense_fast.kernels.channel_decoupling.launchers import (
+    View,
+    inverse,
+    like,
+    linear_gradient,
+    matrix_precision,
+    matvec,
+    sizes,
+    splits,
+    view,
+)
 from intrasense_fast.kernels.channel_decoupling.matrices import (
     decoupling_finish,
     decoupling_gram_gradient,
@@ -32,128 +39,6 @@ from intrasense_fast.kernels.channel_decoupling.matrices import (
     decoupling_product,
     decoupling_terms,
 )
-from intrasense_fast.kernels.channel_decoupling.vectors import decoupling_matvec, decoupling_outer
-
-# Programs a product over the long axis aims at, an image; its parts are at most MAX_SPLITS matrices.
-PROGRAMS = 64
-MAX_SPLITS = 8
-# Above it the library factors: there the blocked inverse takes more launches than it saves.
-LARGEST_INVERSE = 512
-
-
-class View(NamedTuple):
-    """A feature map as X (B, R, L): R the smaller of channels and positions, L the other."""
-
-    tensor: Tensor
-    batch: int
-    rank: int
-    long: int
-
-    @property
-    def strides(self) -> tuple[int, int, int]:
-        return self.batch, self.rank, self.long
-
-
-def _view(maps: Tensor) -> View:
-    """`maps` (B, C, H, W) with one stride for all positions; a copy where it has none."""
-    _, channels, height, width = maps.shape
-    if height > 1 and width > 1 and maps.stride(2) != width * maps.stride(3):
-        maps = maps.contiguous(memory_format=memory_format(maps))
-    batch, channel, row, column = maps.stride()
-    position = row if width == 1 else column
-    return View(maps, batch, *((channel, position) if height * width >= channels else (position, channel)))
-
-
-def _like(features: Tensor) -> Tensor:
-    return torch.empty_like(features, memory_format=memory_format(features))
-
-
-def matrix_precision(dtype: torch.dtype, device: torch.device) -> str:
-    """R x R products are as accurate as float32, whatever torch's matmul precision."""
-    return "ieee" if dtype == torch.float64 or architecture(device).startswith("gfx") else "tf32x3"
-
-
-def splits(pairs: int, rank: int, long: int, block: int) -> tuple[int, int]:
-    """(splits, positions each) of a product over the long axis: its parts are at most half a feature map.
-
-    Never by batch: an image's bits do not depend on it.
-    """
-    wanted = min(MAX_SPLITS, cdiv(PROGRAMS, pairs), cdiv(long, 4 * block), max(1, long // (2 * rank)))
-    share = cdiv(cdiv(long, wanted), block) * block
-    return cdiv(long, share), share
-
-
-def _sizes(features: Tensor) -> tuple[bool, int, int]:
-    """(C <= N, R, L)."""
-    _, channels, height, width = features.shape
-    return height * width >= channels, min(channels, height * width), max(channels, height * width)
-
-
-def inverse(matrix: Tensor) -> Tensor:
-    """Inverse of symmetric positive definite (B, R, R), NaN for one that is NaN; `matrix` is overwritten.
-
-    One launch for R <= 64, two a block of 64 up to R = 512, the library's factorisation above.
-    """
-    batch, rank, _ = matrix.shape
-    compute, precision = compute_dtype(matrix.dtype), matrix_precision(matrix.dtype, matrix.device)
-    if rank > LARGEST_INVERSE:
-        factor, info = torch.linalg.cholesky_ex(matrix, check_errors=False)
-        return torch.cholesky_inverse(factor).masked_fill((info != 0)[:, None, None], torch.nan)
-    out = torch.empty_like(matrix)
-    if rank <= configs.SMALL:
-        size = configs.power_of_two(rank)
-        launch(invert_small, (batch,), matrix, out, rank, SIZE=size, COMPUTE=compute, num_warps=4, num_stages=1)
-        return out
-    size = configs.BLOCK
-    blocks = cdiv(rank, size)
-    panel, scratch = matrix.new_empty(batch, rank, size), matrix.new_empty(batch, blocks, 2, size, size)
-    options = dict(SIZE=size, BLOCK_K=configs.matrix_config(precision).blocks["BLOCK_K"], PRECISION=precision, COMPUTE=compute)
-    for step in range(blocks):
-        launch(
-            invert_panel, (blocks * batch,), matrix, panel, scratch, rank, step, blocks, **options, num_warps=8, num_stages=1
-        )  # fmt: skip
-        launch(
-            invert_update, (blocks * blocks * batch,), matrix, panel, out, rank, step, blocks,
-            **options, num_warps=8, num_stages=1,
-        )  # fmt: skip
-        matrix, out = out, matrix
-    return matrix
-
-
-def matvec(
-    matrix: Tensor, strides: tuple[int, int, int], vector: Tensor, rows: int, *, scale: float = 1.0,
-    bias: Tensor | None = None, gate: Tensor | None = None, kept: Tensor | None = None, epilogue: str = "none",
-) -> Tensor:  # fmt: skip
-    """(B, rows): f(matrix v), v = scale times the sum of the parts of `vector` (B, parts, columns), written to `kept` too.
-
-    strides: those of batch, row and column of `matrix`; bias (rows,) for "relu" and "sigmoid"; gate (B, rows) for
-    "relu_gradient".
-    """
-    batch, parts, columns = vector.shape
-    out = vector.new_empty(batch, rows)
-    blocks = cdiv(rows, 16)
-    launch(
-        decoupling_matvec, (blocks * batch,),
-        matrix, vector, out if bias is None else bias, out if gate is None else gate, out, out if kept is None else kept,
-        *strides, rows, columns, parts, blocks, scale,
-        EPILOGUE=epilogue, WITH_KEPT=kept is not None, BLOCK_R=16, BLOCK_C=128, COMPUTE=compute_dtype(vector.dtype),
-        num_warps=4, num_stages=1,
-    )  # fmt: skip
-    return out
-
-
-def linear_gradient(grad: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of `weight` (rows, columns) and `bias` (rows,) from grad (B, parts, rows) and inputs (B, columns)."""
-    rows, columns = weight.shape
-    batch, parts, _ = grad.shape
-    grad_weight, grad_bias = weight.new_empty(weight.shape), bias.new_empty(bias.shape)
-    blocks = cdiv(columns, 128)
-    launch(
-        decoupling_outer, (cdiv(rows, 16) * blocks,),
-        grad, inputs, grad_weight, grad_bias, batch, rows, columns, parts, blocks,
-        BLOCK_R=16, BLOCK_C=128, COMPUTE=compute_dtype(grad.dtype), num_warps=4, num_stages=1,
-    )  # fmt: skip
-    return grad_weight, grad_bias
 
 
 def forward(
@@ -172,14 +57,14 @@ def forward(
         `decoupled`, the mean of F (C <= N) or M 1 / N (N < C) (B, R).
     """
     batch, channels, height, width = features.shape
-    tall, rank, long = _sizes(features)
+    tall, rank, long = sizes(features)
     dtype, compute = statistics_dtype(features.dtype), compute_dtype(features.dtype)
-    out = _like(features)
+    out = like(features)
     rank_gap, distance = (features.new_empty(batch, dtype=dtype) for _ in range(2))
     scalars = features.new_empty(2, batch, dtype=dtype)
     squeezed = features.new_empty(batch, channels, dtype=dtype)
     extra = features.new_empty((batch, rank) if decoupled else 0, dtype=dtype)
-    x = _view(features)
+    x = view(features)
     precision, exact = (f(features.dtype, features.device) for f in (dot_precision, matrix_precision))
     target = architecture(features.device)
 
@@ -246,7 +131,7 @@ def forward(
     tiles_r, tiles_l = cdiv(rank, config.blocks["BLOCK_R"]), cdiv(long, config.blocks["BLOCK_L"])
     launch(
         decoupling_apply, (tiles_r * tiles_l * batch,),
-        x.tensor, shared, weight, out, *x.strides, *_view(out).strides, rank, long, tiles_r, tiles_l,
+        x.tensor, shared, weight, out, *x.strides, *view(out).strides, rank, long, tiles_r, tiles_l,
         TALL=tall, PRECISION=precision, COMPUTE=compute, **config.options(),
     )  # fmt: skip
     return out, rank_gap, distance, matrix, kept, scalars, squeezed, hidden, weight, extra
@@ -259,10 +144,10 @@ def forward_fake(
     """What `forward` returns, unfilled."""
     batch, channels, _, _ = features.shape
     dtype = statistics_dtype(features.dtype)
-    _, rank, _ = _sizes(features)
+    _, rank, _ = sizes(features)
     shapes = [(batch,)] * 2 + [(batch, rank, rank)] * 2 + [(2, batch), (batch, channels), (batch, reduce_weight.shape[0])]
     shapes += [(batch, channels), (batch, rank) if decoupled else (0,)]
-    return _like(features), *(features.new_empty(shape, dtype=dtype) for shape in shapes)
+    return like(features), *(features.new_empty(shape, dtype=dtype) for shape in shapes)
 
 
 def weight_gradient(x: View, d: View, matrix: Tensor, weight: Tensor, rank: int, long: int) -> Tensor:
@@ -290,17 +175,17 @@ def backward(
     to_map, to_mlp: whether the map's and the MLP's are wanted; those that are not come back empty.
     """
     batch, channels, height, width = features.shape
-    tall, rank, long = _sizes(features)
+    tall, rank, long = sizes(features)
     grads = [features.new_empty(0) for _ in range(5)]
     if batch == 0:
         if to_mlp:
             grads[1:] = [torch.zeros_like(t) for t in (reduce_weight, reduce_bias, expand_weight, expand_bias)]
         if to_map:
-            grads[0] = _like(features)
+            grads[0] = like(features)
         return _five(grads)
     compute, target, positions = compute_dtype(features.dtype), architecture(features.device), height * width
     precision, exact = (f(features.dtype, features.device) for f in (dot_precision, matrix_precision))
-    x, d = _view(features), _view(grad_out)
+    x, d = view(features), view(grad_out)
     blocks = cdiv(rank, configs.BLOCK)
     config = configs.pull_config(rank, long, tall, features.dtype, target, precision)
     tiles = cdiv(rank, config.blocks["BLOCK_R"])
@@ -365,14 +250,14 @@ def backward(
         TALL=tall, SPLIT=split, BLOCK=configs.BLOCK, BLOCK_T=128, COMPUTE=compute, num_warps=8, num_stages=1,
     )  # fmt: skip
 
-    grad_features = _like(features)
+    grad_features = like(features)
     config = configs.apply_config(rank, long, features.dtype, target, precision)
     tiles_r, tiles_l = cdiv(rank, config.blocks["BLOCK_R"]), cdiv(long, config.blocks["BLOCK_L"])
     outer = decoupled and not tall
     launch(
         decoupling_feature_gradient, (tiles_r * tiles_l * batch,),
         x.tensor, d.tensor, shared, high, low, unit, weight, short, ds, grad_features,
-        *x.strides, *d.strides, *_view(grad_features).strides, rank, long, tiles_r, tiles_l, 1.0 if outer else 1 / positions,
+        *x.strides, *d.strides, *view(grad_features).strides, rank, long, tiles_r, tiles_l, 1.0 if outer else 1 / positions,
         TALL=tall, OUTER=outer, SPLIT=split, PRECISION=precision, COMPUTE=compute, **config.options(),
     )  # fmt: skip
     return _five([grad_features, *grads[1:]])
@@ -391,4 +276,4 @@ def backward_fake(
     """What `backward` returns, unfilled."""
     parameters = (reduce_weight, reduce_bias, expand_weight, expand_bias)
     grads = [t.new_empty(t.shape) if to_mlp else features.new_empty(0) for t in parameters]
-    return _like(features) if to_map else features.new_empty(0), *grads
+    return like(features) if to_map else features.new_empty(0), *grads

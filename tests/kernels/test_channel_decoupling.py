@@ -12,7 +12,7 @@ from intrasense_fast.functional import channel_decoupling
 from intrasense_fast.kernels._common import launch as launching
 from intrasense_fast.kernels._common.configs import assume
 from intrasense_fast.kernels._proof import budget
-from intrasense_fast.kernels.channel_decoupling import configs, proof, triton_impl
+from intrasense_fast.kernels.channel_decoupling import configs, launchers, proof, triton_impl
 from intrasense_fast.kernels.channel_decoupling.reference import channel_decoupling as reference
 from tests.kernels.decoupling_cases import INPUTS, OUTPUTS, SQUEEZES, compare, gradients, tensors, three
 
@@ -154,15 +154,15 @@ def test_transposed_weights_are_read_as_they_are(device, rng):
 def test_splits_cover_everything_and_stay_below_the_map(rank, long, block):
     tiles = -(-rank // 128)
     for programs in (tiles * (tiles + 1) // 2, tiles * tiles):
-        count, share = triton_impl.splits(programs, rank, long, block)
+        count, share = launchers.splits(programs, rank, long, block)
         assert share % block == 0 and (count - 1) * share < long <= count * share
-        assert count <= triton_impl.MAX_SPLITS and (count == 1 or 2 * count * rank <= long)
+        assert count <= launchers.MAX_SPLITS and (count == 1 or 2 * count * rank <= long)
 
 
 @pytest.mark.parametrize("squeeze", SQUEEZES)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
 def test_several_splits_with_a_last_one_that_is_short(dtype, squeeze, device, rng):
-    assert triton_impl.splits(1, 8, 330, 64)[0] > 1
+    assert launchers.splits(1, 8, 330, 64)[0] > 1
     for shape in ((2, 8, 15, 22), (2, 330, 2, 4)):
         compare(tensors(shape, rng, device, dtype), rng, squeeze=squeeze)
 
@@ -180,7 +180,7 @@ def test_gram_computes_one_triangle(device, rng):
     (gram,) = launches
     block = configs.gram_config(320, 400, torch.bfloat16, "sm_90", "ieee").blocks["BLOCK_R"]
     assert gram.kernel == "decoupling_gram" and block == 128
-    assert gram.programs == 6 * triton_impl.splits(6, 320, 400, 64)[0]
+    assert gram.programs == 6 * launchers.splits(6, 320, 400, 64)[0]
     assert gram.dot_flops <= 6 * 2 * block**2 * 448
 
 
@@ -191,7 +191,7 @@ def test_launches(channels, positions, decoupled, monkeypatch):
     started = []
     monkeypatch.setattr(launching, "_start", lambda kernel, *rest: started.append(kernel))
     rank = min(channels, positions)
-    blocks = -(-rank // 64) if rank <= triton_impl.LARGEST_INVERSE else 0
+    blocks = -(-rank // 64) if rank <= launchers.LARGEST_INVERSE else 0
     for batch in (1, 4):
         features = torch.empty(batch, channels, 1, positions, dtype=torch.bfloat16, device="meta")
         reduced = max(1, channels // 16)
@@ -220,7 +220,7 @@ def test_the_user_chooses_the_precision_of_the_map_but_not_of_the_inverse(precis
     try:
         inputs = tensors((1, 66, 9, 9), rng, device)
         out, *_ = channel_decoupling(*inputs, fused=True)
-        assert triton_impl.matrix_precision(torch.float32, device) == "tf32x3"
+        assert launchers.matrix_precision(torch.float32, device) == "tf32x3"
     finally:
         torch.set_float32_matmul_precision(before)
     expected, *_ = reference(*(t.double() for t in inputs))

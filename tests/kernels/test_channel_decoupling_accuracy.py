@@ -7,7 +7,7 @@ pytest.importorskip("triton", reason="the kernels need Triton, which has wheels 
 
 from intrasense_fast.functional import channel_decoupling
 from intrasense_fast.kernels._proof import budget
-from intrasense_fast.kernels.channel_decoupling import triton_impl
+from intrasense_fast.kernels.channel_decoupling import launchers
 from tests.kernels.decoupling_cases import INPUTS, OUTPUTS, SQUEEZES, compare, gradients, mlp, tensors, three
 
 # Errors of a sum of order 1 over an r x r matrix that float32 may always have: eager's may be zero by luck.
@@ -179,19 +179,19 @@ def test_inverse(rank, ridge, device, rng):
     exact = (torch.eye(rank, dtype=torch.float64) + gram * (rank / gram.trace() / ridge)).float().double()
     truth = torch.linalg.inv(exact)
     plain = torch.cholesky_inverse(torch.linalg.cholesky(exact.float())).double()
-    actual = triton_impl.inverse(exact.float().to(device)[None])[0].cpu().double()
+    actual = launchers.inverse(exact.float().to(device)[None])[0].cpu().double()
     error, other = (budget.error(t, truth) for t in (actual, plain))
     assert error <= max(3 * other, 5e-7), f"M: {error:.1e}, cholesky {other:.1e}"
     error, other = (budget.error(t @ maps, truth @ maps, maps) for t in (actual, plain))
     assert error <= max(3 * other, 2e-7), f"M F: {error:.1e}, cholesky {other:.1e}"
     if device.type == "cpu" and rank in (17, 65):
-        budget.assert_close(triton_impl.inverse(exact[None].clone())[0], truth, 1e-12, "inverse in float64")
+        budget.assert_close(launchers.inverse(exact[None].clone())[0], truth, 1e-12, "inverse in float64")
 
 
 @pytest.mark.parametrize("shape", [(1, 70, 9, 9), (1, 90, 8, 9)], ids=str)
 def test_above_the_largest_inverse_the_library_factors(shape, device, rng, monkeypatch):
     """The same results and gradients, NaN for an image that is not finite."""
-    monkeypatch.setattr(triton_impl, "LARGEST_INVERSE", 64)
+    monkeypatch.setattr(launchers, "LARGEST_INVERSE", 64)
     compare(tensors(shape, rng, device), rng)
     inputs = tensors((3, *shape[1:]), rng, device)
     clean = channel_decoupling(*inputs, fused=True)
