@@ -99,10 +99,16 @@ def test_what_is_not_finite_stays_in_its_image(value, squeeze, shape, device, rn
     if shape[1] > 64 and value != torch.inf:
         pytest.skip("one value shows it for the blocked inverse")
     inputs = tensors(shape, rng, device)
-    clean = channel_decoupling(*inputs, squeeze=squeeze, fused=True)
+    grads = gradients(inputs, rng)
+
+    def results():
+        features = inputs[0].clone().requires_grad_()
+        outputs = channel_decoupling(features, *inputs[1:], squeeze=squeeze, fused=True)
+        return *outputs, *torch.autograd.grad(outputs, features, grads)
+
+    clean = results()
     inputs[0][1, -1, -1, -1] = value
-    outputs = channel_decoupling(*inputs, squeeze=squeeze, fused=True)
-    for name, actual, expected in zip(OUTPUTS, outputs, clean, strict=True):
+    for name, actual, expected in zip((*OUTPUTS, INPUTS[0]), results(), clean, strict=True):
         assert actual[1].isnan().all(), name
         assert torch.equal(actual[::2], expected[::2]), name
 
