@@ -11,7 +11,7 @@ import numpy as np
 
 from intrasense_fast.data.images import ImageError, write_atomically, write_png
 from intrasense_fast.data.layouts import open_dataset
-from intrasense_fast.data.records import DataError, Problem, Record, SegmentationData, accept, load_record, threaded
+from intrasense_fast.data.records import DataError, Problem, Record, SegmentationData, accept, load_record, problem_of, threaded
 from intrasense_fast.data.transforms import resize_image, resize_mask
 from intrasense_fast.data.verify import add_reading_arguments, show
 from intrasense_fast.files import atomic_folder
@@ -82,7 +82,7 @@ def _copy(record: Record, file: str, out: Path, size: int | None) -> tuple[Recor
     try:
         sample, warnings, mode = load_record(record)
     except ImageError as error:
-        return record, None, [Problem("error", str(record.image), str(error))]
+        return record, None, [problem_of("error", str(error), record)]
     image, mask = (
         (sample.image, sample.mask) if size is None else (resize_image(sample.image, size), resize_mask(sample.mask, size))
     )
@@ -109,7 +109,7 @@ def _copy(record: Record, file: str, out: Path, size: int | None) -> tuple[Recor
         "masks_sha256": "|".join(map(_sha256, record.masks)),
         "repaired": "; ".join([*repaired, *warnings]),
     }
-    return record, row, [Problem("warning", str(record.image), warning) for warning in warnings]
+    return record, row, [problem_of("warning", warning, record) for warning in warnings]
 
 
 def _file_names(data: SegmentationData) -> dict[str, str]:

@@ -259,14 +259,14 @@ def _inspect(record: Record, signatures: bool) -> Finding:
     except ImageError as error:
         # The first fault ended the load; the other files of the record may have faults of their own.
         faults = list(dict.fromkeys([str(error), *_decoding_faults((record.image, *record.masks))]))
-        return Finding(record, tuple(_problem("error", text, record) for text in faults))
+        return Finding(record, tuple(problem_of("error", text, record) for text in faults))
     height, width = sample.image.shape
     area = int(sample.mask.sum())
     if area > _COVERS_ALL * height * width:
         warnings.append(f"{record.image}: its mask covers {area / (height * width):.0%} of the image: is it inverted?")
     if (record.label in ("benign", "malignant") and not area) or (record.label == "normal" and area):
         warnings.append(f"{record.image}: class {record.label}, but its mask {'shows a lesion' if area else 'is empty'}")
-    problems = tuple(_problem("warning", warning, record) for warning in warnings)
+    problems = tuple(problem_of("warning", warning, record) for warning in warnings)
     seen = signature(sample.image, sample.mask) if signatures else None
     return Finding(record, problems, (height, width), area, mode, seen)
 
@@ -279,7 +279,7 @@ def _decoding_faults(paths: Iterable[Path]) -> Iterator[str]:
             yield str(error)
 
 
-def _problem(level: Literal["error", "warning"], text: str, record: Record) -> Problem:
+def problem_of(level: Literal["error", "warning"], text: str, record: Record) -> Problem:
     """Split "FILE: MESSAGE" at the file of the record that the text begins with."""
     for path in (record.image, *record.masks):
         if text.startswith(f"{path}: "):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -117,7 +118,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             try:
                 with np.load(path) as stored:
                     return stored["image"], stored["mask"]
-            except (OSError, ValueError, KeyError, EOFError):
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
                 path.unlink(missing_ok=True)
         image, mask = self._resized(index)
         try:
