@@ -42,6 +42,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=32, help="height and width of the latent map (default 32)")
     size = parser.parse_args().size
+    if size < 1:
+        parser.error(f"--size must be at least 1, got {size}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     block, x = AttentionBlock().to(device), torch.randn(1, 512, size, size, device=device)

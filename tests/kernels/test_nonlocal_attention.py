@@ -1,6 +1,10 @@
 """nonlocal_attention fused, where the contract matrix does not look."""
 
 import math
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -251,3 +255,12 @@ def test_every_shape_has_a_configuration(aligned, architecture, dtype):
                 assert not blocks["EVEN_D"] or (blocks["BLOCK_S"] == depth)
             if "BLOCK_D" in score:
                 assert score["BLOCK_D"] >= depth
+
+
+def test_the_example_runs():
+    example = Path(__file__).parents[2] / "examples" / "vae_attention.py"
+    run = subprocess.run([sys.executable, example, "--size", "6"], cwd=example.parents[1], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert float(re.search(r"largest difference (\S+)", run.stdout).group(1)) <= 1e-4
+    wrong = subprocess.run([sys.executable, example, "--size", "0"], cwd=example.parents[1], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "--size must be at least 1, got 0" in wrong.stderr
