@@ -17,6 +17,7 @@ from intrasense_fast.kernels._common.configs import assume
 from intrasense_fast.kernels._proof import budget
 from intrasense_fast.kernels.nonlocal_attention import configs, triton_impl
 from intrasense_fast.kernels.nonlocal_attention.api import eager
+from intrasense_fast.kernels.nonlocal_attention.proof import PROOF
 from intrasense_fast.kernels.nonlocal_attention.reference import nonlocal_attention as reference
 
 NAMES = ("query", "key", "value", "residual")
@@ -255,6 +256,17 @@ def test_every_shape_has_a_configuration(aligned, architecture, dtype):
                 assert not blocks["EVEN_D"] or (blocks["BLOCK_S"] == depth)
             if "BLOCK_D" in score:
                 assert score["BLOCK_D"] >= depth
+
+
+@pytest.mark.parametrize("dtype", ("bfloat16", "float16", "float32"))
+@pytest.mark.parametrize("target", ("sm_80", "sm_86", "sm_90"))
+def test_the_full_table_holds_every_promised_shape(target, dtype):
+    """What holds of the committed table (tests/contract/test_compiled.py: no spill, tensor cores) holds of these."""
+    jobs = [job for job in PROOF.jobs("full") if job.target == target and job.kernel.endswith(":attention_forward")]
+    for depth, channels in ((8, 64), (16, 128), (32, 256), (64, 512), (128, 1024), (256, 2048), (512, 512)):
+        found = [job for job in jobs if job.label == f"d={depth} C={channels} N=4096 {dtype}"]
+        assert {job.constexprs["SAVE"] for job in found} == {True, False}
+        assert target != "sm_90" or all("HGMMA" in PROOF.instructions(job) for job in found)
 
 
 def test_the_example_runs():
