@@ -33,7 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
-    machine_info.update(provenance(), l2=L2, ceilings=_ceilings, dry_run=QUICK)
+    model = machine_info["cpu"].get("brand_raw", machine_info["machine"]) if isinstance(machine_info["cpu"], dict) else ""
+    machine_info.update(provenance(), l2=L2, ceilings=_ceilings, dry_run=QUICK, node="", cpu={"brand_raw": model})
+
+
+def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict) -> None:
+    commit_info.update(project="intrasense-fast", branch="")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

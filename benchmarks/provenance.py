@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def provenance() -> dict[str, str | None]:
-    """{"gpu", "driver", "cuda", "torch", "triton", "python", "cpu", "threads", "commit", "date"}; None where there is none."""
+    """{"gpu", "driver", "cuda", "torch", "triton", "python", "cpu", "threads", "commit", "note", "date"}; None where unknown.
+
+    $INTRASENSE_BENCH_NOTE says under which conditions was measured, such as a machine shared with others.
+    """
     cuda = torch.cuda.is_available()
     try:
         triton: str | None = importlib.metadata.version("triton")
@@ -32,6 +35,7 @@ def provenance() -> dict[str, str | None]:
         "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
         "threads": str(torch.get_num_threads()),
         "commit": commit(),
+        "note": os.environ.get("INTRASENSE_BENCH_NOTE", ""),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
     }
 

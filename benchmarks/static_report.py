@@ -64,6 +64,7 @@ def update(proof, path: Path) -> None:
     import torch
     import triton
 
+    from benchmarks.provenance import commit
     from intrasense_fast.kernels._proof.aot import compile_jobs, unique
     from intrasense_fast.kernels._proof.interpreter import install
     from intrasense_fast.kernels._proof.measure import measured
@@ -87,7 +88,9 @@ def update(proof, path: Path) -> None:
             "options": dict(bound.options), "architecture": bound.architecture, "launches": found.launches,
             "passes": round(found.passes, 3), "flops": round(found.flops, 3), "requested": round(found.requested, 2),
         })  # fmt: skip
-    write(path, {"triton": triton.__version__, "torch": torch.__version__, "rows": rows, "bounds": bounds})
+    versions = {"triton": triton.__version__, "torch": torch.__version__, "commit": commit()}
+    write(path, {**versions, "rows": rows, "bounds": bounds})
+    print(f"{path.name} written: python -m benchmarks.report renders README from it", file=sys.stderr)
     for job in jobs:
         for problem in violations(proof, job, reports[job.key]):
             print(f"VIOLATION {problem}", file=sys.stderr)

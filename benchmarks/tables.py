@@ -1,0 +1,223 @@
+"""Markdown tables from results: what README shows, and the whole of it."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+GIB = 2**30
+SPILL_FREE = ("sm_80", "sm_86", "sm_90")
+
+
+def summary(results: dict[str, list[dict]]) -> str:
+    """README's section, between its markers."""
+    on_gpu = [run for run in results["benchmarks"] if run["machine_info"]["gpu"]]
+    on_cpu = [run for run in results["benchmarks"] if not run["machine_info"]["gpu"]]
+    parts = []
+    if on_gpu:
+        parts += [text for run in on_gpu for text in (headline(run), provenance_line(run))]
+    else:
+        parts.append(
+            "**No GPU result has been measured yet.** `bash benchmarks/gpu.sh` measures everything on any GPU with one "
+            "command. Until then, this is what a machine without a GPU can prove (`python -m benchmarks.static_report`): every "
+            "shipped configuration is compiled ahead of time, and traffic, FLOPs and launches are counted on the "
+            "kernels themselves."
+        )
+    parts.append(static_table(results["static"]))
+    for run in on_cpu:
+        if any(row["extra_info"]["operator"] == "model" for row in run["benchmarks"]):
+            parts += [
+                "What GCP and CDR cost without a GPU, eager, beside the plain U-Net:",
+                model_table(run),
+                provenance_line(run),
+            ]
+    for run in results["memory"]:
+        parts += [memory_table(run, brief=True), provenance_line({"machine_info": run, "file": run["file"]})]
+    parts.append("Every figure, with errors against float64: [benchmarks/results](benchmarks/results/README.md).")
+    return "\n\n".join(parts) + "\n"
+
+
+def document(results: dict[str, list[dict]]) -> str:
+    """benchmarks/results/README.md: every figure of every file."""
+    parts = ["# Results", "Rendered by `python -m benchmarks.report` from the JSON beside it; do not edit."]
+    parts += ["## Static evidence", static_table(results["static"])]
+    parts += [text for table in results["static"] for text in (f"### {table['file']}", bounds_table(table))]
+    for run in results["benchmarks"]:
+        parts += [f"## {run['file']}", provenance_line(run), ceilings_line(run["machine_info"]["ceilings"]), speed_table(run)]
+    for run in results["ceilings"]:
+        parts += [
+            f"## {run['file']}",
+            provenance_line({"machine_info": run, "file": run["file"]}),
+            ceilings_line(run["ceilings"]),
+        ]
+    for run in results["memory"]:
+        folder = run["file"].removeprefix("benchmarks/results/").removesuffix("memory.json")
+        parts += [
+            f"## {run['file']}",
+            provenance_line({"machine_info": run, "file": run["file"]}),
+            memory_table(run, brief=False),
+        ]
+        parts.append(f"![Peak memory against resolution]({folder}memory.png)")
+    for run in results["sanitizer"]:
+        checks = [[row["operator"], row["check"], row["outcome"]] for row in run["checks"]]
+        parts += [f"## {run['file']}", provenance_line({"machine_info": run, "file": run["file"]})]
+        parts.append(markdown(["operator", "check", "outcome"], checks))
+    return "\n\n".join(parts) + "\n"
+
+
+def static_table(tables: Sequence[dict]) -> str:
+    """One row an operator and Triton version: what its compiled kernels hold, and its worst bounds."""
+    rows = []
+    for table in tables:
+        name = table["file"].rsplit("/", 1)[-1].rsplit("-triton-", 1)[0]
+        compiled = [row for row in table["rows"] if row["target"] in SPILL_FREE]
+        sources = hashlib.sha256("".join(sorted({row["source"] for row in table["rows"]})).encode()).hexdigest()[:10]
+        worst = lambda mode, key, table=table: max((row[key] for row in table["bounds"] if row["mode"] == mode), default=0)
+        rows.append([
+            name, table["triton"], len(compiled), sum(1 for row in table["rows"] if row["error"]),
+            max((row["stack"] for row in compiled), default=0), max((row["registers"] for row in compiled), default=0),
+            " / ".join(str(worst(mode, "launches")) for mode in ("inference", "forward", "backward")),
+            " / ".join(ratio_text(worst(mode, "passes")) for mode in ("inference", "forward", "backward")),
+            f"`{sources}`", table.get("commit", "-"),
+        ])  # fmt: skip
+    if not rows:
+        return "No static table has been committed yet: `python -m benchmarks.static_report --write` makes it."
+    heads = [
+        "operator", "Triton", "compiled", "errors", "stack, B a thread", "registers", "launches", "passes", "sources", "commit"
+    ]  # fmt: skip
+    note = (
+        "Compiled: configurations on sm_80, sm_86 and sm_90; stack (spills) and registers are the largest of them, errors "
+        "those on any target. Launches and passes over the feature maps (1 = the least possible bytes) are the largest of "
+        "inference / training forward / backward, - where not asserted; `sources` is a hash of the kernels' sources."
+    )
+    return markdown(heads, rows) + "\n\n" + note
+
+
+def bounds_table(table: dict) -> str:
+    rows = [
+        [
+            bound["mode"], "x".join(map(str, bound["shape"])), bound["dtype"], bound["architecture"], bound["launches"],
+            ratio_text(bound["passes"]), ratio_text(bound["flops"]), ratio_text(bound["requested"]),
+            ", ".join(f"{key}={value}" for key, value in sorted(bound["options"].items())),
+        ]
+        for bound in table["bounds"]
+    ]  # fmt: skip
+    return markdown(["mode", "shape", "dtype", "tables", "launches", "passes", "FLOPs", "requested", "options"], rows)
+
+
+def headline(run: dict) -> str:
+    """A fused row a shape and mode: its time, the best peer and how many times as long that takes, also where it is faster."""
+    groups: dict[str, dict[str, dict]] = {}
+    for row in run["benchmarks"]:
+        groups.setdefault(row["group"], {})[row["extra_info"]["path"]] = row["extra_info"]
+    rows = []
+    for group, paths in groups.items():
+        fused = paths.get("fused")
+        rivals = {path: info["times_as_long"] for path, info in paths.items() if "times_as_long" in info and path != "fused"}
+        if fused is None:
+            continue
+        if fused["operator"] == "model":
+            rows.append([group, milliseconds(fused), "plain U-Net", f"{fused['times_as_long']:.2f} x as long as it"])
+        elif rivals:
+            best = min(rivals, key=lambda path: rivals[path])
+            verdict = "" if rivals[best] >= 1 else " (**slower than it**)"
+            rows.append([group, milliseconds(fused), best, f"{rivals[best]:.2f} x{verdict}"])
+    return markdown(["what", "fused", "best other path", "it takes"], rows)
+
+
+def model_table(run: dict) -> str:
+    """The eager network beside the plain U-Net."""
+    rows = []
+    for row in sorted(run["benchmarks"], key=lambda row: (row["extra_info"]["mode"], row["extra_info"]["shape"])):
+        info = row["extra_info"]
+        if info["operator"] == "model" and "times_as_long" in info:
+            batch, _, height, width = info["shape"]
+            low, high = info["times_as_long_range"]
+            ratio = f"{info['times_as_long']:.2f} ({low:.2f} to {high:.2f})"
+            rows.append([
+                "training step" if info["mode"] == "step" else info["mode"], f"{batch} x {height} x {width}", info["path"],
+                milliseconds(info, row), f"{info['rival_ms']:.0f} ms", ratio,
+            ])  # fmt: skip
+    return markdown(["pass", "images", "path", "time", "plain U-Net", "times as long, in turns (range)"], rows)
+
+
+def speed_table(run: dict) -> str:
+    """Every path of every group, the quickest first."""
+    groups: dict[str, list[dict]] = {}
+    for row in run["benchmarks"]:
+        groups.setdefault(row["group"], []).append(row)
+    rows = []
+    for group, members in groups.items():
+        for row in sorted(members, key=seconds_of):
+            info = row["extra_info"]
+            share = info.get("fraction_of_floor")
+            peak = info.get("peak_mib")
+            rows.append([
+                group, info["path"] + (f" ({info['sdpa']})" if info.get("sdpa") else ""), milliseconds(info, row),
+                f"{row['stats']['median'] * 1e3:.3f} ms",
+                f"{info['times_as_long']:.2f} x {info['against']}" if "times_as_long" in info else "-",
+                "-" if share is None else f"{100 * share:.0f} %", f"{info['error']:.1e}",
+                "-" if peak is None else f"{peak:.0f} MiB",
+                "-" if info.get("saved_bytes") is None else f"{info['saved_bytes'] / 2**20:.1f} MiB",
+            ])  # fmt: skip
+    return markdown(
+        ["what", "path", "time", "wall", "in turns", "of the floor", "error", "peak", "saved for backward"], rows
+    )  # fmt: skip
+
+
+def memory_table(run: dict, brief: bool) -> str:
+    """Peak of a pass and bytes saved, predicted beside measured; brief: the peaks at batch 1."""
+    gib = lambda count: "-" if count is None else f"{count / GIB:.2f}"
+    rows = []
+    for row in run["rows"]:
+        if brief and (row["batch"] != 1 or row["path"] == "eager whole"):
+            continue
+        kept = [] if brief else [gib(row["predicted_saved"]), gib(row["saved"])]
+        strides = " ".join(map(str, row["strides"])) or "-"
+        size = f"{row['batch']} x {row['size']} x {row['size']}"
+        rows.append(
+            [row["path"], strides, row["mode"], size, gib(row["predicted_peak"]), gib(row["peak"]), *kept, row["status"]]
+        )
+    heads = ["path", "strides", "pass", "images", "peak predicted, GiB", "measured"]
+    return markdown([*heads, *([] if brief else ["saved predicted", "counted"]), "remark"], rows)
+
+
+def ceilings_line(ceilings: dict[str, float]) -> str:
+    if not ceilings:
+        return "Ceilings: not measured."
+    rates = [
+        f"{key.removesuffix('_tflops')} products {value:.3g} TFLOP/s" for key, value in ceilings.items() if "tflops" in key
+    ]
+    return (
+        f"Ceilings of the same run: copy {ceilings['copy_gb_per_s']:.3g} GB/s, "
+        f"in cache {ceilings['l2_copy_gb_per_s']:.3g} GB/s, " + ", ".join(rates) + "."
+    )
+
+
+def provenance_line(run: dict) -> str:
+    """Device, versions, commit and conditions of one file."""
+    info = run["machine_info"]
+    cpu = info["cpu"] if isinstance(info["cpu"], str) else f"{info['cpu'].get('brand_raw', info['machine'])}"
+    device = f"{info['gpu']}, driver {info['driver']}" if info["gpu"] else f"CPU ({cpu}), {info['threads']} threads"
+    remarks = [text for text in (info.get("l2"), info.get("note")) if text]
+    versions = f"torch {info['torch']}, Triton {info['triton']}, Python {info['python']}"
+    return f"*{device}; {versions}; commit {info['commit']}, {info['date']}; {'; '.join([*remarks, run['file']])}.*"
+
+
+def seconds_of(row: dict) -> float:
+    return row["extra_info"].get("device_ms", median(row["stats"]["data"]) * 1e3) / 1e3
+
+
+def milliseconds(info: dict, row: dict | None = None) -> str:
+    """Device time where it was measured, else wall time."""
+    if "device_ms" in info:
+        return f"{info['device_ms']:.3f} ms"
+    return "-" if row is None else f"{row['stats']['median'] * 1e3:.3g} ms"
+
+
+def ratio_text(value: float) -> str:
+    return f"{value:.2f}" if value else "-"
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    line = lambda cells: "| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |"
+    return "\n".join([line(heads), line(["---"] * len(heads)), *map(line, rows)])

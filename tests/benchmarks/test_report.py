@@ -1,0 +1,74 @@
+"""README and the committed results agree, and a result that is none is refused."""
+
+import json
+import shutil
+
+import pytest
+
+from benchmarks import report
+from benchmarks.tables import headline
+
+
+def test_readme_and_committed_results_agree(capsys):
+    assert report.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def bench_run(gpu: str | None = "some GPU", **changes) -> dict:
+    """A pytest-benchmark file of two paths, of which the other is quicker."""
+    info = {
+        "gpu": gpu, "driver": "1", "cuda": "13.0", "torch": "2.13.0", "triton": "3.7.1", "python": "3.11.7", "cpu": "x",
+        "l2": "", "threads": "2", "commit": "abc", "date": "2026-01-01", "note": "", "ceilings": {}, "dry_run": False,
+        "machine": "x",
+    }  # fmt: skip
+    shared = {"operator": "bce_dice", "mode": "forward", "shape": [1, 1, 8, 8], "dtype": "bfloat16", "error": 1e-3}
+    row = lambda path, extra: {
+        "group": "bce_dice forward", "stats": {"median": 2e-3, "data": [2e-3]}, "extra_info": {**shared, "path": path, **extra}
+    }  # fmt: skip
+    rows = [
+        row("fused", {"device_ms": 2.0}),
+        row("eager", {"device_ms": 1.0, "times_as_long": 0.5, "times_as_long_range": [0.4, 0.6], "against": "fused"}),
+    ]
+    return {"machine_info": {**info, **changes}, "benchmarks": rows, "file": "x.json"}
+
+
+def test_a_loss_is_shown_as_one():
+    assert "slower than it" in headline(bench_run()) and "0.50 x" in headline(bench_run())
+
+
+def test_a_changed_result_is_noticed_and_rendered(tmp_path, capsys):
+    readme, document, result = tmp_path / "README.md", tmp_path / "out.md", tmp_path / "bce_dice.json"
+    shutil.copy(report.README, readme)
+    arguments = [str(result), "--readme", str(readme), "--document", str(document)]
+    result.write_text(json.dumps(bench_run()))
+    assert report.main([*arguments, "--check"]) == 1
+    assert report.main(arguments) == 0
+    assert report.main([*arguments, "--check"]) == 0
+    assert "No GPU result has been measured yet" not in readme.read_text()
+    assert "2.000 ms" in readme.read_text() and "some GPU, driver 1" in document.read_text()
+    result.write_text(json.dumps(bench_run(gpu="another GPU")))
+    assert report.main([*arguments, "--check"]) == 1
+    assert "python -m benchmarks.report" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"machine_info": {"dry_run": true}, "benchmarks": []}', "no speeds"),
+        ('{"rows": [], "dry_run": true}', "no speeds"),
+        ('{"benchmarks": [', "cannot be read"),
+        ("[]", "no result of"),
+        ("{}", "no result of"),
+    ],
+)
+def test_what_is_no_result_is_refused(content, message, tmp_path, capsys):
+    result = tmp_path / "x.json"
+    result.write_text(content)
+    assert report.main([str(result), "--check"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_readme_without_its_markers_is_refused(tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing")
+    assert report.main(["--readme", str(readme)]) == 2
+    assert readme.read_text() == "nothing" and "<!-- results -->" in capsys.readouterr().err
