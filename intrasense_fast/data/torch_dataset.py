@@ -1,6 +1,7 @@
 """A torch Dataset over images on disk, and a sampler that can go on where it stopped."""
 
 import hashlib
+import mmap
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         size: side in pixels of the square items, at least 32.
         augment: "paper", "us" or "none"; see `augment`.
         seed: of the augmentation.
-        cache: keep decoded and resized pixels "memory" (8-bit masks, float32 images) or on "disk"; "none" decodes every time.
+        cache: keep decoded and resized pixels in "memory" (5 bytes a pixel, shared by workers) or on "disk"; "none" decodes
+            every time.
         cache_dir: folder of the disk cache; needed with cache="disk".
         in_channels: 1, or 3 equal channels.
 
@@ -76,7 +78,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self.in_channels = in_channels
         # Shared with worker processes, which are forked anew every epoch and must see it.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._memory = _Memory(self.indices, size) if cache == "memory" else None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -94,12 +96,9 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     def pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image float32 and mask uint8, both (size, size), of sample `index` of `data`, before augmentation."""
-        if index in self._kept:
-            return self._kept[index]
-        pair = self._from_disk(index) if self.cache == "disk" else self._resized(index)
-        if self.cache == "memory":
-            self._kept[index] = pair
-        return pair
+        if self._memory is None:
+            return self._from_disk(index) if self.cache == "disk" else self._resized(index)
+        return self._memory.get(index) or self._memory.put(index, self._resized(index))
 
     def _resized(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         try:
@@ -127,6 +126,39 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         except OSError as error:
             raise DataError(f"{folder}: the cache cannot be written ({error.strerror}); choose another --cache-dir") from error
         return image, mask
+
+
+class _Memory:
+    """Pixels of the images at `indices`, in memory that worker processes share, so that each image is decoded once.
+
+    Anonymous memory rather than torch's, which lies in /dev/shm: containers keep that small. A page is taken when it is filled.
+    """
+
+    def __init__(self, indices: Sequence[int], size: int) -> None:
+        self.indices, self.size = sorted(set(indices)), size
+        self.place = {index: place for place, index in enumerate(self.indices)}
+        count, pixels = len(self.indices), size * size
+        self.buffer = mmap.mmap(-1, max(1, count * (5 * pixels + 1)))
+        bytes_ = np.frombuffer(self.buffer, np.uint8)
+        self.images = bytes_[: 4 * count * pixels].view(np.float32).reshape(count, size, size)
+        self.masks = bytes_[4 * count * pixels : 5 * count * pixels].reshape(count, size, size)
+        self.filled = bytes_[5 * count * pixels :]
+
+    def __reduce__(self) -> tuple[type["_Memory"], tuple[Sequence[int], int]]:
+        """A process that was spawned, not forked, begins with an empty one of its own."""
+        return _Memory, (self.indices, self.size)
+
+    def get(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+        place = self.place.get(index)
+        return None if place is None or not self.filled[place] else (self.images[place], self.masks[place])
+
+    def put(self, index: int, pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        place = self.place.get(index)
+        if place is not None:
+            self.images[place], self.masks[place] = pair
+            # Last, so that another process never reads half an image; two that fill it write the same.
+            self.filled[place] = 1
+        return pair
 
 
 def _fingerprint(record: Record, size: int) -> str:

@@ -136,8 +136,9 @@ def test_patience(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trainer.position.epoch == 4 and trainer.position.best_epoch == 1 and trainer.position.best_dice == 0.5
 
 
-def test_selection_without_lesions_is_an_error(trainer: Trainer) -> None:
-    trainer.val._kept = {i: (np.zeros((32, 32), np.float32), np.zeros((32, 32), np.uint8)) for i in range(8, 12)}
+def test_selection_without_lesions_is_an_error(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = (np.zeros((32, 32), np.float32), np.zeros((32, 32), np.uint8))
+    monkeypatch.setattr(trainer.val, "pixels", lambda index: empty)
     with pytest.raises(ValueError, match="none of the selection images has a lesion"):
         trainer.fit()
 
