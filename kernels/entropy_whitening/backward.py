@@ -1,207 +1,159 @@
-"""Backward kernels of entropy_whitening, on rows (B, H * W, C). No atomics: a program gathers what its positions receive.
+"""Backward kernels of the whitening, on rows (B, H * W, C). No atomics: a program gathers what its positions receive.
 
-With g = mask * dOut, s = 1 / sigma, mu and n of a window, position j receives from every masked window o that holds it
-    -(g s)_o / n_o - (F_j - mu_o) (g s (F_o - mu_o) s^2)_o / n_o,    and g s from its own, or dOut where it is not masked.
+With g = mask * dOut, s = 1 / sigma, y = (F_o - mu_o) s and n of a window, position j receives from every masked window o that
+holds it   -(g s / n)_o (1 + y_o ((F_j - F_o) s_o + y_o)),   and g s from its own, or dOut where it is not masked.
+Programs own what those of the forward own: k taps a row, then the row's sums go to every tile whose windows hold that row.
 """
 
 import triton
 import triton.language as tl
 
-from intrasense_fast.kernels.entropy_whitening.forward import tile_of, window_count, window_moments
-
-
-@triton.jit
-def whiten_gradient(
-    F, GATE, MASK, DOUT, DF, DGATE, f_batch, d_batch, H, W, C, tiles_x, tiles, chunks,
-    EPS: tl.constexpr, R: tl.constexpr,
-    TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_C: tl.constexpr, EVEN_C: tl.constexpr, COMPUTE: tl.constexpr,
-):  # fmt: skip
-    """Narrow windows: one launch, which recomputes the moments of every window that holds a position (k^4 taps).
-
-    Pointers: F, DOUT, DF (B, H W, C); GATE, MASK (B, H W); DGATE (B, chunks, H W), the sum of dF_att F over a chunk's channels.
-    Grid: (tiles * chunks * B,).
-    """
-    origin, at, y, x, chunk, image = tile_of(tl.program_id(0), W, tiles_x, tiles, chunks, TILE_H, TILE_W)
-    inside = (y < H) & (x < W)
-    column = tl.arange(0, BLOCK_C)
-    known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - chunk * BLOCK_C)[None, :]
-    first = image * H * W + origin
-    F += image * f_batch + origin * C + chunk * BLOCK_C
-    DOUT += image * d_batch + origin * C + chunk * BLOCK_C
-    here = at[:, None] * C + column[None, :]
-    mask = inside[:, None] & known
-    gate = tl.load(GATE + first + at, mask=inside, other=0.0)
-    raw = tl.load(F + here, mask=mask, other=0.0).to(COMPUTE)
-    value = raw * gate[:, None]
-    low = tl.load(MASK + first + at, mask=inside, other=0) != 0
-    grad = tl.load(DOUT + here, mask=mask & (low == 0)[:, None], other=0.0).to(COMPUTE)
-    for dy in range(-R, R + 1):
-        for dx in range(-R, R + 1):
-            ok = inside & (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
-            there = at + dy * W + dx
-            ok = ok & (tl.load(MASK + first + there, mask=ok, other=0) != 0)
-            shown = ok[:, None] & known
-            gate_o = tl.load(GATE + first + there, mask=ok, other=0.0)
-            at_o = there[:, None] * C + column[None, :]
-            centre = tl.load(F + at_o, mask=shown, other=0.0).to(COMPUTE) * gate_o[:, None]
-            shift, variance = window_moments(
-                F, GATE + first, centre, there, y + dy, x + dx, ok, column, known, H, W, C, R, COMPUTE
-            )
-            s = 1.0 / tl.sqrt(variance + EPS)
-            d = tl.load(DOUT + at_o, mask=shown, other=0.0).to(COMPUTE) * s
-            n = window_count(y + dy, x + dx, H, W, R, COMPUTE)[:, None]
-            sent = (d - (value - centre - shift) * (d * shift * s * s)) / n
-            if (dy == 0) and (dx == 0):
-                sent -= d
-            grad -= tl.where(ok[:, None], sent, 0.0)
-    tl.store(DF + first * C + chunk * BLOCK_C + here, (grad * gate[:, None]).to(DF.dtype.element_ty), mask=mask)
-    partial = DGATE + (image * chunks + chunk) * H * W + origin
-    tl.store(partial + at, tl.sum(tl.where(mask, grad * raw, 0.0), 1), mask=inside)
+from intrasense_fast.kernels.entropy_whitening.forward import attended, columns_inside, inside_count, tile_of, window_moments
 
 
 @triton.jit
 def whiten_moments(
-    F, GATE, MASK, SHIFT, INVERSE, f_batch, H, W, C, tiles_x, tiles, chunks,
+    F, GATE, MASK, Y, INVERSE, f_batch, H, W, C, tiles_x, tiles, chunks,
     EPS: tl.constexpr, R: tl.constexpr,
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_C: tl.constexpr, EVEN_C: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Wide windows, first of two launches: mean less centre, and 1 / sigma, of the masked positions' windows.
+    """Wide windows, first of two launches: y and s of the masked positions. What is not masked stays unwritten.
 
-    Pointers: F, SHIFT, INVERSE (B, H W, C); GATE, MASK (B, H W). What is not masked stays unwritten. Grid: (tiles * chunks * B,).
+    Pointers: F, Y, INVERSE (B, H W, C); GATE, MASK (B, H W). Grid: (tiles * chunks * B,).
     """
-    origin, at, y, x, chunk, image = tile_of(tl.program_id(0), W, tiles_x, tiles, chunks, TILE_H, TILE_W)
-    inside = (y < H) & (x < W)
-    first = image * H * W + origin
-    inside = inside & (tl.load(MASK + first + at, mask=inside, other=0) != 0)
+    top, origin, x, chunk, image = tile_of(tl.program_id(0), W, tiles_x, tiles, chunks, TILE_H, TILE_W)
     column = tl.arange(0, BLOCK_C)
     known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - chunk * BLOCK_C)[None, :]
+    first = image * H * W + origin
     F += image * f_batch + origin * C + chunk * BLOCK_C
-    here = at[:, None] * C + column[None, :]
-    mask = inside[:, None] & known
-    gate = tl.load(GATE + first + at, mask=inside, other=0.0)
-    centre = tl.load(F + here, mask=mask, other=0.0).to(COMPUTE) * gate[:, None]
-    shift, variance = window_moments(F, GATE + first, centre, at, y, x, inside, column, known, H, W, C, R, COMPUTE)
     base = first * C + chunk * BLOCK_C
-    tl.store(SHIFT + base + here, shift.to(SHIFT.dtype.element_ty), mask=mask)
-    tl.store(INVERSE + base + here, (1.0 / tl.sqrt(variance + EPS)).to(INVERSE.dtype.element_ty), mask=mask)
+    means, variances = window_moments(F, GATE + first, top, x, column, known, H, W, C, R, TILE_H, COMPUTE)
+    for i in tl.static_range(TILE_H):
+        at = i * W + x
+        low = columns_inside(x, top + i, H, W)
+        low = low & (tl.load(MASK + first + at, mask=low, other=0) != 0)
+        centre = attended(F, GATE + first, at, low, column, known, C, COMPUTE)
+        s = 1.0 / tl.sqrt(variances[i] + EPS)
+        here = at[:, None] * C + column[None, :]
+        tl.store(Y + base + here, (centre - means[i]) * s, mask=low[:, None] & known)
+        tl.store(INVERSE + base + here, s, mask=low[:, None] & known)
+
+
+@triton.jit
+def finite(x):
+    """x, or 0 where it is NaN or infinite: a factor whose partner is then NaN by itself, or 0."""
+    return tl.where(tl.abs(x) < float("inf"), x, 0.0)
+
+
+@triton.jit
+def tap_moments(
+    F, GATE, centre, start, row, x, inside, column, known, H, W, C,
+    EPS: tl.constexpr, R: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """y and s of the windows at `row` (which starts at `start`) and columns x, tap by tap; the centre is the pivot."""
+    first = tl.zeros(centre.shape, COMPUTE)
+    second = tl.zeros(centre.shape, COMPUTE)
+    for near in range(tl.maximum(row - R, 0), tl.minimum(row + R + 1, H)):
+        for dx in range(-R, R + 1):
+            ok = inside & (x + dx >= 0) & (x + dx < W)
+            v = attended(F, GATE, start + (near - row) * W + x + dx, ok, column, known, C, COMPUTE)
+            v = tl.where(ok[:, None], v - centre, 0.0)
+            first += v
+            second += v * v
+    share = (1.0 / (inside_count(x, W, R, COMPUTE) * inside_count(row, H, R, COMPUTE)))[:, None]
+    shift = first * share
+    variance = second * share - shift * shift
+    # maximum() would turn a NaN into 0.
+    s = 1.0 / tl.sqrt(tl.where(variance < 0, 0.0, variance) + EPS)
+    return -shift * s, s
+
+
+@triton.jit
+def row_sent(
+    F, GATE, MASK, DOUT, Y, INVERSE, pivot, start, row, x, column, known, H, W, C,
+    EPS: tl.constexpr, R: tl.constexpr, STORED: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """What the masked windows at `row`, columns x - R ... x + R, send to a position of column x: total + slope (F_j - pivot).
+
+    Also g s of the window at x itself.
+    """
+    total = tl.zeros(pivot.shape, COMPUTE)
+    slope = tl.zeros(pivot.shape, COMPUTE)
+    own = tl.zeros(pivot.shape, COMPUTE)
+    for dx in range(-R, R + 1):
+        at = start + x + dx
+        ok = (x < W) & (x + dx >= 0) & (x + dx < W)
+        ok = ok & (tl.load(MASK + at, mask=ok, other=0) != 0)
+        centre = attended(F, GATE, at, ok, column, known, C, COMPUTE)
+        there = at[:, None] * C + column[None, :]
+        shown = ok[:, None] & known
+        if STORED:
+            y = tl.load(Y + there, mask=shown, other=0.0)
+            s = tl.load(INVERSE + there, mask=shown, other=0.0)
+        else:
+            y, s = tap_moments(F, GATE, centre, start, row, x + dx, ok, column, known, H, W, C, EPS, R, COMPUTE)
+        g = tl.load(DOUT + there, mask=shown, other=0.0).to(COMPUTE) * s
+        if dx == 0:
+            own = g
+        share = g * (1.0 / inside_count(x + dx, W, R, COMPUTE))[:, None]
+        total += share * (1.0 + y * ((pivot - centre) * s + y))
+        slope += share * y * s
+    rows = 1.0 / inside_count(row, H, R, COMPUTE)
+    return total * rows, slope * rows, own
 
 
 @triton.jit
 def whiten_gather(
-    F, GATE, MASK, DOUT, SHIFT, INVERSE, DF, DGATE, f_batch, d_batch, H, W, C, tiles_x, tiles, chunks,
-    R: tl.constexpr,
+    F, GATE, MASK, DOUT, Y, INVERSE, DF, DGATE, f_batch, d_batch, H, W, C, tiles_x, tiles, chunks,
+    EPS: tl.constexpr, R: tl.constexpr, STORED: tl.constexpr,
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_C: tl.constexpr, EVEN_C: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Wide windows, second of two launches. Pointers as in whiten_gradient and whiten_moments. Grid: (tiles * chunks * B,)."""
-    origin, at, y, x, chunk, image = tile_of(tl.program_id(0), W, tiles_x, tiles, chunks, TILE_H, TILE_W)
-    inside = (y < H) & (x < W)
+    """Gradients of F and, a chunk of channels at a time, of the gate.
+
+    STORED: y and s come from whiten_moments; else they are recomputed tap by tap, for narrow windows, in this one launch.
+    Pointers: F, DOUT, Y, INVERSE, DF (B, H W, C); GATE, MASK (B, H W); DGATE (B, chunks, H W). Grid: (tiles * chunks * B,).
+    """
+    top, origin, x, chunk, image = tile_of(tl.program_id(0), W, tiles_x, tiles, chunks, TILE_H, TILE_W)
     column = tl.arange(0, BLOCK_C)
     known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - chunk * BLOCK_C)[None, :]
     first = image * H * W + origin
     base = first * C + chunk * BLOCK_C
     F += image * f_batch + origin * C + chunk * BLOCK_C
     DOUT += image * d_batch + origin * C + chunk * BLOCK_C
-    here = at[:, None] * C + column[None, :]
-    mask = inside[:, None] & known
-    gate = tl.load(GATE + first + at, mask=inside, other=0.0)
-    raw = tl.load(F + here, mask=mask, other=0.0).to(COMPUTE)
-    value = raw * gate[:, None]
-    low = tl.load(MASK + first + at, mask=inside, other=0) != 0
-    grad = tl.load(DOUT + here, mask=mask, other=0.0).to(COMPUTE)
-    grad *= tl.load(INVERSE + base + here, mask=mask & low[:, None], other=1.0).to(COMPUTE)
-    for dy in range(-R, R + 1):
-        for dx in range(-R, R + 1):
-            ok = inside & (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
-            there = at + dy * W + dx
-            ok = ok & (tl.load(MASK + first + there, mask=ok, other=0) != 0)
-            shown = ok[:, None] & known
-            gate_o = tl.load(GATE + first + there, mask=ok, other=0.0)
-            at_o = there[:, None] * C + column[None, :]
-            centre = tl.load(F + at_o, mask=shown, other=0.0).to(COMPUTE) * gate_o[:, None]
-            shift = tl.load(SHIFT + base + at_o, mask=shown, other=0.0).to(COMPUTE)
-            s = tl.load(INVERSE + base + at_o, mask=shown, other=0.0).to(COMPUTE)
-            n = window_count(y + dy, x + dx, H, W, R, COMPUTE)[:, None]
-            d = tl.load(DOUT + at_o, mask=shown, other=0.0).to(COMPUTE) * s / n
-            grad -= tl.where(ok[:, None], d - (value - centre - shift) * (d * shift * s * s), 0.0)
-    tl.store(DF + base + here, (grad * gate[:, None]).to(DF.dtype.element_ty), mask=mask)
-    partial = DGATE + (image * chunks + chunk) * H * W + origin
-    tl.store(partial + at, tl.sum(tl.where(mask, grad * raw, 0.0), 1), mask=inside)
-
-
-@triton.jit
-def gate_logit_gradient(GATE, DGATE, DLOGIT, plane, blocks, chunks, BLOCK: tl.constexpr, COMPUTE: tl.constexpr):
-    """DLOGIT = GATE (1 - GATE) sum over chunks of DGATE, in one order.
-
-    Pointers: GATE, DLOGIT (B, plane); DGATE (B, chunks, plane). Grid: (blocks * B,).
-    """
-    pid = tl.program_id(0)
-    image = (pid // blocks).to(tl.int64)
-    at = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < plane
-    gate = tl.load(GATE + image * plane + at, mask=inside, other=0.0)
-    total = tl.zeros([BLOCK], COMPUTE)
-    source = DGATE + image * chunks * plane
-    for _ in range(0, chunks):
-        total += tl.load(source + at, mask=inside, other=0.0)
-        source += plane
-    tl.store(DLOGIT + image * plane + at, total * gate * (1.0 - gate), mask=inside)
-
-
-@triton.jit
-def gate_statistics_gradient(
-    DLOGIT, WEIGHT, DMEAN, DMAX, H, W, plane, blocks, R: tl.constexpr, BLOCK: tl.constexpr, COMPUTE: tl.constexpr
-):
-    """DMEAN and DMAX: DLOGIT correlated with the mirrored weights. Pointers as in gate_map. Grid: (blocks * B,)."""
-    pid = tl.program_id(0)
-    image = (pid // blocks).to(tl.int64) * plane
-    at = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < plane
-    y, x = at // W, at % W
-    side: tl.constexpr = 2 * R + 1
-    mean = tl.zeros([BLOCK], COMPUTE)
-    top = tl.zeros([BLOCK], COMPUTE)
-    for dy in range(-R, R + 1):
-        for dx in range(-R, R + 1):
-            ok = inside & (y - dy >= 0) & (y - dy < H) & (x - dx >= 0) & (x - dx < W)
-            sent = tl.load(DLOGIT + image + at - dy * W - dx, mask=ok, other=0.0)
-            tap = WEIGHT + (dy + R) * side + dx + R
-            mean += sent * tl.load(tap).to(COMPUTE)
-            top += sent * tl.load(tap + side * side).to(COMPUTE)
-    tl.store(DMEAN + image + at, mean.to(DMEAN.dtype.element_ty), mask=inside)
-    tl.store(DMAX + image + at, top.to(DMAX.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def gate_weight_gradient(
-    DLOGIT, MEAN, MAX, DWEIGHT, DBIAS, H, W, plane, batch, R: tl.constexpr, BLOCK: tl.constexpr, COMPUTE: tl.constexpr
-):
-    """One tap of DWEIGHT for both statistics, summed over the batch in one order; the last program sums DBIAS.
-
-    Pointers: DLOGIT, MEAN, MAX (B, H, W); DWEIGHT (2, 2 R + 1, 2 R + 1); DBIAS (1,). Grid: ((2 R + 1)^2 + 1,).
-    """
-    tap = tl.program_id(0)
-    side: tl.constexpr = 2 * R + 1
-    taps: tl.constexpr = side * side
-    dy, dx = tap // side - R, tap % side - R
-    mean = tl.zeros([BLOCK], COMPUTE)
-    top = tl.zeros([BLOCK], COMPUTE)
-    for _ in range(0, batch):
-        for start in range(0, plane, BLOCK):
-            at = start + tl.arange(0, BLOCK)
-            y, x = at // W, at % W
-            d = tl.load(DLOGIT + at, mask=at < plane, other=0.0)
-            if tap == taps:
-                mean += d
-            else:
-                ok = (at < plane) & (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
-                there = at + dy * W + dx
-                mean += d * tl.load(MEAN + there, mask=ok, other=0.0).to(COMPUTE)
-                top += d * tl.load(MAX + there, mask=ok, other=0.0).to(COMPUTE)
-        DLOGIT += plane
-        MEAN += plane
-        MAX += plane
-    if tap == taps:
-        tl.store(DBIAS, tl.sum(mean, 0).to(DBIAS.dtype.element_ty))
-    else:
-        tl.store(DWEIGHT + tap, tl.sum(mean, 0).to(DWEIGHT.dtype.element_ty))
-        tl.store(DWEIGHT + taps + tap, tl.sum(top, 0).to(DWEIGHT.dtype.element_ty))
+    GATE += first
+    MASK += first
+    Y += base
+    INVERSE += base
+    grads, values = (), ()
+    for i in tl.static_range(TILE_H):
+        at = i * W + x
+        inside = columns_inside(x, top + i, H, W)
+        unmasked = inside & (tl.load(MASK + at, mask=inside, other=1) == 0)
+        here = at[:, None] * C + column[None, :]
+        grads = grads + (tl.load(DOUT + here, mask=unmasked[:, None] & known, other=0.0).to(COMPUTE),)
+        values = values + (finite(attended(F, GATE, at, inside, column, known, C, COMPUTE)),)
+    for row in range(tl.maximum(top - R, 0), tl.minimum(top + TILE_H + R, H)):
+        start = (row - top) * W
+        pivot = finite(attended(F, GATE, start + x, x < W, column, known, C, COMPUTE))
+        total, slope, own = row_sent(
+            F, GATE, MASK, DOUT, Y, INVERSE, pivot, start, row, x, column, known, H, W, C, EPS, R, STORED, COMPUTE
+        )
+        merged = ()
+        for i in tl.static_range(TILE_H):
+            grad = grads[i]
+            if (row >= top + i - R) & (row <= top + i + R):
+                grad -= total + slope * (values[i] - pivot)
+            if row == top + i:
+                grad += own
+            merged = merged + (grad,)
+        grads = merged
+    DF += base
+    DGATE += (image * chunks + chunk) * H * W + origin
+    for i in tl.static_range(TILE_H):
+        at = i * W + x
+        inside = columns_inside(x, top + i, H, W)
+        here = at[:, None] * C + column[None, :]
+        gate = tl.load(GATE + at, mask=inside, other=0.0)
+        raw = tl.load(F + here, mask=inside[:, None] & known, other=0.0).to(COMPUTE)
+        tl.store(DF + here, (grads[i] * gate[:, None]).to(DF.dtype.element_ty), mask=inside[:, None] & known)
+        tl.store(DGATE + at, tl.sum(grads[i] * raw, 1), mask=inside)

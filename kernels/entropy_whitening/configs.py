@@ -17,22 +17,32 @@ WIDEST_RECOMPUTED = 3
 
 
 def _channels(channels: int, most: int) -> int:
-    return min(most, max(16, 1 << (channels - 1).bit_length()))
+    """Channels of a tile: the largest power of two that divides them, if that makes 32 or more; else they are padded."""
+    divisor = min(most, channels & -channels)
+    return divisor if divisor >= 32 else min(most, max(16, 1 << (channels - 1).bit_length()))
 
 
 def entropy_config(channels: int) -> KernelConfig:
-    """Tiles of entropy_map: 4096 elements, as many of them along the channels as there are, up to 256."""
+    """Tiles of entropy_map: 4096 elements, up to 256 of them along the channels; half as many where those are padded."""
     block = _channels(channels, 256)
-    return KernelConfig({"BLOCK_P": min(64, 4096 // block), "BLOCK_C": block, "EVEN_C": channels % block == 0}, 4, 1)
+    even = channels % block == 0
+    positions = min(64, (4096 if even else 2048) // block)
+    return KernelConfig({"BLOCK_P": positions, "BLOCK_C": block, "EVEN_C": even}, 4, 1)
+
+
+def _whitening(channels: int, dtype: torch.dtype, rows: int) -> KernelConfig:
+    """A row of a tile is one 16-byte access a thread of 4 warps; padded channels take more registers, so half of it."""
+    block = _channels(channels, 128 // dtype.itemsize)
+    even = channels % block == 0
+    blocks = {"TILE_H": rows if even else 2, "TILE_W": (2048 if even else 1024) // dtype.itemsize // block, "BLOCK_C": block}
+    return KernelConfig(blocks | {"EVEN_C": even}, 4, 1)
 
 
 def whiten_config(channels: int, dtype: torch.dtype) -> KernelConfig:
-    """Tiles of whiten, entropy_whiten and whiten_moments."""
-    block = _channels(channels, 64 if dtype.itemsize == 2 else 32)
-    return KernelConfig({"TILE_H": 8, "TILE_W": 8, "BLOCK_C": block, "EVEN_C": channels % block == 0}, 4, 1)
+    """Tiles of whiten, entropy_whiten and whiten_moments: two numbers an element stay in registers."""
+    return _whitening(channels, dtype, 4)
 
 
-def gradient_config(channels: int, dtype: torch.dtype) -> KernelConfig:
-    """Tiles of whiten_gradient and whiten_gather."""
-    block = _channels(channels, 64 if dtype.itemsize == 2 else 32)
-    return KernelConfig({"TILE_H": 4, "TILE_W": 8, "BLOCK_C": block, "EVEN_C": channels % block == 0}, 4, 1)
+def gather_config(channels: int, dtype: torch.dtype, stored: bool) -> KernelConfig:
+    """Tiles of whiten_gather: two numbers an element, and the moments of a window where they are recomputed."""
+    return _whitening(channels, dtype, 4 if stored else 3)

@@ -1,45 +1,19 @@
-"""Forward kernels of entropy_whitening, on rows (B, H * W, C): gate, entropy, its statistics over the image, whitening.
+"""Forward kernels of entropy_whitening, on rows (B, H * W, C): entropy, its statistics over the image, mask and whitening.
 
-Channels-last: positions are rows, so that a tap of a window is one contiguous read of BLOCK_C channels.
+Channels-last: positions are rows, so that a tap of a window is one contiguous read of BLOCK_C channels. A whitening program
+owns TILE_H x TILE_W positions and BLOCK_C channels, as a tuple of TILE_H tiles (TILE_W, BLOCK_C), and walks down the rows that
+its windows see: k taps a row, then the row's moments go to every tile whose windows hold it.
 """
 
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def sigmoid(x):
-    """1 / (1 + e^-x), which never overflows and keeps NaN."""
-    e = tl.exp(-tl.abs(x))
-    return tl.where(x >= 0, 1.0, e) / (1.0 + e)
-
-
-@triton.jit
-def gate_map(MEAN, MAX, WEIGHT, BIAS, GATE, H, W, plane, blocks, R: tl.constexpr, BLOCK: tl.constexpr, COMPUTE: tl.constexpr):
-    """Eq. 4: GATE = sigmoid(conv([MEAN, MAX])) with zero padding.
-
-    Pointers: MEAN, MAX, GATE (B, H, W); WEIGHT (2, 2 R + 1, 2 R + 1); BIAS (1,). Grid: (blocks * B,).
-    """
-    pid = tl.program_id(0)
-    image = (pid // blocks).to(tl.int64) * plane
-    at = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < plane
-    y, x = at // W, at % W
-    side: tl.constexpr = 2 * R + 1
-    logit = tl.zeros([BLOCK], COMPUTE) + tl.load(BIAS).to(COMPUTE)
-    for dy in range(-R, R + 1):
-        for dx in range(-R, R + 1):
-            ok = inside & (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
-            there = at + dy * W + dx
-            tap = WEIGHT + (dy + R) * side + dx + R
-            logit += tl.load(MEAN + image + there, mask=ok, other=0.0).to(COMPUTE) * tl.load(tap).to(COMPUTE)
-            logit += tl.load(MAX + image + there, mask=ok, other=0.0).to(COMPUTE) * tl.load(tap + side * side).to(COMPUTE)
-    tl.store(GATE + image + at, sigmoid(logit), mask=inside)
+from intrasense_fast.kernels.entropy_whitening.gate import sigmoid
 
 
 @triton.jit
 def row_entropy(F, gate, inside, rows, C, BLOCK_C: tl.constexpr, EVEN_C: tl.constexpr, COMPUTE: tl.constexpr):
-    """Eq. 6: entropy of softmax(gate * F) over the channels, in one online sweep: log sum e^z - sum e^z z / sum e^z, z = F - max.
+    """Eq. 6: entropy of softmax(gate * F) over the channels, online, z = F - max: log sum e^z - sum e^z z / sum e^z.
 
     A NaN or an infinity anywhere in a row makes its entropy NaN, through e or e (z - max), whatever the maximum does with it.
     """
@@ -98,7 +72,7 @@ def entropy_map(
 @triton.jit
 def entropy_statistics(PART, STAT, N, blocks, parts, SCORE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK: tl.constexpr,
                        COMPUTE: tl.constexpr):  # fmt: skip
-    """STAT = (shift, unit) of an image: mean and deviation if SCORE, else minimum and span; shift NaN where the unit is too small.
+    """STAT = (shift, unit) of an image: mean and deviation if SCORE, else minimum and span; shift NaN if the unit is tiny.
 
     Pointers: PART (2, parts); STAT (B, 2). Grid: (B,). The blocks' moments are merged by Chan's formula, always in one order.
     """
@@ -140,60 +114,103 @@ def entropy_statistics(PART, STAT, N, blocks, parts, SCORE: tl.constexpr, BLOCK_
 
 @triton.jit
 def tile_of(pid, W, tiles_x, tiles, chunks, TILE_H: tl.constexpr, TILE_W: tl.constexpr):
-    """What a program owns: its tile's first position (int64), the positions' offsets from it, y and x; its chunk and image."""
+    """What a program owns: its first row and that row's first position (int64), its columns (TILE_W,), its chunk and image."""
     tile = pid % tiles
-    top, left = (tile // tiles_x) * TILE_H, (tile % tiles_x) * TILE_W
-    p = tl.arange(0, TILE_H * TILE_W)
-    origin = top.to(tl.int64) * W + left
-    return origin, (p // TILE_W) * W + p % TILE_W, top + p // TILE_W, left + p % TILE_W, (pid // tiles) % chunks, (
-        pid // (tiles * chunks)
-    ).to(tl.int64)  # fmt: skip
+    top = (tile // tiles_x) * TILE_H
+    x = (tile % tiles_x) * TILE_W + tl.arange(0, TILE_W)
+    return top, top.to(tl.int64) * W, x, (pid // tiles) % chunks, (pid // (tiles * chunks)).to(tl.int64)
 
 
 @triton.jit
-def window_count(y, x, H, W, R: tl.constexpr, COMPUTE: tl.constexpr):
-    """How many positions of the window at (y, x) lie inside the image; at least 1, also for a lane outside."""
-    rows = tl.minimum(y + R, H - 1) - tl.maximum(y - R, 0) + 1
-    columns = tl.minimum(x + R, W - 1) - tl.maximum(x - R, 0) + 1
-    return tl.maximum(rows * columns, 1).to(COMPUTE)
+def columns_inside(x, y, H, W):
+    """Which columns of row y lie in the image, to the right: none if the row does not, below."""
+    return x < tl.where(y < H, W, 0)
 
 
 @triton.jit
-def window_moments(F, GATE, centre, at, y, x, inside, column, known, H, W, C, R: tl.constexpr, COMPUTE: tl.constexpr):
-    """Mean less the centre, and biased variance, of gate * F over the window at (y, x).
+def inside_count(at, size, R: tl.constexpr, COMPUTE: tl.constexpr):
+    """How many of at - R ... at + R lie in 0 ... size - 1; at least 1, also for a lane outside."""
+    return tl.maximum(tl.minimum(at + R, size - 1) - tl.maximum(at - R, 0) + 1, 1).to(COMPUTE)
 
-    The centre is the pivot: it lies in the window, so var >= (mean - centre)^2 / (n - 1) and at most a factor n is lost.
+
+@triton.jit
+def zeros(COUNT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, COMPUTE: tl.constexpr):
+    """COUNT tiles of zeros."""
+    tiles = ()
+    for _ in tl.static_range(COUNT):
+        tiles = tiles + (tl.zeros([ROWS, COLUMNS], COMPUTE),)
+    return tiles
+
+
+@triton.jit
+def attended(F, GATE, at, inside, column, known, C, COMPUTE: tl.constexpr):
+    """gate * F (Eq. 5) at the positions `at`: (positions, channels); 0 outside."""
+    gate = tl.load(GATE + at, mask=inside, other=0.0)
+    f = tl.load(F + (at[:, None] * C + column[None, :]), mask=inside[:, None] & known, other=0.0)
+    return f.to(COMPUTE) * gate[:, None]
+
+
+@triton.jit
+def row_moments(F, GATE, start, x, column, known, W, C, R: tl.constexpr, COMPUTE: tl.constexpr):
+    """Mean, and centred second moment, of gate * F over x - R ... x + R of the row that starts at `start`.
+
+    The centre is the pivot: it is one of the values, so at most a factor of their number is lost to cancellation.
     """
-    first = tl.zeros(centre.shape, COMPUTE)
-    second = tl.zeros(centre.shape, COMPUTE)
-    for dy in range(-R, R + 1):
-        for dx in range(-R, R + 1):
-            ok = inside & (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
-            there = at + dy * W + dx
-            gate = tl.load(GATE + there, mask=ok, other=0.0)
-            v = tl.load(F + (there[:, None] * C + column[None, :]), mask=ok[:, None] & known, other=0.0).to(COMPUTE)
-            v = tl.where(ok[:, None], v * gate[:, None] - centre, 0.0)
-            first += v
-            second += v * v
-    n = window_count(y, x, H, W, R, COMPUTE)[:, None]
-    shift = first / n
-    variance = second / n - shift * shift
+    pivot = attended(F, GATE, start + x, x < W, column, known, C, COMPUTE)
+    first = tl.zeros(pivot.shape, COMPUTE)
+    second = tl.zeros(pivot.shape, COMPUTE)
+    for dx in tl.range(-R, R + 1, loop_unroll_factor=2 * R + 1 if R <= 3 else 5):
+        ok = (x < W) & (x + dx >= 0) & (x + dx < W)
+        v = attended(F, GATE, start + x + dx, ok, column, known, C, COMPUTE)
+        v = tl.where(ok[:, None], v - pivot, 0.0)
+        first += v
+        second += v * v
+    shift = first * (1.0 / inside_count(x, W, R, COMPUTE))[:, None]
+    second -= first * shift
     # maximum() would turn a NaN into 0.
-    return shift, tl.where(variance < 0, 0.0, variance)
+    return pivot + shift, tl.where(second < 0, 0.0, second)
+
+
+@triton.jit
+def window_moments(
+    F, GATE, top, x, column, known, H, W, C, R: tl.constexpr, TILE_H: tl.constexpr, COMPUTE: tl.constexpr
+):  # fmt: skip
+    """Means and biased variances of gate * F over the windows at rows top ... top + TILE_H - 1: two tuples of tiles.
+
+    Rows are merged by Chan's formula: nothing cancels, and a NaN stays in the windows that hold it.
+    """
+    means = zeros(TILE_H, x.shape[0], column.shape[0], COMPUTE)
+    seconds = zeros(TILE_H, x.shape[0], column.shape[0], COMPUTE)
+    width = inside_count(x, W, R, COMPUTE)[:, None]
+    for row in range(tl.maximum(top - R, 0), tl.minimum(top + TILE_H + R, H)):
+        row_mean, row_second = row_moments(F, GATE, (row - top) * W, x, column, known, W, C, R, COMPUTE)
+        merged_means, merged_seconds = (), ()
+        for i in tl.static_range(TILE_H):
+            mean, second = means[i], seconds[i]
+            if (row >= top + i - R) & (row <= top + i + R):
+                # Rows that the window already holds; none: the weight is 0 and the mean becomes the row's.
+                held = (row - tl.maximum(top + i - R, 0)).to(COMPUTE)
+                apart = row_mean - mean
+                mean += apart * (1.0 / (held + 1.0))
+                second += row_second + (width * (held / (held + 1.0)) * apart) * apart
+            merged_means = merged_means + (mean,)
+            merged_seconds = merged_seconds + (second,)
+        means, seconds = merged_means, merged_seconds
+    variances = ()
+    for i in tl.static_range(TILE_H):
+        variances = variances + (seconds[i] * (1.0 / (width * inside_count(top + i, H, R, COMPUTE))),)
+    return means, variances
 
 
 @triton.jit
 def write_whitened(
-    F, GATE, OUT, low, at, y, x, inside, column, known, H, W, C, EPS: tl.constexpr, R: tl.constexpr, COMPUTE: tl.constexpr
-):
-    """Eq. 7 for a tile of positions and channels: F, GATE and OUT point at its first position and channel."""
+    F, GATE, OUT, low, mean, variance, at, inside, column, known, C, EPS: tl.constexpr, COMPUTE: tl.constexpr
+):  # fmt: skip
+    """Eq. 7 for one row of a tile."""
+    centre = attended(F, GATE, at, inside, column, known, C, COMPUTE)
+    out = tl.where(low[:, None], (centre - mean) / tl.sqrt(variance + EPS), centre)
     here = at[:, None] * C + column[None, :]
-    mask = inside[:, None] & known
-    gate = tl.load(GATE + at, mask=inside, other=0.0)
-    centre = tl.load(F + here, mask=mask, other=0.0).to(COMPUTE) * gate[:, None]
-    shift, variance = window_moments(F, GATE, centre, at, y, x, inside, column, known, H, W, C, R, COMPUTE)
-    out = tl.where(low[:, None], -shift / tl.sqrt(variance + EPS), centre)
-    tl.store(OUT + here, out.to(OUT.dtype.element_ty), mask=mask)
+    tl.store(OUT + here, out.to(OUT.dtype.element_ty), mask=inside[:, None] & known)
 
 
 @triton.jit
@@ -206,25 +223,27 @@ def whiten(
 
     Pointers: F, OUT (B, H W, C); GATE, ENT (B, H W); STAT (B, 2); MASK (B, H W), bytes. Grid: (tiles * chunks * B,).
     """
-    origin, at, y, x, chunk, image = tile_of(tl.program_id(0), W, tiles_x, tiles, chunks, TILE_H, TILE_W)
-    inside = (y < H) & (x < W)
+    top, origin, x, chunk, image = tile_of(tl.program_id(0), W, tiles_x, tiles, chunks, TILE_H, TILE_W)
     column = tl.arange(0, BLOCK_C)
     known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - chunk * BLOCK_C)[None, :]
     first = image * H * W + origin
-    if SCALE == "off":
-        low = inside & (y < 0)
-    else:
-        entropy = tl.load(ENT + first + at, mask=inside, other=0.0)
-        entropy = (entropy - tl.load(STAT + image * 2)) / tl.load(STAT + image * 2 + 1)
-        if SCALE == "score":
-            entropy = sigmoid(entropy)
-        low = inside & (entropy < threshold)
-    if chunk == 0:
-        tl.store(MASK + first + at, low.to(tl.uint8), mask=inside)
-    write_whitened(
-        F + image * f_batch + origin * C + chunk * BLOCK_C, GATE + first, OUT + first * C + chunk * BLOCK_C, low,
-        at, y, x, inside, column, known, H, W, C, EPS, R, COMPUTE,
-    )  # fmt: skip
+    F += image * f_batch + origin * C + chunk * BLOCK_C
+    OUT += first * C + chunk * BLOCK_C
+    means, variances = window_moments(F, GATE + first, top, x, column, known, H, W, C, R, TILE_H, COMPUTE)
+    for i in tl.static_range(TILE_H):
+        inside = columns_inside(x, top + i, H, W)
+        at = i * W + x
+        if SCALE == "off":
+            low = x < 0
+        else:
+            entropy = tl.load(ENT + first + at, mask=inside, other=0.0)
+            entropy = (entropy - tl.load(STAT + image * 2)) / tl.load(STAT + image * 2 + 1)
+            if SCALE == "score":
+                entropy = sigmoid(entropy)
+            low = entropy < threshold
+        if chunk == 0:
+            tl.store(MASK + first + at, low.to(tl.uint8), mask=inside)
+        write_whitened(F, GATE + first, OUT, low, means[i], variances[i], at, inside, column, known, C, EPS, COMPUTE)
 
 
 @triton.jit
@@ -237,17 +256,26 @@ def entropy_whiten(
 
     Pointers as in whiten. Grid: (tiles * B,); a program owns every channel of its positions.
     """
-    origin, at, y, x, _, image = tile_of(tl.program_id(0), W, tiles_x, tiles, 1, TILE_H, TILE_W)
-    inside = (y < H) & (x < W)
+    top, origin, x, _, image = tile_of(tl.program_id(0), W, tiles_x, tiles, 1, TILE_H, TILE_W)
     column = tl.arange(0, BLOCK_C)
     first = image * H * W + origin
-    features = F + image * f_batch + origin * C
-    gate = tl.load(GATE + first + at, mask=inside, other=0.0)
-    low = row_entropy(features, gate, inside, at * C, C, BLOCK_C, EVEN_C, COMPUTE) / unit < threshold
-    tl.store(MASK + first + at, low.to(tl.uint8), mask=inside)
+    F += image * f_batch + origin * C
+    OUT += first * C
+    lows = ()
+    for i in tl.static_range(TILE_H):
+        inside = columns_inside(x, top + i, H, W)
+        at = i * W + x
+        gate = tl.load(GATE + first + at, mask=inside, other=0.0)
+        low = row_entropy(F, gate, inside, at * C, C, BLOCK_C, EVEN_C, COMPUTE) / unit < threshold
+        tl.store(MASK + first + at, low.to(tl.uint8), mask=inside)
+        lows = lows + (low,)
     for c in range(0, C, BLOCK_C):
         known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - c)[None, :]
-        write_whitened(
-            features + c, GATE + first, OUT + first * C + c, low,
-            at, y, x, inside, column, known, H, W, C, EPS, R, COMPUTE,
-        )  # fmt: skip
+        means, variances = window_moments(F, GATE + first, top, x, column, known, H, W, C, R, TILE_H, COMPUTE)
+        for i in tl.static_range(TILE_H):
+            inside = columns_inside(x, top + i, H, W)
+            write_whitened(
+                F, GATE + first, OUT, lows[i], means[i], variances[i], i * W + x, inside, column, known, C, EPS, COMPUTE
+            )
+        F += BLOCK_C
+        OUT += BLOCK_C

@@ -50,7 +50,7 @@ def entropy_whitening(
     # Eq. 7: mean and biased variance over the positions of the window that lie inside the image.
     batch, _, height, width = f.shape
     taps = window * window
-    unfold = lambda x: functional.unfold(x, window, padding=window // 2).reshape(batch, -1, taps, height, width)
+    unfold = lambda x: functional.unfold(x, window, padding=window // 2).reshape(batch, x.shape[1], taps, height, width)
     inside = unfold(torch.ones_like(f[:, :1]))
     values = unfold(attended)
     count = inside.sum(2)

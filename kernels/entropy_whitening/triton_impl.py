@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 from triton import cdiv
 
-from intrasense_fast.kernels._common.layout import as_rows, memory_format
+from intrasense_fast.kernels._common.configs import KernelConfig
 from intrasense_fast.kernels._common.launch import launch
+from intrasense_fast.kernels._common.layout import as_rows, memory_format
 from intrasense_fast.kernels._common.precision import compute_dtype
 from intrasense_fast.kernels._common.validation import statistics_dtype
 from intrasense_fast.kernels.entropy_whitening import backward as gradients
 from intrasense_fast.kernels.entropy_whitening import forward as kernels
+from intrasense_fast.kernels.entropy_whitening import gate as gates
 from intrasense_fast.kernels.entropy_whitening.configs import (
     MAP_BLOCK,
     PARTIALS,
     WIDEST_RECOMPUTED,
     entropy_config,
-    gradient_config,
+    gather_config,
     whiten_config,
 )
 
@@ -44,6 +46,12 @@ def _as_given(result: Tensor, features: Tensor) -> Tensor:
 def _radius(window: int, height: int, width: int) -> int:
     """Half the window, cut where it reaches over the whole map from everywhere: the taps beyond are never inside."""
     return min(window // 2, max(height, width) - 1)
+
+
+def _tiles(config: KernelConfig, channels: int, height: int, width: int) -> tuple[int, int, int]:
+    """How many tiles lie across a map, how many there are, and how many chunks of channels."""
+    across = cdiv(width, config.blocks["TILE_W"])
+    return across, across * cdiv(height, config.blocks["TILE_H"]), cdiv(channels, config.blocks["BLOCK_C"])
 
 
 def forward(
@@ -76,14 +84,12 @@ def forward(
     rows, plane = _rows(features), height * width
     blocks = cdiv(plane, MAP_BLOCK)
     launch(
-        kernels.gate_map, (blocks * batch,),
+        gates.gate_map, (blocks * batch,),
         mean.contiguous(), top.contiguous(), weight.contiguous(), bias, gate, height, width, plane, blocks,
         R=weight.shape[-1] // 2, BLOCK=MAP_BLOCK, COMPUTE=compute, num_warps=4, num_stages=1,
     )  # fmt: skip
     config = whiten_config(channels, features.dtype)
-    tiles_x = cdiv(width, config.blocks["TILE_W"])
-    tiles = tiles_x * cdiv(height, config.blocks["TILE_H"])
-    chunks = cdiv(channels, config.blocks["BLOCK_C"])
+    across, tiles, chunks = _tiles(config, channels, height, width)
     radius = _radius(window, height, width) if normalize else 0
     settings = {"EPS": eps, "R": radius, "COMPUTE": compute, **config.options()}
     if normalize and entropy_scale in ("nats", "max"):
@@ -91,7 +97,7 @@ def forward(
         unit = 1.0 if entropy_scale == "nats" else math.log(channels) if channels > 1 else math.nan
         launch(
             kernels.entropy_whiten, (tiles * batch,),
-            rows, gate, out, mask.view(torch.uint8), rows.stride(0), height, width, channels, tiles_x, tiles, threshold, unit,
+            rows, gate, out, mask.view(torch.uint8), rows.stride(0), height, width, channels, across, tiles, threshold, unit,
             **settings,
         )  # fmt: skip
         return _as_given(out, features), mask, gate
@@ -114,7 +120,7 @@ def forward(
     launch(
         kernels.whiten, (tiles * chunks * batch,),
         rows, gate, entropy, statistics, out, mask.view(torch.uint8), rows.stride(0),
-        height, width, channels, tiles_x, tiles, chunks, threshold,
+        height, width, channels, across, tiles, chunks, threshold,
         SCALE=entropy_scale if normalize else "off", **settings,
     )  # fmt: skip
     return _as_given(out, features), mask, gate
@@ -170,37 +176,28 @@ def backward(
         d_gate[3].zero_()
         return _as_given(d_features, features), *d_gate
     rows, grad_rows, plane = _rows(features), _rows(grad), height * width
-    config = gradient_config(channels, features.dtype)
-    tiles_x = cdiv(width, config.blocks["TILE_W"])
-    tiles = tiles_x * cdiv(height, config.blocks["TILE_H"])
-    chunks = cdiv(channels, config.blocks["BLOCK_C"])
-    radius = _radius(window, height, width) if normalize else 0
+    radius, masked = _radius(window, height, width) if normalize else 0, mask.view(torch.uint8)
+    settings = {"EPS": eps, "R": radius, "COMPUTE": compute}
+    y = inverse = rows
+    stored = 2 * radius + 1 > WIDEST_RECOMPUTED
+    if stored:
+        # In 16 bits they would cost the gate's gradient, a float32 sum, all but three digits.
+        y, inverse = (torch.empty_like(rows, dtype=dtype, memory_format=torch.contiguous_format) for _ in range(2))
+        config = whiten_config(channels, features.dtype)
+        across, tiles, chunks = _tiles(config, channels, height, width)
+        launch(
+            gradients.whiten_moments, (tiles * chunks * batch,),
+            rows, gate, masked, y, inverse, rows.stride(0), height, width, channels, across, tiles, chunks,
+            **settings, **config.options(),
+        )  # fmt: skip
+    config = gather_config(channels, features.dtype, stored)
+    across, tiles, chunks = _tiles(config, channels, height, width)
     partial = torch.empty(batch, chunks, plane, dtype=dtype, device=features.device)
-    masked = mask.view(torch.uint8)
-    settings = {"R": radius, "COMPUTE": compute, **config.options()}
-    sizes = (height, width, channels, tiles_x, tiles, chunks)
-    if 2 * radius + 1 <= WIDEST_RECOMPUTED:
-        launch(
-            gradients.whiten_gradient, (tiles * chunks * batch,),
-            rows, gate, masked, grad_rows, d_features, partial, rows.stride(0), grad_rows.stride(0), *sizes,
-            EPS=eps, **settings,
-        )  # fmt: skip
-    else:
-        shift, inverse = _new_map(features), _new_map(features)
-        sweep = whiten_config(channels, features.dtype)
-        across = cdiv(width, sweep.blocks["TILE_W"])
-        parts = across * cdiv(height, sweep.blocks["TILE_H"])
-        slices = cdiv(channels, sweep.blocks["BLOCK_C"])
-        launch(
-            gradients.whiten_moments, (parts * slices * batch,),
-            rows, gate, masked, shift, inverse, rows.stride(0), height, width, channels, across, parts, slices,
-            EPS=eps, R=radius, COMPUTE=compute, **sweep.options(),
-        )  # fmt: skip
-        launch(
-            gradients.whiten_gather, (tiles * chunks * batch,),
-            rows, gate, masked, grad_rows, shift, inverse, d_features, partial,
-            rows.stride(0), grad_rows.stride(0), *sizes, **settings,
-        )  # fmt: skip
+    launch(
+        gradients.whiten_gather, (tiles * chunks * batch,),
+        rows, gate, masked, grad_rows, y, inverse, d_features, partial, rows.stride(0), grad_rows.stride(0),
+        height, width, channels, across, tiles, chunks, STORED=stored, **settings, **config.options(),
+    )  # fmt: skip
     if through_gate:
         _through_gate(gate, partial, mean.contiguous(), top.contiguous(), weight.contiguous(), d_gate, compute)
     return _as_given(d_features, features), *d_gate
@@ -212,19 +209,17 @@ def _through_gate(
     """Gradients of the statistics, the weight and the bias from the gate's, into `found`."""
     batch, height, width = gate.shape
     plane, chunks = height * width, partial.shape[1]
-    blocks, radius = cdiv(plane, MAP_BLOCK), weight.shape[-1] // 2
-    d_logit = torch.empty_like(gate)
+    blocks, taps = cdiv(plane, MAP_BLOCK), weight.numel()
     d_mean, d_top, d_weight, d_bias = found
+    d_logit, part = torch.empty_like(gate), gate.new_empty(taps + 1, blocks * batch)
     options = {"BLOCK": MAP_BLOCK, "COMPUTE": compute, "num_warps": 4, "num_stages": 1}
-    launch(gradients.gate_logit_gradient, (blocks * batch,), gate, partial, d_logit, plane, blocks, chunks, **options)
+    launch(gates.gate_logit_gradient, (blocks * batch,), gate, partial, d_logit, plane, blocks, chunks, **options)
     launch(
-        gradients.gate_statistics_gradient, (blocks * batch,),
-        d_logit, weight, d_mean, d_top, height, width, plane, blocks, R=radius, **options,
+        gates.gate_gradient, (blocks * batch,),
+        d_logit, mean, top, weight, d_mean, d_top, part, height, width, plane, blocks, blocks * batch,
+        R=weight.shape[-1] // 2, **options,
     )  # fmt: skip
-    launch(
-        gradients.gate_weight_gradient, ((2 * radius + 1) ** 2 + 1,),
-        d_logit, mean, top, d_weight, d_bias, height, width, plane, batch, R=radius, **(options | {"BLOCK": 4 * MAP_BLOCK}),
-    )  # fmt: skip
+    launch(gates.gate_weight_gradient, (taps + 1,), part, d_weight, d_bias, blocks * batch, taps, **options)
 
 
 def _gradients(features: Tensor, mean: Tensor, top: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
