@@ -1,6 +1,7 @@
 """What entropy_whitening declares about itself (see kernels/README.md)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,10 +33,11 @@ def make_inputs(row: Row, generator: torch.Generator) -> dict[str, Tensor]:
 def samples(row: Row, generator: torch.Generator) -> dict[str, tuple]:
     """Arguments of the registered operators, for opcheck."""
     inputs = tuple(make_inputs(row, generator).values())
-    whitened, mask, gate = triton_impl.forward(*inputs, *DEFAULTS)
+    call: tuple[Any, ...] = (*inputs, *DEFAULTS)
+    whitened, mask, gate = triton_impl.forward(*call)
     grad = torch.randn(whitened.shape, generator=generator).to(whitened)
     return {
-        "entropy_whitening_forward": (*inputs, *DEFAULTS),
+        "entropy_whitening_forward": call,
         "entropy_whitening_backward": (*inputs, mask, gate, grad, *DEFAULTS[2:], True),
     }
 
@@ -54,7 +56,7 @@ def bounds() -> list[Bound]:
     """
     found = []
     half, single = torch.bfloat16, torch.float32
-    cases = (
+    cases: tuple[tuple[torch.dtype, dict[str, Any], float], ...] = (
         (half, {"window": 3}, 1.10),
         (single, {"window": 3, "entropy_scale": "relative"}, 1.10),
         (half, {"window": 3, "entropy_scale": "max", "threshold": 0.97}, 1.10),
@@ -68,7 +70,7 @@ def bounds() -> list[Bound]:
         size = torch.Size(row.shape).numel()
         statistics = options.get("normalize", True) and options.get("entropy_scale", "score") in ("score", "relative")
         narrow = options.get("window", 7) <= 3
-        common = dict(smallest=size, options=options)
+        common: dict[str, Any] = dict(smallest=size, options=options)
         found += [
             Bound(
                 row, "forward", launches=4 if statistics else 2, floor_bytes=2 * size * dtype.itemsize,
@@ -104,6 +106,7 @@ def jobs(level: str) -> list[CompileJob]:
     half, single = torch.bfloat16, torch.float32
     wide, thin, odd, one = (4, 512, 32, 32), (4, 64, 64, 64), (4, 77, 33, 47), (2, 1, 1, 1)
     score, nats, both = ("score",), ("nats",), ("score", "nats")
+    rows: list[tuple[str, tuple[int, int, int, int], torch.dtype, tuple[int, ...], tuple[str, ...]]]
     if level == "full":
         rows = [(target, wide, half, (3, 7, 15), both) for target in ("sm_80", "sm_86", "sm_90")]
         rows += [(target, wide, single, (3, 7), score) for target in ("sm_80", "sm_90")]

@@ -4,6 +4,7 @@ The kernels read maps as rows of channels: a channels_last map is used where it 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -170,11 +171,9 @@ def backward(
     """
     batch, channels, height, width = features.shape
     dtype, compute = statistics_dtype(features.dtype), compute_dtype(features.dtype)
-    d_features, *d_gate = _gradients(features, mean, top, weight, bias)
+    d_features, d_mean, d_top, d_weight, d_bias = _gradients(features, mean, top, weight, bias)
     if batch == 0:
-        d_gate[2].zero_()
-        d_gate[3].zero_()
-        return _as_given(d_features, features), *d_gate
+        return _as_given(d_features, features), d_mean, d_top, d_weight.zero_(), d_bias.zero_()
     rows, grad_rows, plane = _rows(features), _rows(grad), height * width
     radius, masked = _radius(window, height, width) if normalize else 0, mask.view(torch.uint8)
     settings = {"EPS": eps, "R": radius, "COMPUTE": compute}
@@ -199,12 +198,13 @@ def backward(
         height, width, channels, across, tiles, chunks, STORED=stored, **settings, **config.options(),
     )  # fmt: skip
     if through_gate:
-        _through_gate(gate, partial, mean.contiguous(), top.contiguous(), weight.contiguous(), d_gate, compute)
-    return _as_given(d_features, features), *d_gate
+        found = (d_mean, d_top, d_weight, d_bias)
+        _through_gate(gate, partial, mean.contiguous(), top.contiguous(), weight.contiguous(), found, compute)
+    return _as_given(d_features, features), d_mean, d_top, d_weight, d_bias
 
 
 def _through_gate(
-    gate: Tensor, partial: Tensor, mean: Tensor, top: Tensor, weight: Tensor, found: list[Tensor], compute: object
+    gate: Tensor, partial: Tensor, mean: Tensor, top: Tensor, weight: Tensor, found: tuple[Tensor, ...], compute: object
 ) -> None:
     """Gradients of the statistics, the weight and the bias from the gate's, into `found`."""
     batch, height, width = gate.shape
@@ -212,7 +212,7 @@ def _through_gate(
     blocks, taps = cdiv(plane, MAP_BLOCK), weight.numel()
     d_mean, d_top, d_weight, d_bias = found
     d_logit, part = torch.empty_like(gate), gate.new_empty(taps + 1, blocks * batch)
-    options = {"BLOCK": MAP_BLOCK, "COMPUTE": compute, "num_warps": 4, "num_stages": 1}
+    options: dict[str, Any] = {"BLOCK": MAP_BLOCK, "COMPUTE": compute, "num_warps": 4, "num_stages": 1}
     launch(gates.gate_logit_gradient, (blocks * batch,), gate, partial, d_logit, plane, blocks, chunks, **options)
     launch(
         gates.gate_gradient, (blocks * batch,),
@@ -222,9 +222,13 @@ def _through_gate(
     launch(gates.gate_weight_gradient, (taps + 1,), part, d_weight, d_bias, blocks * batch, taps, **options)
 
 
-def _gradients(features: Tensor, mean: Tensor, top: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
-    dense = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (mean, top, weight, bias)]
-    return [_new_map(features), *dense]
+def _gradients(
+    features: Tensor, mean: Tensor, top: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    d_mean, d_top, d_weight, d_bias = (
+        torch.empty_like(t, memory_format=torch.contiguous_format) for t in (mean, top, weight, bias)
+    )
+    return _new_map(features), d_mean, d_top, d_weight, d_bias
 
 
 def backward_fake(
@@ -242,5 +246,5 @@ def backward_fake(
     through_gate: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What `backward` returns, unfilled."""
-    d_features, *d_gate = _gradients(features, mean, top, weight, bias)
-    return _as_given(d_features, features), *d_gate
+    d_features, d_mean, d_top, d_weight, d_bias = _gradients(features, mean, top, weight, bias)
+    return _as_given(d_features, features), d_mean, d_top, d_weight, d_bias
