@@ -121,7 +121,7 @@ def products(path: str, size: int) -> int:
 
 def calls(path: str, mode: str, image: Tensor, mask: Tensor) -> Callable[[], object]:
     net, called, optimizer = network(path, *image.shape[::3])
-    loss = IntraSenseLoss(fused=None if "fused" in path and CUDA else "fused" in path)
+    loss = IntraSenseLoss(fused="fused" in path)
     parameters = list(net.parameters())
 
     def training_loss() -> Tensor:

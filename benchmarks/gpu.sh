@@ -8,6 +8,7 @@
 #   model      training step and inference, fused, eager, compiled, and the plain U-Net
 #   memory     peak memory by resolution until out of memory
 #   sanitizer  compute-sanitizer on small cases, and CUDA graphs against eager calls
+# Where there is no git, $INTRASENSE_COMMIT says what is measured; $INTRASENSE_BENCH_NOTE under which conditions.
 # --dry-run walks through the stages with tiny shapes, on a CPU too.
 set -euo pipefail
 cd "$(dirname "$0")/.."

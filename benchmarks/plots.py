@@ -33,7 +33,9 @@ def memory_plot(result: dict, path: Path) -> None:
             axes.plot([row["size"] for row in measured], gib(measured, "peak"), "o-", color=colour, label=name)
             axes.plot([row["size"] for row in lost], gib(lost, "predicted_peak"), "x", color=colour, markersize=9)
         axes.set(xscale="log", yscale="log", xlabel="side of the image in pixels", title=f"{mode}, batch {batch}")
-        axes.set_xscale("log", base=2)
+        sizes = sorted({row["size"] for row in result["rows"]})
+        axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
+        axes.minorticks_off()
         axes.grid(True, which="major", alpha=0.3)
         if series:
             axes.legend(fontsize=8)

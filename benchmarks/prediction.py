@@ -35,6 +35,9 @@ def saved(path: str, size: int, strides: Sequence[int], batch: int = 1, item: in
     parts = {"encoder": _encoder(pixels) * item + 64 * (pixels // 16) * 8, "decoder": _decoder(pixels) * item}
     # Logits, target and probability of the loss, in float32.
     parts["loss"] = (3 * 4 if path != "fused" else item + 1) * pixels
+    refined = [] if path == "plain" else [CHANNELS[STRIDES.index(stride)] for stride in strides]
+    # Autocast keeps a copy of every convolution's weights, whatever the batch.
+    weights = 0 if item == 4 else item * (PLAIN_PARAMETERS + sum(channels * channels * 5 // 4 for channels in refined))
     for name in ("projection", "scores", "whitening", "decoupling"):
         parts[name] = 0
     for stride in () if path == "plain" else strides:
@@ -47,20 +50,21 @@ def saved(path: str, size: int, strides: Sequence[int], batch: int = 1, item: in
             parts["decoupling"] += channels * positions * item + 2 * side**2 * 4
             continue
         parts["projection"] += (3 * depth + channels) * positions * item
-        parts["scores"] += positions**2 * 4 + 8 * positions
-        # The map before the gate; F_att, mean and 1 / sigma in float32.
-        parts["whitening"] += channels * positions * (item + 12) + 13 * positions
+        # Probabilities in float32, and once more in the dtype of the product with the values.
+        parts["scores"] += positions**2 * (4 if item == 4 else 4 + item) + 8 * positions
+        # The map before the gate, F_att, mean and 1 / sigma, in float32.
+        parts["whitening"] += channels * positions * 16 + 13 * positions
         # Rows; Gram, its scaled form, M, K, S, K - S and the re-weighted M, or the product before the re-weighting.
         wide = channels > positions
         parts["decoupling"] += channels * positions * 4 * (2 if wide else 1) + (6 if wide else 7) * side**2 * 4
-    return {name: count * batch for name, count in parts.items()}
+    return {**{name: count * batch for name, count in parts.items()}, "weights": weights}
 
 
 def peak(path: str, mode: str, size: int, strides: Sequence[int], batch: int = 1, item: int = 4) -> int:
     """Bytes alive at once beyond the network and its input, in "inference" or "training" (forward, loss, backward)."""
     pixels = size * size
     if mode == "training":
-        refined = () if path == "plain" else [CHANNELS[STRIDES.index(stride)] for stride in strides]
+        refined = [] if path == "plain" else [CHANNELS[STRIDES.index(stride)] for stride in strides]
         gradients = 4 * (PLAIN_PARAMETERS + sum(channels * channels * 11 // 8 for channels in refined))
         kept = sum(saved(path, size, strides, batch, item).values())
         chunk = 0

@@ -23,15 +23,16 @@ def summary(results: dict[str, list[dict]]) -> str:
             "kernels themselves."
         )
     parts.append(static_table(results["static"]))
-    for run in on_cpu:
-        if any(row["extra_info"]["operator"] == "model" for row in run["benchmarks"]):
-            parts += [
-                "What GCP and CDR cost without a GPU, eager, beside the plain U-Net:",
-                model_table(run),
-                provenance_line(run),
-            ]
+    models = [run for run in on_cpu if any(row["extra_info"]["operator"] == "model" for row in run["benchmarks"])]
+    if models:
+        parts += ["What GCP and CDR cost without a GPU, eager, beside the plain U-Net:", model_table(models)]
+        parts += map(provenance_line, models)
     for run in results["memory"]:
-        parts += [memory_table(run, brief=True), provenance_line({"machine_info": run, "file": run["file"]})]
+        parts.append(
+            "Peak memory of a pass beyond the network in GiB and, in brackets, predicted from the shapes alone, which must "
+            'hold within 35 % or 128 MiB; - where not measured. "eager whole": attention not cut into chunks of queries.'
+        )
+        parts += [memory_summary(run), provenance_line({"machine_info": run, "file": run["file"]})]
     parts.append("Every figure, with errors against float64: [benchmarks/results](benchmarks/results/README.md).")
     return "\n\n".join(parts) + "\n"
 
@@ -54,7 +55,7 @@ def document(results: dict[str, list[dict]]) -> str:
         parts += [
             f"## {run['file']}",
             provenance_line({"machine_info": run, "file": run["file"]}),
-            memory_table(run, brief=False),
+            memory_table(run),
         ]
         parts.append(f"![Peak memory against resolution]({folder}memory.png)")
     for run in results["sanitizer"]:
@@ -124,20 +125,20 @@ def headline(run: dict) -> str:
     return markdown(["what", "fused", "best other path", "it takes"], rows)
 
 
-def model_table(run: dict) -> str:
-    """The eager network beside the plain U-Net."""
+def model_table(runs: Sequence[dict]) -> str:
+    """The eager network beside the plain U-Net: inference and training step at the sizes that people use."""
+    members = [row for run in runs for row in run["benchmarks"] if "times_as_long" in row["extra_info"]]
     rows = []
-    for row in sorted(run["benchmarks"], key=lambda row: (row["extra_info"]["mode"], row["extra_info"]["shape"])):
+    for row in sorted(members, key=lambda row: (row["extra_info"]["mode"], row["extra_info"]["shape"])):
         info = row["extra_info"]
-        if info["operator"] == "model" and "times_as_long" in info:
-            batch, _, height, width = info["shape"]
+        batch, _, height, width = info["shape"]
+        if info["operator"] == "model" and height >= 256 and info["mode"] in ("inference", "step"):
             low, high = info["times_as_long_range"]
-            ratio = f"{info['times_as_long']:.2f} ({low:.2f} to {high:.2f})"
             rows.append([
-                "training step" if info["mode"] == "step" else info["mode"], f"{batch} x {height} x {width}", info["path"],
-                milliseconds(info, row), f"{info['rival_ms']:.0f} ms", ratio,
+                "training step" if info["mode"] == "step" else info["mode"], f"{batch} x {height} x {width}",
+                milliseconds(info, row), time_text(info["rival_ms"]), f"{info['times_as_long']:.2f} ({low:.2f} to {high:.2f})",
             ])  # fmt: skip
-    return markdown(["pass", "images", "path", "time", "plain U-Net", "times as long, in turns (range)"], rows)
+    return markdown(["pass", "images", "eager", "plain U-Net", "times as long, in turns (range)"], rows)
 
 
 def speed_table(run: dict) -> str:
@@ -164,21 +165,36 @@ def speed_table(run: dict) -> str:
     )  # fmt: skip
 
 
-def memory_table(run: dict, brief: bool) -> str:
-    """Peak of a pass and bytes saved, predicted beside measured; brief: the peaks at batch 1."""
-    gib = lambda count: "-" if count is None else f"{count / GIB:.2f}"
+def memory_table(run: dict) -> str:
+    """Peak of a pass and bytes saved, predicted beside measured."""
     rows = []
     for row in run["rows"]:
-        if brief and (row["batch"] != 1 or row["path"] == "eager whole"):
-            continue
-        kept = [] if brief else [gib(row["predicted_saved"]), gib(row["saved"])]
         strides = " ".join(map(str, row["strides"])) or "-"
         size = f"{row['batch']} x {row['size']} x {row['size']}"
-        rows.append(
-            [row["path"], strides, row["mode"], size, gib(row["predicted_peak"]), gib(row["peak"]), *kept, row["status"]]
-        )
-    heads = ["path", "strides", "pass", "images", "peak predicted, GiB", "measured"]
-    return markdown([*heads, *([] if brief else ["saved predicted", "counted"]), "remark"], rows)
+        figures = [gib(row[key]) for key in ("predicted_peak", "peak", "predicted_saved", "saved")]
+        rows.append([row["path"], strides, row["mode"], size, *figures, row["status"]])
+    heads = ["path", "strides", "pass", "images", "peak predicted, GiB", "measured", "saved predicted", "counted", "remark"]
+    return markdown(heads, rows)
+
+
+def memory_summary(run: dict) -> str:
+    """A row a path, refined strides and pass; a column a size: the measured peak and, in brackets, its prediction."""
+    batch, sizes = run["rows"][0]["batch"], sorted({row["size"] for row in run["rows"]})
+    lines: dict[tuple, dict[int, str]] = {}
+    for row in run["rows"]:
+        if row["batch"] == batch:
+            remark = "out of memory" if row["status"] == "out of memory" else "-"
+            measured = remark if row["peak"] is None else gib(row["peak"])
+            key = row["path"], " ".join(map(str, row["strides"])) or "-", row["mode"]
+            lines.setdefault(key, {})[row["size"]] = f"{measured} ({gib(row['predicted_peak'])})"
+    rows = [
+        [*key, *(line.get(size, "-") for size in sizes)] for key, line in sorted(lines.items(), key=lambda item: item[0][2])
+    ]
+    return markdown(["path", "strides", "pass", *(f"{batch} x {size} x {size}" for size in sizes)], rows)
+
+
+def gib(count: int | None) -> str:
+    return "-" if count is None else f"{count / GIB:.2f}"
 
 
 def ceilings_line(ceilings: dict[str, float]) -> str:
@@ -197,7 +213,7 @@ def provenance_line(run: dict) -> str:
     """Device, versions, commit and conditions of one file."""
     info = run["machine_info"]
     cpu = info["cpu"] if isinstance(info["cpu"], str) else f"{info['cpu'].get('brand_raw', info['machine'])}"
-    device = f"{info['gpu']}, driver {info['driver']}" if info["gpu"] else f"CPU ({cpu}), {info['threads']} threads"
+    device = f"{info['gpu']}, driver {info['driver']}" if info["gpu"] else f"CPU ({cpu}), {info['threads']} thread(s)"
     remarks = [text for text in (info.get("l2"), info.get("note")) if text]
     versions = f"torch {info['torch']}, Triton {info['triton']}, Python {info['python']}"
     return f"*{device}; {versions}; commit {info['commit']}, {info['date']}; {'; '.join([*remarks, run['file']])}.*"
@@ -211,7 +227,11 @@ def milliseconds(info: dict, row: dict | None = None) -> str:
     """Device time where it was measured, else wall time."""
     if "device_ms" in info:
         return f"{info['device_ms']:.3f} ms"
-    return "-" if row is None else f"{row['stats']['median'] * 1e3:.3g} ms"
+    return "-" if row is None else time_text(row["stats"]["median"] * 1e3)
+
+
+def time_text(milliseconds: float) -> str:
+    return f"{milliseconds / 1e3:.2f} s" if milliseconds >= 1000 else f"{milliseconds:.3g} ms"
 
 
 def ratio_text(value: float) -> str:
