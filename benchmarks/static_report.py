@@ -14,6 +14,8 @@ import os
 import sys
 from pathlib import Path
 
+# Configurations compiled before the table is written again.
+BATCH = 40
 FOLDER = Path(__file__).parent / "results" / "static"
 
 
@@ -77,8 +79,12 @@ def update(proof, path: Path) -> None:
     print(
         f"{proof.name}: {len(stale)} of {len(jobs)} configurations to compile with triton {triton.__version__}", file=sys.stderr
     )
-    for job, report in zip(stale, compile_jobs(stale) if stale else [], strict=True):
-        reports[job.key] = report
+    for start in range(0, len(stale), BATCH):
+        batch = stale[start : start + BATCH]
+        reports |= {job.key: report for job, report in zip(batch, compile_jobs(batch), strict=True)}
+        rows = [as_row(proof, job, reports[job.key]) for job in jobs if job.key in reports]
+        # What is compiled is kept, whatever ends this run.
+        write(path, {"triton": triton.__version__, "torch": torch.__version__, "rows": rows, "bounds": read(path)["bounds"]})
     rows = [as_row(proof, job, reports[job.key]) for job in jobs]
     bounds = []
     for bound in proof.bounds():
