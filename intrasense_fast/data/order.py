@@ -21,7 +21,8 @@ def deal(rows: Sequence[Row], fractions: Sequence[float], seed: Sequence[int]) -
     """Whole groups into bins, each to the bin whose strata it brings closest to their share; no bin stays empty.
 
     Args:
-        rows: (name, group, stratum) of every image; at least as many groups as bins.
+        rows: (name, group, stratum) of every image; at least as many groups as bins. In a stratum "class, size" what stands
+            before the comma is balanced too, for strata of a few images leave much to chance.
         fractions: of the images that each bin should hold.
         seed: of the order in which equally large groups are dealt out.
 
@@ -34,11 +35,11 @@ def deal(rows: Sequence[Row], fractions: Sequence[float], seed: Sequence[int]) -
     # Large groups first, while every bin still has room; equal ones in an order drawn from the seed and their names.
     drawn = {key: hashlib.sha256(f"{tuple(seed)} {key}".encode(errors="surrogateescape")).digest() for key in members}
     ordered = sorted(members, key=lambda key: (-len(members[key]), drawn[key]))
-    totals = Counter(row[2] for row in rows)
+    totals = _strata(rows)
     filled: list[Counter[str]] = [Counter() for _ in fractions]
     bins: list[list[Row]] = [[] for _ in fractions]
     for position, key in enumerate(ordered):
-        group = Counter(row[2] for row in members[key])
+        group = _strata(members[key])
         empty = [i for i, content in enumerate(bins) if not content]
         candidates = empty if len(ordered) - position <= len(empty) else range(len(bins))
 
@@ -54,3 +55,8 @@ def deal(rows: Sequence[Row], fractions: Sequence[float], seed: Sequence[int]) -
         filled[chosen] += group
         bins[chosen] += members[key]
     return [sorted(content, key=lambda row: natural_key(row[0])) for content in bins]
+
+
+def _strata(rows: Sequence[Row]) -> Counter[str]:
+    """How many rows are in each stratum, and in each class: the strata that agree before the comma."""
+    return Counter(part for row in rows for part in {row[2], row[2].split(",")[0]})

@@ -107,6 +107,18 @@ def test_strata_spread_evenly() -> None:
         assert abs(val["benign"] - 64) <= 1 and abs(val["malignant"] - 32) <= 1
 
 
+def test_classes_spread_where_strata_are_small(seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(20):
+        strata = [f"{label}, {rng.choice('abc')}" for label, count in (("x", 20), ("y", 10), ("z", 5)) for _ in range(count)]
+        names = [f"i{i}" for i in range(35)]
+        splits = make_splits(names, names, strata, folds=5, seed=rng.randrange(99))
+        kind = dict(zip(names, strata, strict=True))
+        tested = [Counter(kind[name][0] for name in fold.test) for fold in splits.folds]
+        for label, share in (("x", 4), ("y", 2), ("z", 1)):
+            assert all(abs(counts[label] - share) <= 1 for counts in tested), tested
+
+
 def test_written_once_and_read_back(tmp_path: Path) -> None:
     names = [f"näm {i}" for i in range(20)]
     splits = make_splits(names, names, ["x"] * 20, folds=2)
