@@ -34,10 +34,12 @@ OUT=$(cd "$OUT" && pwd)
 device=$("$PYTHON" -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')
 if [ "$dry" = 1 ]; then
   export INTRASENSE_BENCH_QUICK=1
+  LIMIT=3600  # a walk leaves nothing out, however slow the machine
 else
   [ "$device" = cuda ] || { echo "gpu.sh: torch sees no GPU; --dry-run works without one" >&2; exit 2; }
-  unset TRITON_INTERPRET
-  "$PYTHON" -c 'import intrasense_fast' 2>/dev/null || "$PYTHON" -m pip install --no-deps --no-build-isolation -q -e .
+  # Set, not unset: without nvidia-smi on PATH the tests would take the machine for one without a GPU.
+  export TRITON_INTERPRET=0
+  "$PYTHON" -c 'import intrasense_fast.functional' 2>/dev/null || "$PYTHON" -m pip install --no-deps --no-build-isolation -q -e .
 fi
 
 # limited SIGNAL SECONDS COMMAND...: the signal at the limit, so that what was measured is written; SIGKILL 15 s later.

@@ -167,6 +167,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.one:
         print(json.dumps(measure(json.loads(options.one), options.device)))
         return 0
+    result = {**provenance(), "device": options.device, "dry_run": options.dry_run, "rows": []}
+    if options.device == "cuda" and result["gpu"] is None:
+        print("benchmarks.memory: torch sees no GPU; measure with --device cpu", file=sys.stderr)
+        return 2
     begin = time.monotonic()
     sizes = [options.min_size]
     while sizes[-1] * 2 <= options.max_size:
@@ -176,7 +180,6 @@ def main(arguments: list[str] | None = None) -> int:
     cases = rows(options.device, sizes, batches)
     if options.dry_run:
         cases = [{**cases[0], "size": 64, "batch": 1}, {**cases[-1], "size": 64, "batch": 1}]
-    result = {**provenance(), "device": options.device, "dry_run": options.dry_run, "rows": []}
     print(f"{'GiB':40} {'predicted':>9} {'peak':>7} {'predicted':>9} {'saved':>7}")
     dead: set[tuple] = set()
     for case in cases:

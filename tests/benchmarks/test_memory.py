@@ -33,7 +33,7 @@ def test_prediction_of_saved_bytes_is_what_the_hooks_count(path, strides, rng):
     assert 1.0 <= counted / sum(parts.values()) <= 1.015, parts
 
 
-def test_the_whitening_of_attention_scores_grows_with_the_square_of_the_positions():
+def test_attention_scores_grow_with_the_square_of_the_positions():
     small, large = (prediction.saved("eager", size, (4,))["scores"] for size in (256, 512))
     assert 15.9 < large / small < 16
     fused = [prediction.saved("fused", size, (4,))["scores"] for size in (256, 512)]
@@ -56,6 +56,12 @@ def test_what_would_not_fit_is_skipped_with_its_prediction(tmp_path, monkeypatch
     assert memory.main(["--max-size", "2048", "--min-size", "2048", "--limit-gib", "8", "--out", str(tmp_path)]) == 0
     assert measured and all(prediction.peak(r["path"], r["mode"], 2048, r["strides"]) <= 8 * 2**30 for r in measured)
     assert "GiB predicted, --limit-gib 8" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a GPU")
+def test_a_sweep_of_a_gpu_that_is_not_there_is_refused(tmp_path, capsys):
+    assert memory.main(["--device", "cuda", "--out", str(tmp_path)]) == 2
+    assert "--device cpu" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
