@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,8 +41,8 @@ def fail(error: BaseException) -> Callable[[], int]:
 def kill(number: signal.Signals) -> Callable[[], int]:
     def function() -> int:
         os.kill(os.getpid(), number)
-        signal.pause()
-        return 0
+        time.sleep(10)
+        raise AssertionError(f"{number.name} stopped nothing")
 
     return function
 
@@ -92,6 +93,11 @@ def test_a_fault_of_ours_is_not_hidden(command: Callable[[Callable[[], int]], in
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals(number: signal.Signals, code: int, command: Callable[[Callable[[], int]], int]) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    assert command(kill(number)) == code
-    assert signal.getsignal(signal.SIGTERM) is before
+    # A process that was started in the background may ignore SIGINT.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        before = signal.getsignal(signal.SIGTERM)
+        assert command(kill(number)) == code
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGINT, ours)
