@@ -128,6 +128,10 @@ def _train_all(run: Path, config: TrainConfig, data: SegmentationData, splits: S
     try:
         with checkpoint.exclusive(run):
             _train_folds(run, config, data, splits, device)
+    except Stopped:
+        # The folder of a fold is no run of its own.
+        show(f"go on with: python train.py --resume {run}")
+        raise
     except DataError as error:
         # A worker's error carries its traceback; the last line is the message.
         raise DataError(str(error).splitlines()[-1]) from error

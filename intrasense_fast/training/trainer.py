@@ -274,7 +274,7 @@ class Trainer:
     def _stop_if_asked(self) -> None:
         if self.stop:
             self._save()
-            self.say(f"\nstopped and saved; go on with: python train.py --resume {self.run}")
+            self.say("\nstopped and saved")
             raise Stopped(self.stop.signal_number)
 
     def _save(self) -> None:

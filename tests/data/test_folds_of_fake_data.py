@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from intrasense_fast.data import open_dataset
 from intrasense_fast.data.splits import Splits, parted_groups
 from intrasense_fast.training import command, sources
 from intrasense_fast.training.config import TrainConfig
+from intrasense_fast.training.signals import Stopped
 
 Trees = Callable[[str, bool], tuple[Path, list]]
 
@@ -71,6 +73,18 @@ def test_one_fold_of_busi_without_a_flag_about_data(trees: Trees, tmp_path: Path
     splits = Splits.load(run / "splits.json")
     assert {row["name"] for row in rows(run / "per_image.csv")} == set(splits.folds[2].test)
     assert [folder.name for folder in run.glob("fold-*")] == ["fold-2"]
+
+
+def test_a_stop_within_a_fold_names_the_whole_run(
+    trees: Trees, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise Stopped(signal.SIGINT)
+
+    monkeypatch.setattr(command, "_train_fold", stopped)
+    run = tmp_path / "run"
+    assert main(["train", "--data", str(trees("busi", False)[0]), "--out", str(run), *SMALL]) == 130
+    assert f"go on with: python train.py --resume {run}\n" in capsys.readouterr().out
 
 
 @pytest.mark.slow
