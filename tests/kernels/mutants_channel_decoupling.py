@@ -1,4 +1,4 @@
-"""Faults planted in channel_decoupling (see mutants.py): at least one a kernel."""
+"""Faults planted in channel_decoupling (see mutants.py)."""
 
 # ruff: noqa: E501 (source lines, quoted as they are)
 
