@@ -283,6 +283,16 @@ def test_map_and_gradient_of_any_two_layouts(of_map, of_grad, device, rng):
     compare(inputs, rng, grad=grad, window=3)
 
 
+def test_images_apart_in_memory_are_read_where_they_lie(device, rng):
+    """Every second image of a larger batch, in map and gradient by turns."""
+    features, *others = tensors((2, 32, 2, 3), rng, device)
+    last = lambda t: t.contiguous(memory_format=torch.channels_last)
+    apart = lambda t: last(torch.stack([t, torch.full_like(t, torch.nan)], 1).flatten(0, 1))[::2]
+    grad = torch.randn(features.shape, generator=rng).to(device)
+    compare([apart(features), *others], rng, grad=last(grad), window=3)
+    compare([last(features), *others], rng, grad=apart(grad), window=3)
+
+
 def test_statistics_of_images_of_many_blocks(device, rng, monkeypatch):
     """More partial results than a program reads at once, the last block short."""
     monkeypatch.setattr(triton_impl, "PARTIALS", 1)

@@ -1,0 +1,51 @@
+"""Faults planted in entropy_whitening (see mutants.py): at least one a kernel."""
+
+# ruff: noqa: E501 (source lines, quoted as they are)
+
+GATE, FORWARD, BACKWARD, LAUNCHERS = "gate.py", "forward.py", "backward.py", "triton_impl.py"
+TESTS = ["tests/kernels/test_entropy_whitening.py", "-k", "not gradcheck"]
+
+MUTANTS = [
+    ("gate: a column past the right side", GATE, "            ok = inside & (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)", "            ok = inside & (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx <= W)"),
+    ("gate: the maximum takes the mean's weights", GATE, "mask=ok, other=0.0).to(COMPUTE) * tl.load(tap + side * side).to(COMPUTE)", "mask=ok, other=0.0).to(COMPUTE) * tl.load(tap).to(COMPUTE)"),
+    ("gate: the sigmoid's side swapped", GATE, "tl.where(x >= 0, 1.0, e)", "tl.where(x < 0, 1.0, e)"),
+    ("gate logit gradient: the first chunk every time", GATE, "        source += plane\n", ""),
+    ("gate logit gradient: slope of the sigmoid", GATE, "total * gate * (1.0 - gate)", "total * gate"),
+    ("gate gradient: weights not mirrored", GATE, "top += sent * tl.load(WEIGHT + tap + side * side)", "top += sent * tl.load(WEIGHT + 2 * side * side - 1 - tap)"),
+    ("gate gradient: taps a stride apart", GATE, "tl.store(PART + tap * programs, tl.sum(part, 0))", "tl.store(PART + tap, tl.sum(part, 0))"),
+    ("gate weight gradient: the first blocks only", GATE, "for start in range(0, programs, BLOCK):", "for start in range(0, BLOCK, BLOCK):"),
+    ("entropy: the past keeps its maximum", FORWARD, "moment = (moment + shift * total) * past", "moment = moment * past"),
+    ("entropy: channels past the end counted", FORWARD, "e = tl.where(known, tl.exp(z - best[:, None]), 0.0)", "e = tl.exp(z - best[:, None])"),
+    ("entropy map: a position past the end", FORWARD, "inside = row < N - block * BLOCK_P\n", "inside = row < N - block * BLOCK_P + 1\n"),
+    ("entropy map: lanes past the end counted", FORWARD, "centred = tl.where(inside, entropy - first, 0.0)", "centred = entropy - first"),
+    ("entropy statistics: what separates the blocks", FORWARD, "total += tl.where(there < blocks, held * apart * apart, 0.0)", "total += 0.0"),
+    ("entropy statistics: the first blocks only", FORWARD, "        low = tl.full([BLOCK], float(\"inf\"), COMPUTE)\n", "        low = tl.full([BLOCK], float(\"inf\"), COMPUTE)\n        blocks = tl.minimum(blocks, BLOCK)\n"),
+    ("entropy statistics: equal entropies are told apart", FORWARD, "tl.where(unit > least, shift, float(\"nan\"))", "shift"),
+    ("a row past the end", FORWARD, "tl.where(y < H, W, 0)", "tl.where(y <= H, W, 0)"),
+    ("row moments: taps outside counted", FORWARD, "v = tl.where(ok[:, None], v - pivot, 0.0)", "v = v - pivot"),
+    ("row moments: one-pass variance", FORWARD, "pivot = attended(F, GATE, start + x, x < W, column, known, C, COMPUTE)", "pivot = attended(F, GATE, start + x, x < W, column, known, C, COMPUTE) * 0.0"),
+    ("row moments: a tap less", FORWARD, "for dx in tl.range(-R, R + 1, loop", "for dx in tl.range(-R, R, loop"),
+    ("window moments: the last row left out", FORWARD, "(row <= top + i + R)", "(row < top + i + R)"),
+    ("window moments: rows above the map held", FORWARD, "held = (row - tl.maximum(top + i - R, 0))", "held = (row - (top + i - R))"),
+    ("window moments: what separates the rows", FORWARD, "second += row_second + (width * (held / (held + 1.0)) * apart) * apart", "second += row_second"),
+    ("window moments: rows outside counted", FORWARD, "(width * inside_count(top + i, H, R, COMPUTE))", "(width * (2 * R + 1))"),
+    ("whitening: eps beside the root", FORWARD, "tl.sqrt(variance + EPS)", "(tl.sqrt(variance) + EPS)"),
+    ("whiten: images as if dense", FORWARD, "F += image * f_batch + origin * C + chunk * BLOCK_C", "F += image * H * W * C + origin * C + chunk * BLOCK_C"),
+    ("whiten: every chunk writes its columns from the first", FORWARD, "OUT += first * C + chunk * BLOCK_C", "OUT += first * C"),
+    ("entropy whiten: the threshold is not exclusive", FORWARD, "COMPUTE) / unit < threshold", "COMPUTE) / unit <= threshold"),
+    ("moments: the sign of y", BACKWARD, "(centre - means[i]) * s", "(means[i] - centre) * s"),
+    ("moments recomputed: taps outside counted", BACKWARD, "v = tl.where(ok[:, None], v - centre, 0.0)", "v = v - centre"),
+    ("gather: a pivot that is not finite", BACKWARD, "pivot = finite(attended(F, GATE, start + x, x < W, column, known, C, COMPUTE))", "pivot = attended(F, GATE, start + x, x < W, column, known, C, COMPUTE)"),
+    ("gather: positions that are not masked send", BACKWARD, "        ok = ok & (tl.load(MASK + at, mask=ok, other=0) != 0)\n        centre", "        centre"),
+    ("gather: a neighbour's own gradient", BACKWARD, "if dx == 0:", "if dx == R:"),
+    ("gather: the count of the wrong window", BACKWARD, "inside_count(x + dx, W, R, COMPUTE)", "inside_count(x, W, R, COMPUTE)"),
+    ("gather: no slope", BACKWARD, "grad -= total + slope * (values[i] - pivot)", "grad -= total"),
+    ("gather: a row less", BACKWARD, "(row <= top + i + R)", "(row < top + i + R)"),
+    ("gather: masked positions pass their gradient on", BACKWARD, "unmasked = inside & (tl.load(MASK + at, mask=inside, other=1) == 0)", "unmasked = inside"),
+    ("gather: gradients read with the map's stride", BACKWARD, "DOUT += image * d_batch", "DOUT += image * f_batch"),
+    ("gather: chunks share the gate's gradient", BACKWARD, "DGATE += (image * chunks + chunk) * H * W", "DGATE += image * chunks * H * W"),
+    ("launcher: the window cut to the smaller side", LAUNCHERS, "max(height, width) - 1", "min(height, width) - 1"),
+    ("launcher: moments stored in the map's dtype", LAUNCHERS, "torch.empty_like(rows, dtype=dtype, memory_format", "torch.empty_like(rows, dtype=features.dtype, memory_format"),
+    ("launcher: one channel has a unit", LAUNCHERS, "if channels > 1 else math.nan", "if channels > 1 else 1.0"),
+    ("autograd: the gate's gradient only with the mean's", "autograd.py", "any(needed[1:])", "needed[1]"),
+]  # fmt: skip
