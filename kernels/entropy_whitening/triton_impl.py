@@ -99,7 +99,8 @@ def forward(
         launch(
             kernels.entropy_whiten, (tiles * batch,),
             rows, gate, out, mask.view(torch.uint8), rows.stride(0), height, width, channels, across, tiles, threshold, unit,
-            **settings,
+            # Padded channels, entropy and moments in one program: too many registers for 4 warps.
+            **settings | ({} if config.blocks["EVEN_C"] else {"num_warps": 8}),
         )  # fmt: skip
         return _as_given(out, features), mask, gate
     entropy, statistics = gate, gate
