@@ -199,9 +199,11 @@ class Trainer:
             self.scaler.update()
         if self.schedule is not None and self.config.scheduler != "plateau":
             self.schedule.step()
-        values = {"loss": float(total.detach()), **{name: float(self.loss.terms[name]) for name in _TERMS}}
-        values |= {f"masked_fraction_{stride}": float(value) for stride, value in self.net.masked_fraction.items()}
-        return {**values, "gradient_norm": float(norm), "learning_rate": rate, "skipped": float(not finite)}
+        found = {"loss": total.detach(), **{name: self.loss.terms[name] for name in _TERMS}, "gradient_norm": norm}
+        found |= {f"masked_fraction_{stride}": value for stride, value in self.net.masked_fraction.items()}
+        # One transfer: every float() of its own would wait for the device.
+        values = dict(zip(found, torch.stack([value.double() for value in found.values()]).tolist(), strict=True))
+        return {**values, "learning_rate": rate, "skipped": float(not finite)}
 
     def _record(self, values: dict[str, float]) -> None:
         position = self.position

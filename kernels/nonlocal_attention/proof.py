@@ -139,7 +139,8 @@ def jobs(level: str) -> list[CompileJob]:
 def instructions(job: CompileJob) -> tuple[str, ...]:
     """Tensor cores and asynchronous copies in matrix kernels, 128-bit accesses in the others, where alignment allows."""
     name, blocks = job.kernel.split(":")[1], job.constexprs
-    aligned = all(size in job.divisible for size in ("C", "size") if size in job.signature)
+    # A size of 1 is a constant, not an argument.
+    aligned = all(size in job.divisible for size in ("C", "size") if size in job.signature or size in blocks)
     if job.target.startswith("gfx") or not aligned:
         return ()
     if name in ("attention_prepare", "attention_reduce"):

@@ -35,5 +35,12 @@ MUTANTS = [
     ("outer: bias of the last image only", VECTORS, "        total += u\n", "        total = u\n"),
     ("weight gradient: M rounded to the map's dtype", APPLY, "acc = tl.dot(m, x.to(COMPUTE), acc", "acc = tl.dot(m.to(X.dtype.element_ty), x, acc"),
     ("apply: mask of the positions dropped", APPLY, "(w * (x - acc)).to(OUT.dtype.element_ty), mask=inside)", "(w * (x - acc)).to(OUT.dtype.element_ty), mask=i_in[:, None])"),
+    ("panel: columns past the end", INVERSE, "            k_in = k < R - step * SIZE - start\n            a = tl", "            k_in = k < R - step * SIZE - start + 1\n            a = tl"),
+    ("operands: weight of the row", MATRICES, "tl.load(W + batch * R + j, mask=j < R, other=0.0)[None, :]", "tl.load(W + batch * R + i, mask=i < R, other=0.0)[:, None]"),
+    ("operands: no unit", MATRICES, "    negative = tl.load(M + at", "    unit = top * 0.0 + 1.0\n    negative = tl.load(M + at"),
+    ("apply: M rounded, not K", APPLY, "        matrix = tl.load(MATRIX + start + (i[:, None] * R + k[None, :]), mask=i_in[:, None] & k_in[None, :], other=0.0)\n", "        matrix = tl.load(MATRIX + start + (i[:, None] * R + k[None, :]), mask=i_in[:, None] & k_in[None, :], other=0.0)\n        matrix = (matrix.to(COMPUTE) + 1.0).to(MATRIX.dtype.element_ty).to(COMPUTE) - 1.0\n        matrix = tl.where(i_in[:, None] & k_in[None, :], matrix, 0.0).to(MATRIX.dtype.element_ty)\n"),
+    ("feature gradient: Gbar rounded to 16 bits", APPLY, "    if SPLIT:\n        acc = multiply(acc, LOW", "    if SPLIT and not SPLIT:\n        acc = multiply(acc, LOW"),
+    ("feature gradient: dOut read with the map's strides", APPLY, "acc = multiply(acc, K + matrix, d_panel, d_rank, d_long,", "acc = multiply(acc, K + matrix, d_panel, x_rank, x_long,"),
+    ("pull: dOut's images at the map's", GRAM, "d_tile = D + batch * d_batch + first", "d_tile = D + batch * x_batch + first"),
     ("autograd: gradient for what did not ask", "autograd.py", "any(needed[1:5])", "False"),
 ]  # fmt: skip
