@@ -284,7 +284,9 @@ class IntraSenseNet(nn.Module):
     def _normalized(self, x: Tensor) -> Tensor:
         x = x.to(self.input_mean.dtype)  # type: ignore[arg-type]
         height, width = x.shape[-2:]
-        x = pad(x, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]), mode="replicate")
+        # No remainder of a negative number: torch.compile cannot take it into a graph of any size.
+        right, below = ((side + STRIDES[-1] - 1) // STRIDES[-1] * STRIDES[-1] - side for side in (width, height))
+        x = pad(x, (0, right, 0, below), mode="replicate")
         return (x - self.input_mean) / self.input_std  # type: ignore[operator]
 
     def _check_input(self, x: Tensor) -> tuple[int, int]:

@@ -65,7 +65,7 @@ def channel_decoupling(
     check_shape(name, "reduce_bias", reduce_bias, (reduced,), "(C_r,)")
     check_shape(name, "expand_weight", expand_weight, (channels, reduced), "(C, C_r)")
     check_shape(name, "expand_bias", expand_bias, (channels,), "(C,)")
-    if not (ridge > 0 and math.isfinite(ridge)):
+    if not 0 < ridge < math.inf:
         raise ValueError(f"{name}: ridge must be a finite number > 0, got {ridge}")
     if squeeze not in SQUEEZES:
         raise ValueError(f"{name}: squeeze must be one of {SQUEEZES}, got {squeeze!r}")

@@ -67,9 +67,9 @@ def entropy_whitening(
     _check(name, features, channel_mean, channel_max, gate_weight, gate_bias, entropy_scale)
     if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
         raise ValueError(f"{name}: window must be an odd integer >= 1, got {window!r}; the nearest are 3, 5 and 7")
-    if not (threshold >= 0 and math.isfinite(threshold)):
+    if not 0 <= threshold < math.inf:
         raise ValueError(f"{name}: threshold must be finite and >= 0, got {threshold}")
-    if not (eps > 0 and math.isfinite(eps)):
+    if not 0 < eps < math.inf:
         raise ValueError(f"{name}: eps must be finite and > 0, got {eps}")
     options = (float(threshold), entropy_scale, window, float(eps), bool(normalize))
     if use_fused(fused, features, name):

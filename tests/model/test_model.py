@@ -251,6 +251,9 @@ def test_compiles_whole() -> None:
         assert (one.grad - other.grad).norm() <= 1e-2 * other.grad.norm() + 1e-5, name
     torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-3, atol=1e-3)
     assert set(net.masked_fraction) == {16, 32}
+    # A second size makes torch compile for any size.
+    other = torch.rand(2, 1, 64, 96)
+    torch.testing.assert_close(compiled(other).logits, twin(other).logits, rtol=1e-3, atol=1e-3)
 
 
 def test_exports_in_eval_mode() -> None:
