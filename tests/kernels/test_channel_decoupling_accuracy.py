@@ -44,7 +44,7 @@ def median_errors(actual, expected, scale):
 
 @pytest.mark.parametrize(
     "shape",
-    [(5, 24, 8, 9), (5, 40, 5, 6)] + [pytest.param(s, marks=pytest.mark.slow) for s in ((3, 130, 12, 13), (3, 200, 9, 11))],
+    [(25, 24, 8, 9), (25, 40, 5, 6)] + [pytest.param(s, marks=pytest.mark.slow) for s in ((3, 130, 12, 13), (3, 200, 9, 11))],
     ids=str,
 )
 @pytest.mark.parametrize("squeeze", SQUEEZES)
