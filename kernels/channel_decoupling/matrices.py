@@ -6,10 +6,10 @@ import triton.language as tl
 
 @triton.jit
 def product(
-    LEFT, RIGHT, i, j, R,
+    LEFT, RIGHT, diagonal, i, j, R,
     COMPLEMENT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Rows i, columns j of LEFT RIGHT, or of LEFT (I - RIGHT) if COMPLEMENT; both (R, R)."""
+    """Rows i, columns j of LEFT RIGHT, or of LEFT (I - RIGHT), whose diagonal is given, if COMPLEMENT; both (R, R)."""
     acc = tl.zeros([BLOCK, BLOCK], COMPUTE)
     k = tl.arange(0, BLOCK_K)
     for start in range(0, R, BLOCK_K):
@@ -17,18 +17,19 @@ def product(
         left = tl.load(LEFT + start + (i[:, None] * R + k[None, :]), mask=(i < R)[:, None] & k_in[None, :], other=0.0)
         right = tl.load(RIGHT + start * R + (k[:, None] * R + j[None, :]), mask=k_in[:, None] & (j < R)[None, :], other=0.0)
         if COMPLEMENT:
-            right = tl.where((k + start)[:, None] == j[None, :], 1.0, 0.0) - right
+            right = tl.where((k + start)[:, None] == j[None, :], diagonal[None, :], -right)
         acc = tl.dot(left, right, acc, input_precision=PRECISION, out_dtype=COMPUTE)
     return acc
 
 
 @triton.jit
 def decoupling_terms(
-    M, GH, S, K, PART, R, blocks,
+    M, GH, S, K, PART, R, blocks, ridge,
     BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """K = I - M rounded to the map's dtype, S = M K, and the sums that Eq. 9 needs of a tile.
 
+    K's diagonal is that of M GH / ridge, the same number: 1 - M would leave it few digits where the ridge is large.
     Pointers: M, GH, S (B, R, R); K (B, R, R), the map's dtype; PART (B, 4, blocks * blocks): tr S, ||S||^2, <K - S, Gh>,
     ||Gh||^2. Grid: (blocks * blocks * B,); a program owns a tile.
     """
@@ -41,9 +42,16 @@ def decoupling_terms(
     inside = (i < R)[:, None] & (j < R)[None, :]
     matrix = batch * R * R
     at = matrix + (i[:, None] * R + j[None, :])
-    s = product(M + matrix, M + matrix, i, j, R, True, BLOCK, BLOCK_K, PRECISION, COMPUTE)
+    k = tl.arange(0, BLOCK_K)
+    diagonal = tl.zeros([BLOCK], COMPUTE)
+    for start in range(0, R, BLOCK_K):
+        row = matrix + start + (j[:, None] * R + k[None, :])
+        known = (j < R)[:, None] & (k < R - start)[None, :]
+        diagonal += tl.sum(tl.load(M + row, mask=known, other=0.0) * tl.load(GH + row, mask=known, other=0.0), 1)
+    diagonal = diagonal / ridge
+    s = product(M + matrix, M + matrix, diagonal, i, j, R, True, BLOCK, BLOCK_K, PRECISION, COMPUTE)
     same = i[:, None] == j[None, :]
-    shared = tl.where(same, 1.0, 0.0) - tl.load(M + at, mask=inside, other=0.0)
+    shared = tl.where(same, diagonal[None, :], -tl.load(M + at, mask=inside, other=0.0))
     gh = tl.load(GH + at, mask=inside, other=0.0)
     tl.store(S + at, s, mask=inside)
     tl.store(K + at, shared.to(K.dtype.element_ty), mask=inside)
@@ -119,7 +127,7 @@ def decoupling_matrix_gradient(
     inside = (i < R)[:, None] & (j < R)[None, :]
     matrix = batch * R * R
     at = matrix + (i[:, None] * R + j[None, :])
-    twice = 2.0 * product(S + matrix, M + matrix, i, j, R, False, BLOCK, BLOCK_K, PRECISION, COMPUTE)
+    twice = 2.0 * product(S + matrix, M + matrix, None, i, j, R, False, BLOCK, BLOCK_K, PRECISION, COMPUTE)
     identity = tl.where(i[:, None] == j[None, :], 1.0, 0.0)
     m = tl.load(M + at, mask=inside, other=0.0)
     s = tl.load(S + at, mask=inside, other=0.0)
@@ -151,7 +159,7 @@ def decoupling_product(
     i = bi * BLOCK + tl.arange(0, BLOCK)
     j = bj * BLOCK + tl.arange(0, BLOCK)
     matrix = batch * R * R
-    acc = product(LEFT + matrix, RIGHT + matrix, i, j, R, False, BLOCK, BLOCK_K, PRECISION, COMPUTE)
+    acc = product(LEFT + matrix, RIGHT + matrix, None, i, j, R, False, BLOCK, BLOCK_K, PRECISION, COMPUTE)
     tl.store(OUT + matrix + (i[:, None] * R + j[None, :]), acc, mask=(i < R)[:, None] & (j < R)[None, :])
 
 
@@ -179,7 +187,7 @@ def decoupling_gram_gradient(
     for start in range(0, tiles, BLOCK_T):
         parts += tl.load(PART + batch * tiles + start + t, mask=t < tiles - start, other=0.0)
     inner = tl.sum(parts, 0)
-    acc = product(M + matrix, MM + matrix, i, j, R, False, BLOCK, BLOCK_K, PRECISION, COMPUTE)
+    acc = product(M + matrix, MM + matrix, None, i, j, R, False, BLOCK, BLOCK_K, PRECISION, COMPUTE)
     value = tl.where(i[:, None] == j[None, :], inner / R, 0.0) - acc / ridge
     trace = tl.load(TOTAL + batch)
     value = tl.where(trace == 0, 0.0, 2.0 * R * value / tl.where(trace == 0, 1.0, trace))

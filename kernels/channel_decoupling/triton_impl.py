@@ -94,7 +94,7 @@ def forward(
     terms = features.new_empty(batch, 4, blocks * blocks, dtype=dtype)
     shared = features.new_empty(batch, rank, rank)
     launch(
-        decoupling_terms, (blocks * blocks * batch,), matrix, gh, kept, shared, terms, rank, blocks,
+        decoupling_terms, (blocks * blocks * batch,), matrix, gh, kept, shared, terms, rank, blocks, ridge,
         PRECISION=exact, COMPUTE=compute, **configs.matrix_config(exact).options(),
     )  # fmt: skip
     with_rowsum = decoupled and not tall
