@@ -17,11 +17,11 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return parts, name
 
 
-def deal(rows: Sequence[Row], fractions: Sequence[float], seed: Sequence[int]) -> list[list[Row]]:
-    """Whole groups into bins, each to the bin whose strata it brings closest to their share; no bin stays empty.
+def deal(rows: Sequence[Row], fractions: Sequence[float], seed: Sequence[int], least: int = 1) -> list[list[Row]]:
+    """Whole groups into bins, each to the bin whose strata it brings closest to their share; `least` groups or more a bin.
 
     Args:
-        rows: (name, group, stratum) of every image; at least as many groups as bins. In a stratum "class, size" what stands
+        rows: (name, group, stratum) of every image; `least` groups a bin or more. In a stratum "class, size" what stands
             before the comma is balanced too, for strata of a few images leave much to chance.
         fractions: of the images that each bin should hold.
         seed: of the order in which equally large groups are dealt out.
@@ -38,10 +38,11 @@ def deal(rows: Sequence[Row], fractions: Sequence[float], seed: Sequence[int]) -
     totals = _strata(rows)
     filled: list[Counter[str]] = [Counter() for _ in fractions]
     bins: list[list[Row]] = [[] for _ in fractions]
+    lacking = [least] * len(bins)
     for position, key in enumerate(ordered):
         group = _strata(members[key])
-        empty = [i for i, content in enumerate(bins) if not content]
-        candidates = empty if len(ordered) - position <= len(empty) else range(len(bins))
+        short = [i for i, groups in enumerate(lacking) if groups > 0]
+        candidates = short if len(ordered) - position <= sum(lacking[i] for i in short) else range(len(bins))
 
         def cost(i: int, group: Counter[str] = group) -> tuple[float, float, int]:
             def excess(stratum: str, extra: int) -> float:
@@ -52,6 +53,7 @@ def deal(rows: Sequence[Row], fractions: Sequence[float], seed: Sequence[int]) -
             return round(strain, 9), round(len(bins[i]) / fractions[i], 9), i
 
         chosen = min(candidates, key=cost)
+        lacking[chosen] -= 1
         filled[chosen] += group
         bins[chosen] += members[key]
     return [sorted(content, key=lambda row: natural_key(row[0])) for content in bins]

@@ -128,7 +128,9 @@ def make_splits(
     if len(set(names)) != len(names):
         raise DataError(f"names must be unique; more than once: {_few([name for name, n in Counter(names).items() if n > 1])}")
     rows = sorted(zip(names, groups, strata, strict=True), key=lambda row: natural_key(row[0]))
-    needed = max(2, folds) if folds == 0 else max(3, folds)
+    # Of two folds each trains and selects on the other alone, by whole groups.
+    least = 2 if folds == 2 else 1
+    needed = least * folds or 2
     found = len(set(groups))
     if found < needed:
         wanted = f"{folds} folds" if folds else "training and selection"
@@ -136,7 +138,7 @@ def make_splits(
             f"{len(names)} images in {found} groups cannot be split into {wanted}: at least {needed} groups are needed; "
             "use fewer folds, or more patients"
         )
-    tests = [[row[0] for row in each] for each in deal(rows, [1 / folds] * folds, (seed, 0))] if folds else [[]]
+    tests = [[row[0] for row in each] for each in deal(rows, [1 / folds] * folds, (seed, 0), least)] if folds else [[]]
     made = {"folds": folds, "val_fraction": val_fraction, "seed": seed, "images": len(names), "groups": found}
     return _with_selection(rows, tests, val_fraction, seed, made)
 

@@ -51,6 +51,17 @@ def test_no_group_parts_in_a_thousand_random_trees(seed: int) -> None:
         splits.check(names)
 
 
+def test_two_folds_leave_each_other_groups_to_train_and_select_on() -> None:
+    """One group as large as all others together: by size alone, it would be a fold of its own."""
+    names = [f"case_{i}" for i in range(13)]
+    groups = ["large"] * 6 + [f"g{i}" for i in range(7)]
+    for seed in range(20):
+        for fold in make_splits(names, groups, ["benign"] * 13, folds=2, seed=seed).folds:
+            assert fold.train and fold.val and len(fold.train + fold.val + fold.test) == 13
+    with pytest.raises(DataError, match="at least 4 groups are needed"):
+        make_splits(names[:8], groups[:8], ["benign"] * 8, folds=2, seed=0)
+
+
 def test_order_of_the_files_does_not_matter(seed: int) -> None:
     rng = random.Random(seed)
     rows = list(zip(*tree(rng), strict=True))
