@@ -48,6 +48,9 @@ def guarded(seed: int) -> Iterator[None]:
     Automatic in tests/kernels and tests/contract; elsewhere: @pytest.mark.usefixtures("guarded").
     """
     with contextlib.ExitStack() as stack:
+        if not INTERPRETED:
+            # Budgets of float32 are for float32 convolutions: cuDNN's are TF32 unless told otherwise.
+            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
         if INTERPRETED and HAS_TRITON:
             from intrasense_fast.kernels._proof.interpreter import guard
 

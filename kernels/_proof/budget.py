@@ -5,6 +5,8 @@ from torch import Tensor
 
 # Relative to the reference tensor's norm; float32 with ieee or tf32x3 products.
 FORWARD, BACKWARD = 1e-5, 1e-4
+# The same with TF32 products, forward and backward.
+TF32 = 2e-3
 
 # Between two float64 computations of one formula.
 FLOAT64 = 1e-10

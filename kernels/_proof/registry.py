@@ -69,7 +69,7 @@ class OperatorProof:
     statistics: outputs that are float32 for 16-bit inputs. maps: (input, output) names where the memory format is kept.
     shapes: contract shapes by what they stress; must hold "odd", "one position" and "empty batch".
     option_sets: further keyword arguments; every one runs in the value rows, the first in all rows.
-    tolerance: overrides of budget.FORWARD / BACKWARD: {output or "d_" + input: bound}.
+    tolerance: overrides of budget.FORWARD / BACKWARD: {output or "d_" + input: bound}; tf32: of budget.TF32.
     absolute: outputs judged by absolute error.
     per_image: whether an image's result is independent of the rest of the batch.
     scale: output name -> input name whose norm its error is relative to.
@@ -100,6 +100,7 @@ class OperatorProof:
     maps: tuple[tuple[str, str], ...] = ()
     option_sets: tuple[Mapping, ...] = ({},)
     tolerance: Mapping[str, float] = field(default_factory=dict)
+    tf32: Mapping[str, float] = field(default_factory=dict)
     absolute: tuple[str, ...] = ()
     per_image: bool = True
     scale: Mapping[str, str] = field(default_factory=dict)

@@ -199,6 +199,7 @@ PROOF = OperatorProof(
     option_sets=({}, {"squeeze": "decoupled"}, {"ridge": 0.5}, {"ridge": 300.0, "squeeze": "decoupled"}),
     tolerance={"reweighted": 5e-6, **{f"d_{name}": 5e-4 for name in PARAMETERS}},
     absolute=("rank_gap", "distance"),
+    tf32={"reweighted": 5e-4},
     scale={"reweighted": "features"},
     jobs=jobs,
     bounds=bounds,

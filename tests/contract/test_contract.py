@@ -60,8 +60,8 @@ def grads_for(proof: OperatorProof, outputs: dict[str, Tensor], rng) -> dict[str
     }
 
 
-def compare(proof, inputs, rng, *, options=None, sources=None) -> None:
-    """Fused forward and backward against the float64 reference, within the budget of the inputs' dtype."""
+def compare(proof, inputs, rng, *, options=None, sources=None, tf32=False) -> None:
+    """Fused forward and backward against the float64 reference, within the budget of the inputs' dtype, or of TF32 products."""
     options = proof.option_sets[0] if options is None else options
     grads = grads_for(proof, call(proof, proof.public, inputs, fused=True, **options), rng)
     sources = sources or proof.differentiable_outputs
@@ -78,12 +78,15 @@ def compare(proof, inputs, rng, *, options=None, sources=None) -> None:
             assert actual.shape == truth[key].shape and actual.dtype == truth[key].dtype, key
             continue
         assert key not in proof.statistics or actual.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-        judge(proof, key, actual, eager.get(key), truth[key], inputs, budget.FORWARD)
+        judge(proof, key, actual, eager.get(key), truth[key], inputs, budget.FORWARD, tf32=tf32)
     for key, actual in gradients.items():
-        judge(proof, f"d_{key}", actual, eager_gradients.get(key), true_gradients[key], inputs, budget.BACKWARD, 1e-2 * largest)
+        least = 1e-2 * largest
+        judge(
+            proof, f"d_{key}", actual, eager_gradients.get(key), true_gradients[key], inputs, budget.BACKWARD, least, tf32=tf32
+        )
 
 
-def judge(proof, key, actual, eager, truth, inputs, bound, least=1e-30) -> None:
+def judge(proof, key, actual, eager, truth, inputs, bound, least=1e-30, *, tf32=False) -> None:
     scale = inputs[proof.scale[key]] if key in proof.scale else None
     if eager is not None:
         # Where both are float32 sums of the same 16-bit inputs, their rounding errors are a matter of luck.
@@ -93,7 +96,7 @@ def judge(proof, key, actual, eager, truth, inputs, bound, least=1e-30) -> None:
     elif actual.dtype == torch.float64:
         budget.assert_close(actual, truth, budget.FLOAT64, key, scale=scale, least=least, absolute=key in proof.absolute)
     else:
-        bound = proof.tolerance.get(key, bound)
+        bound = proof.tf32.get(key, budget.TF32) if tf32 else proof.tolerance.get(key, bound)
         budget.assert_close(actual, truth, bound, key, scale=scale, least=least, absolute=key in proof.absolute)
 
 
@@ -146,6 +149,16 @@ def offset(t: Tensor) -> Tensor:
 def expanded(t: Tensor) -> Tensor:
     """One image for the whole batch, with a batch stride of zero."""
     return t[:1].expand_as(t)
+
+
+@every_operator
+def test_tf32_products_where_torch_allows_them(proof, device, rng):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        compare(proof, proof.make_inputs(Row(proof.shapes["odd"], torch.float32, device=device), rng), rng, tf32=True)
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @every_operator
