@@ -2,7 +2,7 @@
 # Everything there is to check and to measure on a GPU, offline: benchmarks/gpu.sh [--dry-run] [stage ...]
 # Each stage writes its own files under $OUT (default: benchmarks/out) at once, can be run alone, and ends itself within
 # $LIMIT seconds (default: 580). An interrupted stage leaves whole files of what it had measured.
-#   tests      kernels and contract on the GPU in all dtypes
+#   tests      kernels, contract, equivalence and convergence on the GPU in all dtypes
 #   ceilings   copy, L2, products in bf16, tf32, float32
 #   ops        every operator against its peers ($OPERATORS chooses some: each alone has the whole limit)
 #   model      training step and inference, fused, eager, compiled, and the plain U-Net
@@ -60,11 +60,18 @@ bench() {
 
 run_tests() {
   if [ "$dry" = 1 ]; then
-    "$PYTHON" -m pytest -q --collect-only tests/kernels tests/contract > "$OUT/tests.txt" || { tail -n 20 "$OUT/tests.txt"; return 1; }
+    "$PYTHON" -m pytest -q --collect-only tests/kernels tests/contract tests/convergence tests/model/test_fused_model.py \
+      > "$OUT/tests.txt" || { tail -n 20 "$OUT/tests.txt"; return 1; }
     tail -n 1 "$OUT/tests.txt"
     return 0
   fi
-  limited INT "$LIMIT" "$PYTHON" -m pytest -q -m 'not aot' tests/kernels tests/contract --junit-xml "$OUT/tests.xml"
+  local workers=()
+  # Nearly all of the time is compilation: processes of their own share it, where pytest-xdist is installed.
+  ! "$PYTHON" -c 'import xdist' 2>/dev/null || workers=(-n "${WORKERS:-$(nproc)}")
+  limited INT "$LIMIT" "$PYTHON" -m pytest -q -m '(slow or not slow) and not aot' "${workers[@]}" \
+    tests/kernels tests/contract tests/convergence tests/model/test_fused_model.py --junit-xml "$OUT/tests.xml" \
+    > "$OUT/tests.txt" 2>&1 || { grep -E '^(FAILED|ERROR)|^E  ' "$OUT/tests.txt" | head -n 60; tail -n 3 "$OUT/tests.txt"; return 1; }
+  tail -n 3 "$OUT/tests.txt"
 }
 run_ceilings() {
   local quick=()

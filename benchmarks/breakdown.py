@@ -1,0 +1,145 @@
+"""Where device time goes: by kernel for every operator, by kernel for the network's training step and inference.
+
+    python -m benchmarks.breakdown --out FILE
+
+Needs a GPU. bfloat16 (autocast in the network), channels_last; the mean of several calls by torch's profiler.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.autograd.profiler import DeviceType
+
+from benchmarks.bench_model import awaken
+from benchmarks.provenance import provenance, write_json
+from intrasense_fast import IntraSenseNet
+from intrasense_fast.functional import bce_dice, channel_decoupling, entropy_whitening, nonlocal_attention
+from intrasense_fast.losses import IntraSenseLoss
+
+CALLS = 5
+
+
+def kernels(function: Callable[[], object]) -> dict[str, list[float]]:
+    """{kernel: [microseconds a call, launches a call]}, the longest first."""
+    for _ in range(3):
+        function()
+    torch.cuda.synchronize()
+    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(CALLS):
+            function()
+        torch.cuda.synchronize()
+    rows = [event for event in profile.key_averages() if event.device_type == DeviceType.CUDA]
+    rows.sort(key=lambda event: -event.self_device_time_total)
+    return {event.key[:90]: [event.self_device_time_total / CALLS, event.count / CALLS] for event in rows}
+
+
+def operators() -> dict[str, Callable[[], object]]:
+    """One training call (forward and backward) of every operator on the model's shapes."""
+    make = lambda *shape: torch.randn(*shape, device="cuda").bfloat16()
+    found = {}
+
+    def add(label: str, function: Callable, *inputs: torch.Tensor) -> None:
+        leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in inputs]
+        wanted = [t for t in leaves if t.requires_grad]
+        grads: list[torch.Tensor] = []
+
+        def call() -> None:
+            outputs = function(*leaves)
+            outputs = [t for t in (outputs if isinstance(outputs, tuple) else (outputs,)) if t.requires_grad]
+            grads.extend(torch.randn_like(t) for t in outputs[len(grads) :])
+            torch.autograd.grad(outputs, wanted, grads)
+
+        found[label] = call
+
+    for batch, positions, depth, channels in ((4, 4096, 64, 512), (4, 1024, 64, 512), (4, 256, 128, 1024), (4, 64, 256, 2048)):
+        parts = make(batch, positions, 2 * depth + channels).split([depth, depth, channels], -1)
+        residual = make(batch, positions, channels)
+        label = f"nonlocal_attention B{batch} N{positions} d{depth} C{channels}"
+        add(label, lambda *t: nonlocal_attention(*t, fused=True), *parts, residual)
+    for shape in ((4, 512, 64, 64), (4, 512, 32, 32), (4, 1024, 16, 16), (4, 2048, 8, 8)):
+        x = make(*shape).contiguous(memory_format=torch.channels_last)
+        name = "B{} C{} {}x{}".format(*shape)
+        maps = (
+            x.float().mean(1),
+            x.float().amax(1),
+            torch.randn(1, 2, 7, 7, device="cuda") / 10,
+            torch.zeros(1, device="cuda"),
+        )
+        for window in (7, 3):
+            whitening = lambda *t, window=window: entropy_whitening(*t, window=window, fused=True)[0]
+            add(f"entropy_whitening window {window} {name}", whitening, x, *maps)
+        channels, reduced = shape[1], shape[1] // 16
+        sizes = ((reduced, channels), (reduced,), (channels, reduced), (channels,))
+        weights = [torch.randn(*size, device="cuda") / 8 for size in sizes]
+        add(f"channel_decoupling {name}", lambda *t: channel_decoupling(*t, fused=True), x, *weights)
+    mask = torch.rand(4, 1, 256, 256, device="cuda") > 0.5
+    add("bce_dice B4 K1 256x256", lambda z, y: bce_dice(z, y, fused=True), make(4, 1, 256, 256), mask)
+    return found
+
+
+def networks() -> dict[str, Callable[[], object]]:
+    """Training step and inference of the network, fused and eager, and of the plain U-Net."""
+    found: dict[str, Callable[[], object]] = {}
+    kinds = {"plain U-Net": {"gcp": False, "cdr": False}, "fused": {"fused": True}, "eager": {"fused": False}}
+    for batch, size in ((4, 256), (4, 512), (1, 1024)):
+        image = torch.rand(batch, 1, size, size, device="cuda")
+        mask = image > 0.7
+        for path, arguments in kinds.items():
+            torch.manual_seed(0)
+            net = IntraSenseNet(**arguments)
+            awaken(net)
+            net.to("cuda", memory_format=torch.channels_last)
+            loss = IntraSenseLoss(fused=path == "fused")
+
+            def step(net=net, loss=loss, image=image, mask=mask) -> None:
+                net.train()
+                with torch.autocast("cuda", torch.bfloat16):
+                    output = net(image)
+                torch.autograd.grad(loss(output, mask), list(net.parameters()))
+
+            def inference(net=net, image=image) -> None:
+                net.eval()
+                with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+                    net(image)
+
+            found[f"{path} training {batch}x{size}x{size}"] = step
+            found[f"{path} inference {batch}x{size}x{size}"] = inference
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.breakdown", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/breakdown.json"))
+    parser.add_argument("--only", default="", help="labels that hold this text")
+    parser.add_argument("--rows", type=int, default=12, help="kernels printed of each")
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        parser.error("torch sees no GPU")
+    result = {**provenance(), "calls": {}}
+    for make in (operators, networks):
+        for label, function in make().items():
+            if options.only not in label:
+                continue
+            try:
+                rows = kernels(function)
+            except Exception as failure:
+                print(f"{label}: {type(failure).__name__}: {str(failure)[:300]}", flush=True)
+                result["calls"][label] = {"failed": str(failure)[:300]}
+                continue
+            print(
+                f"{label}: {sum(row[0] for row in rows.values()):.0f} us, {sum(row[1] for row in rows.values()):.0f} launches"
+            )
+            for name, (time, count) in list(rows.items())[: options.rows]:
+                print(f"  {time:9.1f} us {count:5.1f} x {name[:70]}")
+            sys.stdout.flush()
+            result["calls"][label] = rows
+            write_json(options.out, result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
