@@ -39,11 +39,26 @@ else
   [ "$device" = cuda ] || { echo "gpu.sh: torch sees no GPU; --dry-run works without one" >&2; exit 2; }
   # Set, not unset: without nvidia-smi on PATH the tests would take the machine for one without a GPU.
   export TRITON_INTERPRET=0
-  "$PYTHON" -c 'import intrasense_fast.functional' 2>/dev/null || "$PYTHON" -m pip install --no-deps --no-build-isolation -q -e .
+  # From elsewhere: in the checkout itself the package is found without being installed, in its subprocesses not.
+  (cd / && "$PYTHON" -c 'import intrasense_fast.functional' 2>/dev/null) ||
+    "$PYTHON" -m pip install --no-deps --no-build-isolation -q -e .
 fi
+workers=()
+# Most of the time is compilation: processes of their own share it, where pytest-xdist is installed.
+! "$PYTHON" -c 'import xdist' 2>/dev/null || workers=(-n "${WORKERS:-$(nproc)}")
 
 # limited SIGNAL SECONDS COMMAND...: the signal at the limit, so that what was measured is written; SIGKILL 15 s later.
 limited() { local signal=$1 seconds=$2; shift 2; timeout --foreground -s "$signal" -k 15 "$seconds" "$@"; }
+
+# compiled SECONDS NAME...: call every path of the benchmark files once, in parallel, which fills the compilers' caches on disk.
+compiled() {
+  local seconds=$1 name files=(); shift
+  [ ${#workers[@]} -gt 0 ] && [ "$dry" = 0 ] || return 0
+  for name in "$@"; do files+=("benchmarks/bench_$name.py"); done
+  limited TERM "$seconds" "$PYTHON" -m pytest -q "${workers[@]}" -k '(forward or both or inference or step) and (fused or compiled or Flex)' "${files[@]}" \
+    > "$OUT/compiled.txt" 2>&1 || true
+  tail -n 1 "$OUT/compiled.txt"
+}
 
 # bench NAME SECONDS: one benchmark file into $OUT/NAME.json, which appears complete or not at all.
 bench() {
@@ -65,9 +80,6 @@ run_tests() {
     tail -n 1 "$OUT/tests.txt"
     return 0
   fi
-  local workers=()
-  # Nearly all of the time is compilation: processes of their own share it, where pytest-xdist is installed.
-  ! "$PYTHON" -c 'import xdist' 2>/dev/null || workers=(-n "${WORKERS:-$(nproc)}")
   limited INT "$LIMIT" "$PYTHON" -m pytest -q -m '(slow or not slow) and not aot' "${workers[@]}" \
     tests/kernels tests/contract tests/convergence tests/model/test_fused_model.py --junit-xml "$OUT/tests.xml" \
     > "$OUT/tests.txt" 2>&1 || { grep -E '^(FAILED|ERROR)|^E  ' "$OUT/tests.txt" | head -n 60; tail -n 3 "$OUT/tests.txt"; return 1; }
@@ -79,17 +91,23 @@ run_ceilings() {
   limited INT "$LIMIT" "$PYTHON" -m benchmarks.ceilings "${quick[@]}" --out "$OUT/ceilings.json"
 }
 run_ops() {
-  local operator status=0 number share
-  number=$(wc -w <<< "$OPERATORS")
+  local operator status=0 from=$SECONDS left rest share
+  compiled $((LIMIT / 3)) $OPERATORS
+  rest=$(wc -w <<< "$OPERATORS")
   for operator in $OPERATORS; do
-    share=$((LIMIT / number))
-    # Attention has twice the peers of the others, the loss a third.
-    [ "$number" -lt 4 ] || case "$operator" in nonlocal_attention) share=$((LIMIT * 40 / 100)) ;; bce_dice) share=$((LIMIT * 12 / 100)) ;; *) share=$((LIMIT * 24 / 100)) ;; esac
+    left=$((LIMIT - (SECONDS - from)))
+    # Attention has twice the peers of the others.
+    [ "$operator" = nonlocal_attention ] && [ "$rest" -gt 1 ] && share=$((left * 45 / 100)) || share=$((left / rest))
+    rest=$((rest - 1))
     bench "$operator" "$share" || status=$?
   done
   return "$status"
 }
-run_model() { bench model "$LIMIT"; }
+run_model() {
+  local from=$SECONDS
+  compiled $((LIMIT / 3)) model
+  bench model $((LIMIT - (SECONDS - from)))
+}
 run_memory() {
   local options=(--device cuda --max-size 4096)
   [ "$dry" = 0 ] || options=(--device "$device" --dry-run)

@@ -11,6 +11,7 @@ Writes memory.json, memory.csv and memory.png; what is not measured is written w
 
 import argparse
 import csv
+import gc
 import json
 import resource
 import subprocess
@@ -66,7 +67,8 @@ def measure(row: dict, device: str) -> dict:
     kind = {"gcp": False, "cdr": False} if row["path"] == "plain" else {"refine_strides": row["strides"]}
     fused = row["path"] == "fused"
     format = torch.channels_last if device == "cuda" else torch.contiguous_format
-    net = IntraSenseNet(fused=fused, **kind).to(device, memory_format=format)
+    with torch.device(device):
+        net = IntraSenseNet(fused=fused, **kind).to(memory_format=format)
     if row["path"] == "eager whole":
         api.eager.__kwdefaults__["scores_at_a_time"] = 2**62  # this process ends with the measurement
     image = torch.rand(row["batch"], 1, row["size"], row["size"], device=device)
@@ -105,7 +107,27 @@ def used(device: str, reset: bool = False) -> int:
 
 
 def measured(row: dict, device: str, limit: float) -> dict:
-    """`measure` in a process of its own: {"peak", "saved", "status"}; status is "", "out of memory" or what went wrong."""
+    """{"peak", "saved", "status"} of `measure`; status is "", "out of memory" or what went wrong."""
+    return measured_here(row, device) if device == "cuda" else measured_apart(row, device, limit)
+
+
+def measured_here(row: dict, device: str) -> dict:
+    """In this process: on a GPU what was allocated before is known."""
+    import torch
+
+    try:
+        return {**measure(row, device), "status": ""}
+    except torch.OutOfMemoryError:
+        return {"status": "out of memory"}
+    except Exception as failure:
+        return {"status": f"failed: {type(failure).__name__}: {str(failure)[:140]}"}
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def measured_apart(row: dict, device: str, limit: float) -> dict:
+    """In a process of its own."""
     command = [sys.executable, "-m", "benchmarks.memory", "--device", device, "--one", json.dumps(row)]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -104,6 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sanitizer", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/sanitizer.json"))
     parser.add_argument("--seconds", type=float, default=550, help="begin no check after this time")
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="checks at a time")
     parser.add_argument("--dry-run", action="store_true", help="one tiny case an operator, without the sanitizer")
     parser.add_argument("--one", metavar="OPERATOR", help=argparse.SUPPRESS)
     parser.add_argument("--graph", metavar="OPERATOR", help=argparse.SUPPRESS)
@@ -132,17 +134,19 @@ def main(arguments: list[str] | None = None) -> int:
         for kind in TOOLS:
             run = [tool or "", "--tool", kind, "--error-exitcode", "9", "--print-limit", "5", *own]
             work += [(name, kind, [*run, "--one", name], plain) for name in names]
-    for operator, kind, command, environment in work:
+
+    def outcome_of(row: tuple[str, str, list[str], dict[str, str]]) -> str:
+        _, kind, command, environment = row
         rest = options.seconds - (time.monotonic() - begin)
         if kind in TOOLS and tool is None:
-            outcome = "not run: compute-sanitizer is neither on PATH nor in CUDA_HOME/bin"
-        elif rest < 5:
-            outcome = "not run: the time was used up"
-        else:
-            outcome = check(command, environment, rest)
-        print(f"{operator:20} {kind:10} {outcome}", flush=True)
-        result["checks"].append({"operator": operator, "check": kind, "outcome": outcome})
-        write_json(options.out, result)
+            return "not run: compute-sanitizer is neither on PATH nor in CUDA_HOME/bin"
+        return "not run: the time was used up" if rest < 5 else check(command, environment, rest)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for (operator, kind, _, _), outcome in zip(work, pool.map(outcome_of, work), strict=True):
+            print(f"{operator:20} {kind:10} {outcome}", flush=True)
+            result["checks"].append({"operator": operator, "check": kind, "outcome": outcome})
+            write_json(options.out, result)
     return 0 if all(row["outcome"] == "passed" for row in result["checks"]) else 1
 
 

@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# Looked up once: torch.compile of 2.11 cannot trace the search.
+_TRITON = importlib.util.find_spec("triton") is not None
+
 FUSED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -38,7 +41,7 @@ def fused_status(tensor: Tensor) -> FusedStatus:
     """
     if not tensor.dtype.is_floating_point:
         return FusedStatus(False, f"the kernels take floating-point tensors, got {tensor.dtype}")
-    if importlib.util.find_spec("triton") is None:
+    if not _TRITON:
         return FusedStatus(False, "Triton is not installed: pip install triton (Linux)")
     device = tensor.device.type
     if device == "cuda":

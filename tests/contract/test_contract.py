@@ -90,7 +90,7 @@ def judge(proof, key, actual, eager, truth, inputs, bound, least=1e-30, *, tf32=
     scale = inputs[proof.scale[key]] if key in proof.scale else None
     if eager is not None:
         # Where both are float32 sums of the same 16-bit inputs, their rounding errors are a matter of luck.
-        enough = budget.FORWARD if actual.dtype.itemsize > 2 else 0.0
+        enough = bound if actual.dtype.itemsize > 2 else 0.0
         least = 1.0 if key in proof.absolute else least
         budget.assert_within_budget(actual, eager, truth, key, scale=scale, least=least, enough=enough)
     elif actual.dtype == torch.float64:

@@ -126,7 +126,11 @@ def test_float16_gradients_of_maps_of_any_scale(scale, shape, device, rng):
     fused, low, truth = three(inputs, grads)
     budget.assert_within_budget(fused[1][0], low[1][0], truth[1][0], "d_features")
     # Of the distance alone, where nothing hides what the unit must keep.
-    grads = [torch.zeros_like(grads[0]), torch.zeros_like(grads[1]), torch.full_like(grads[2], 1e3 * scale)]
+    grads = [
+        torch.zeros_like(grads[0]),
+        torch.zeros_like(grads[1]),
+        torch.full_like(grads[2], 1e3 * scale, dtype=torch.float32),
+    ]
     fused, low, truth = three(inputs, grads)
     budget.assert_within_budget(fused[1][0], low[1][0], truth[1][0], "d_features of distance")
 

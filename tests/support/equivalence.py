@@ -75,7 +75,8 @@ def even_thresholds(net: IntraSenseNet, x: Tensor) -> None:
 
     def scaled_entropy(attended: Tensor, scale: str) -> Tensor:
         entropy, gcp = original(attended, scale), next(left)
-        ordered = entropy.flatten().sort().values
+        # An image whose entropies are all alike has none by this scale.
+        ordered = entropy[entropy.isfinite()].sort().values
         middle = len(ordered) // 2
         before, gcp.threshold = gcp.threshold, float(ordered[middle - 1 : middle + 1].mean())
         return entropy - gcp.threshold + before
