@@ -19,6 +19,11 @@ from intrasense_fast.files import atomic_path
 
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
+# What only a result of this kind holds.
+MARKS = {
+    "static": "bounds", "benchmarks": "benchmarks", "sanitizer": "checks", "memory": "rows", "ceilings": "ceilings",
+    "breakdown": "calls",
+}  # fmt: skip
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
 
@@ -27,24 +32,21 @@ class ReportError(ValueError):
 
 
 def load(paths: Sequence[Path]) -> dict[str, list[dict]]:
-    """{"static", "benchmarks", "memory", "ceilings", "sanitizer"}: every result by kind, each with its "file".
+    """{"static", "benchmarks", "memory", "ceilings", "sanitizer", "breakdown"}: every result by kind, each with its "file".
 
     Raises:
         ReportError: a file that is no result, or one of a quick walk.
     """
-    found: dict[str, list[dict]] = {kind: [] for kind in ("static", "benchmarks", "memory", "ceilings", "sanitizer")}
+    found: dict[str, list[dict]] = {kind: [] for kind in MARKS}
     for path in paths:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ReportError(f"{path}: cannot be read ({error}); run the stage that wrote it again") from error
         keys = content.keys() if isinstance(content, dict) else ()
-        marks = {
-            "static": "bounds", "benchmarks": "benchmarks", "sanitizer": "checks", "memory": "rows", "ceilings": "ceilings"
-        }  # fmt: skip
-        kind = next((kind for kind, mark in marks.items() if mark in keys), None)
+        kind = next((kind for kind, mark in MARKS.items() if mark in keys), None)
         if kind is None:
-            raise ReportError(f"{path}: no result of static_report, pytest-benchmark, memory, ceilings or sanitizer")
+            raise ReportError(f"{path}: no result of static_report, pytest-benchmark, memory, ceilings, sanitizer or breakdown")
         if content.get("dry_run") or content.get("machine_info", {}).get("dry_run"):
             raise ReportError(f"{path}: comes from a quick walk, whose times are no speeds; measure without --dry-run")
         shown = path.resolve()

@@ -14,7 +14,16 @@ def summary(results: dict[str, list[dict]]) -> str:
     on_cpu = [run for run in results["benchmarks"] if not run["machine_info"]["gpu"]]
     parts = []
     if on_gpu:
-        parts += [text for run in on_gpu for text in (headline(run), provenance_line(run))]
+        parts += [
+            "On a GPU, in bfloat16: device time of the fused operators, and how many times as long others take in the same "
+            "run, in turns with them (below 1: they are quicker). The best other path is the quickest of all peers in "
+            "[benchmarks/results](benchmarks/results/README.md).",
+            headline(on_gpu),
+        ]
+        if any(row["extra_info"]["operator"] == "model" for run in on_gpu for row in run["benchmarks"]):
+            parts += ["The network under autocast, in multiples of the plain U-Net (no GCP, no CDR) of the same run:"]
+            parts += [network_table(on_gpu)]
+        parts += map(provenance_line, on_gpu)
     else:
         parts.append(
             "**No GPU result has been measured yet.** `bash benchmarks/gpu.sh` measures everything on any GPU with one "
@@ -58,6 +67,8 @@ def document(results: dict[str, list[dict]]) -> str:
             memory_table(run),
         ]
         parts.append(f"![Peak memory against resolution]({folder}memory.png)")
+    for run in results["breakdown"]:
+        parts += [f"## {run['file']}", provenance_line({"machine_info": run, "file": run["file"]}), breakdown_table(run)]
     for run in results["sanitizer"]:
         checks = [[row["operator"], row["check"], row["outcome"]] for row in run["checks"]]
         parts += [f"## {run['file']}", provenance_line({"machine_info": run, "file": run["file"]})]
@@ -105,24 +116,48 @@ def bounds_table(table: dict) -> str:
     return markdown(["mode", "shape", "dtype", "tables", "launches", "passes", "FLOPs", "requested", "options"], rows)
 
 
-def headline(run: dict) -> str:
-    """A fused row a shape and mode: its time, the best peer and how many times as long that takes, also where it is faster."""
-    groups: dict[str, dict[str, dict]] = {}
-    for row in run["benchmarks"]:
-        groups.setdefault(row["group"], {})[row["extra_info"]["path"]] = row["extra_info"]
+def headline(runs: Sequence[dict]) -> str:
+    """A row a shape of every operator: fused time, and how many times as long other paths take, also where they are faster."""
+    cells: dict[tuple[str, str], dict[str, dict[str, dict]]] = {}
+    for row in (row for run in runs for row in run["benchmarks"]):
+        info = row["extra_info"]
+        if info["operator"] != "model" and info["mode"] in ("forward", "both"):
+            shape = "x".join(map(str, info["shape"]))
+            cells.setdefault((info["operator"], shape), {}).setdefault(info["mode"], {})[info["path"]] = info
     rows = []
-    for group, paths in groups.items():
-        fused = paths.get("fused")
-        rivals = {path: info["times_as_long"] for path, info in paths.items() if "times_as_long" in info and path != "fused"}
-        if fused is None:
-            continue
-        if fused["operator"] == "model":
-            rows.append([group, milliseconds(fused), "plain U-Net", f"{fused['times_as_long']:.2f} x as long as it"])
-        elif rivals:
-            best = min(rivals, key=lambda path: rivals[path])
-            verdict = "" if rivals[best] >= 1 else " (**slower than it**)"
-            rows.append([group, milliseconds(fused), best, f"{rivals[best]:.2f} x{verdict}"])
-    return markdown(["what", "fused", "best other path", "it takes"], rows)
+    for (operator, shape), modes in cells.items():
+        row = [operator, shape]
+        for mode in ("forward", "both"):
+            paths = modes.get(mode, {})
+            longer = {path: info["times_as_long"] for path, info in paths.items() if info.get("against") == "fused"}
+            best = min(longer, key=lambda path: longer[path], default=None)
+            verdict = (
+                "-" if best is None else f"{best} {longer[best]:.2f} x" + ("" if longer[best] >= 1 else " (**slower than it**)")
+            )
+            ratios = (f"{longer[path]:.2f} x" if path in longer else "-" for path in ("eager", "eager compiled"))
+            row += [milliseconds(paths["fused"]) if "fused" in paths else "-", *ratios, verdict]
+        rows.append(row)
+    heads = ["fused", "eager takes", "compiled takes", "best other path takes"]
+    return markdown(
+        ["operator", "shape", *(f"{head}, {mode}" for mode in ("forward", "with backward") for head in heads)], rows
+    )
+
+
+def network_table(runs: Sequence[dict]) -> str:
+    """A row a pass and size: the plain U-Net's time, and how many times as long the network takes by each path."""
+    cells: dict[tuple[str, str], dict[str, dict]] = {}
+    for row in (row for run in runs for row in run["benchmarks"]):
+        info = row["extra_info"]
+        if info["operator"] == "model" and info["mode"] in ("inference", "step"):
+            size = "{} x {} x {}".format(info["shape"][0], *info["shape"][2:])
+            cells.setdefault((info["mode"], size), {})[info["path"]] = info
+    paths = ("fused", "eager", "fused compiled", "eager compiled", "plain U-Net compiled")
+    rows = []
+    for (mode, size), members in cells.items():
+        ratios = [f"{members[p]['times_as_long']:.2f} x" if "times_as_long" in members.get(p, {}) else "-" for p in paths]
+        plain = milliseconds(members["plain U-Net"]) if "plain U-Net" in members else "-"
+        rows.append(["training step" if mode == "step" else mode, size, plain, *ratios])
+    return markdown(["pass", "images", "plain U-Net", *paths], rows)
 
 
 def model_table(runs: Sequence[dict]) -> str:
@@ -163,6 +198,18 @@ def speed_table(run: dict) -> str:
     return markdown(
         ["what", "path", "time", "wall", "in turns", "of the floor", "error", "peak", "saved for backward"], rows
     )  # fmt: skip
+
+
+def breakdown_table(run: dict) -> str:
+    """Device time of a call, and of the kernels that take the most of it."""
+    rows = []
+    for call, kernels in run["calls"].items():
+        if "failed" not in kernels:
+            first = sorted(kernels.items(), key=lambda item: -item[1][0])[:4]
+            shares = ", ".join(f"{name.split('(')[0][-40:]} {time:.0f}" for name, (time, _) in first)
+            total, launches = (sum(row[i] for row in kernels.values()) for i in (0, 1))
+            rows.append([call, f"{total:.0f}", f"{launches:.0f}", shares])
+    return markdown(["call", "device time, us", "launches", "longest kernels, us"], rows)
 
 
 def memory_table(run: dict) -> str:

@@ -32,7 +32,7 @@ def bench_run(gpu: str | None = "some GPU", **changes) -> dict:
 
 
 def test_a_loss_is_shown_as_one():
-    assert "slower than it" in headline(bench_run()) and "0.50 x" in headline(bench_run())
+    assert "slower than it" in headline([bench_run()]) and "0.50 x" in headline([bench_run()])
 
 
 def test_a_changed_result_is_noticed_and_rendered(tmp_path, capsys):
