@@ -1,0 +1,89 @@
+"""Opt-in: configurations measured on this GPU (python -m intrasense_fast.kernels.tune) in place of the tables'."""
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from intrasense_fast.errors import UsageError
+from intrasense_fast.kernels._common.configs import KernelConfig
+
+Shape = tuple[int, ...]
+_tuned: dict[str, KernelConfig] = {}
+
+
+def override(asked: str) -> KernelConfig | None:
+    """The tuner puts a function of its own here while it times a candidate."""
+    return _tuned.get(asked)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the tuner asks about one kernel (an operator's candidates.py).
+
+    function: of the operator's configs.py. shapes: which to time. candidates(shape): what may take the place of the function's
+    answer. start(shape): makes tensors and returns a call of the launcher that asks the function.
+    """
+
+    function: str
+    shapes: tuple[Shape, ...]
+    candidates: Callable[[Shape], Iterable[KernelConfig]]
+    start: Callable[[Shape], Callable[[], object]]
+
+
+def question(function: Callable, args: tuple) -> str:
+    """A call of a function of some configs.py as text: what a tuned configuration is the answer to."""
+    operator = function.__module__.split(".")[-2]
+    return f"{operator}.{function.__name__}({', '.join(map(str, args))})"
+
+
+def tunable(function: Callable[..., KernelConfig]) -> Callable[..., KernelConfig]:
+    """A function of a configs.py whose answer `use_tuned_configs` may replace. No argument is a batch or an image size."""
+
+    @functools.wraps(function)
+    def answer(*args: object) -> KernelConfig:
+        found = override(question(function, args))
+        return function(*args) if found is None else found
+
+    return answer
+
+
+def use_tuned_configs(path: str | os.PathLike[str] | None) -> int:
+    """Use the configurations of a file that `python -m intrasense_fast.kernels.tune --save` wrote; None: the shipped tables.
+
+    Holds for the whole process, from the next call of an operator on. Results stay within the same error budgets, but sums may
+    be added in another order.
+
+    Returns:
+        How many configurations are in use.
+
+    Raises:
+        UsageError: the file cannot be read, is no such file, or is of another GPU or another version of Triton.
+    """
+    _tuned.clear()
+    if path is None:
+        return 0
+    import triton
+
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        made_on, made_with = content["gpu"], content["triton"]
+        found = {
+            key: KernelConfig(row["blocks"], int(row["num_warps"]), int(row["num_stages"]))
+            for key, row in content["configs"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path} is no file of tuned configurations ({error}); make one: python -m intrasense_fast.kernels.tune --save FILE"
+        ) from error
+    here = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    if (made_on, made_with) != (here, triton.__version__):
+        raise UsageError(
+            f"{path} was tuned on {made_on} with Triton {made_with}; here: {here}, Triton {triton.__version__}; tune again"
+        )
+    _tuned.update(found)
+    return len(_tuned)

@@ -1,0 +1,42 @@
+"""What the tuner tries for entropy_whitening, in bfloat16: shapes are (B, C, H, W, window)."""
+
+from collections.abc import Callable, Iterable
+from itertools import product
+
+import torch
+
+from intrasense_fast.kernels._common.configs import KernelConfig
+from intrasense_fast.kernels._common.tuned import Shape, Subject
+
+# The model's strides at 512 and 256 pixels.
+SHAPES = ((4, 512, 64, 64, 7), (4, 512, 64, 64, 3), (4, 512, 32, 32, 7), (4, 1024, 16, 16, 7))
+
+
+def _start(backward: bool) -> Callable[[Shape], Callable[[], object]]:
+    def start(shape: Shape) -> Callable[[], object]:
+        from intrasense_fast.kernels.entropy_whitening import triton_impl
+
+        *size, window = shape
+        x, d = (torch.randn(*size, device="cuda").bfloat16().contiguous(memory_format=torch.channels_last) for _ in range(2))
+        weight, bias = torch.randn(1, 2, 7, 7, device="cuda") / 10, torch.zeros(1, device="cuda")
+        maps = (x.float().mean(1), x.float().amax(1), weight, bias)
+        _, mask, gate = triton_impl.forward(x, *maps, 0.5, "score", window, 1e-3, True)
+        if not backward:
+            return lambda: triton_impl.forward(x, *maps, 0.5, "score", window, 1e-3, True)
+        return lambda: triton_impl.backward(x, *maps, mask, gate, d, window, 1e-3, True, True)
+
+    return start
+
+
+def tiles(shape: Shape) -> Iterable[KernelConfig]:
+    for rows, columns, channels, warps in product((2, 4, 8), (4, 8, 16), (32, 64, 128), (1, 2, 4)):
+        held = columns * channels // (32 * warps)
+        if 4 <= held <= 16 and rows * held <= 64 and channels <= shape[1]:
+            blocks = {"TILE_H": rows, "TILE_W": columns, "BLOCK_C": channels, "EVEN_C": shape[1] % channels == 0}
+            yield KernelConfig(blocks, warps, 1)
+
+
+SUBJECTS = {
+    "whiten": Subject("whiten_config", SHAPES, tiles, _start(False)),
+    "gather": Subject("gather_config", SHAPES, tiles, _start(True)),
+}

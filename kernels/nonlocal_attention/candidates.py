@@ -1,0 +1,78 @@
+"""What the tuner tries for nonlocal_attention, in bfloat16: shapes are (B, N, d, C)."""
+
+from collections.abc import Callable, Iterable
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from intrasense_fast.kernels._common.configs import SHARED_LIMIT, KernelConfig, architecture
+from intrasense_fast.kernels._common.tuned import Shape, Subject
+
+# The model's strides at 256 and 512 pixels, and a single wide head.
+SHAPES = ((4, 4096, 64, 512), (4, 1024, 64, 512), (4, 256, 128, 1024), (1, 4096, 32, 256), (1, 4096, 512, 512))
+
+
+def _tensors(shape: Shape) -> tuple[Tensor, ...]:
+    batch, positions, depth, channels = shape
+    q, k, v = torch.randn(batch, positions, 2 * depth + channels, device="cuda").bfloat16().split([depth, depth, channels], -1)
+    return q, k, v, *(torch.randn(batch, positions, channels, device="cuda").bfloat16() for _ in range(2))
+
+
+def start_forward(shape: Shape) -> Callable[[], object]:
+    from intrasense_fast.kernels.nonlocal_attention import triton_impl
+
+    q, k, v, x, _ = _tensors(shape)
+    return lambda: triton_impl.forward(q, k, v, x, True)
+
+
+def start_value_gradient(shape: Shape) -> Callable[[], object]:
+    from intrasense_fast.kernels.nonlocal_attention import triton_impl
+
+    q, k, v, x, do = _tensors(shape)
+    lse = triton_impl.forward(q, k, v, x, False)[4]
+    return lambda: triton_impl.value_gradient(q, k, do, lse)
+
+
+def start_score_gradient(shape: Shape) -> Callable[[], object]:
+    from intrasense_fast.kernels.nonlocal_attention import triton_impl
+
+    q, k, v, x, do = _tensors(shape)
+    lse = triton_impl.forward(q, k, v, x, False)[4]
+    delta = torch.randn_like(lse)
+    return lambda: triton_impl.score_gradient(q, k, v, do, lse, delta)
+
+
+def _depth(depth: int) -> dict[str, int | bool]:
+    block = max(16, 1 << (depth - 1).bit_length())
+    kept = min(block, 128)
+    slice_ = block if kept == block else 64
+    return {"BLOCK_D": block, "BLOCK_S": slice_, "EVEN_D": slice_ == depth}
+
+
+def _tiles(shape: Shape, outer: str, inner: str) -> Iterable[KernelConfig]:
+    """Tiles whose accumulator (outer, C) takes 64 to 128 registers a thread, and whose shared memory may fit."""
+    _, _, depth, channels = shape
+    limit = SHARED_LIMIT[architecture(torch.device("cuda"))]
+    for big, small, columns, warps, stages in product((64, 128), (32, 64, 128), (64, 128, 256, 512), (4, 8), (2, 3)):
+        blocks = _depth(depth)
+        shared = stages * small * (columns + blocks["BLOCK_S"]) * 2 + big * blocks["BLOCK_S"] * 2
+        if columns <= channels and 64 <= big * columns // (32 * warps) <= 128 and shared < limit:
+            tiles = {outer: big, inner: small, "BLOCK_C": columns, "EVEN_C": channels % columns == 0}
+            yield KernelConfig(blocks | tiles, warps, stages)
+
+
+def forward_tiles(shape: Shape) -> Iterable[KernelConfig]:
+    for config in _tiles(shape, "BLOCK_M", "BLOCK_N"):
+        slices = max(1, min(4, config.blocks["BLOCK_C"] // 128))
+        yield KernelConfig(config.blocks | {"SLICES": slices}, config.num_warps, config.num_stages)
+
+
+def value_gradient_tiles(shape: Shape) -> Iterable[KernelConfig]:
+    return _tiles(shape, "BLOCK_N", "BLOCK_M")
+
+
+SUBJECTS = {
+    "forward": Subject("forward_config", SHAPES, forward_tiles, start_forward),
+    "value_gradient": Subject("value_gradient_config", SHAPES, value_gradient_tiles, start_value_gradient),
+}

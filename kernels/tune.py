@@ -1,0 +1,194 @@
+"""Opt-in autotuning: time configurations of the kernels on this GPU and keep the quickest.
+
+    python -m intrasense_fast.kernels.tune [SUBJECT ...] [--save FILE] [--out TABLE.json]
+
+A candidate takes the place of what the operator's configs.py answers; the launcher is captured in a CUDA graph and its replays
+are timed, L2 warm. Candidates compile in parallel, in processes of their own, into Triton's cache; one that does not compile,
+does not fit or spills is never chosen. `use_tuned_configs(FILE)` (intrasense_fast.functional) puts the saved choices to use.
+"""
+
+import argparse
+import contextlib
+import importlib
+import itertools
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from intrasense_fast.files import atomic_path
+from intrasense_fast.kernels._common import tuned
+from intrasense_fast.kernels._common.configs import KernelConfig
+from intrasense_fast.kernels._common.tuned import Shape, Subject
+
+OPERATORS = ("nonlocal_attention", "entropy_whitening", "channel_decoupling")
+REPLAYS = 20
+
+
+class Case(NamedTuple):
+    """One configuration of one subject ("operator.name") on one shape; config None: what configs.py answers."""
+
+    subject: str
+    shape: Shape
+    config: KernelConfig | None
+
+
+def subjects() -> dict[str, Subject]:
+    """Every operator's, by "operator.name"."""
+    found = {}
+    for operator in OPERATORS:
+        module = importlib.import_module(f"intrasense_fast.kernels.{operator}.candidates")
+        found.update({f"{operator}.{name}": subject for name, subject in module.SUBJECTS.items()})
+    return found
+
+
+@contextlib.contextmanager
+def answering(config: KernelConfig | None, function: str) -> Iterator[list[str]]:
+    """`config` is the answer to every question to `function`; yields the questions it met."""
+    met: list[str] = []
+    before = tuned.override
+
+    def override(asked: str) -> KernelConfig | None:
+        if asked.split("(")[0].endswith(f".{function}"):
+            met.append(asked)
+            return config
+        return None
+
+    tuned.override = override
+    try:
+        yield met
+    finally:
+        tuned.override = before
+
+
+def compiled(case: Case) -> str:
+    """In a process of its own: "" or what is wrong with the configuration."""
+    from intrasense_fast.kernels._common import launch
+
+    spills: list[str] = []
+
+    def start(kernel: Any, grid: tuple[int, ...], args: tuple, constexprs: dict, options: dict) -> None:
+        found = kernel[grid](*args, **constexprs, **options)
+        if getattr(found, "n_spills", 0):
+            spills.append(f"{kernel.__name__} spills {found.n_spills}")
+
+    launch._start = start
+    subject = subjects()[case.subject]
+    try:
+        with answering(case.config, subject.function):
+            subject.start(case.shape)()
+        torch.cuda.synchronize()
+    except Exception as failure:
+        return f"{type(failure).__name__}: {(str(failure).strip().splitlines() or [''])[0][:100]}"
+    return ", ".join(spills)
+
+
+def microseconds(function: Callable[[], object]) -> float:
+    """Median time of a replay of the call's CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    graph.replay()
+    marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(REPLAYS)]
+    for begin, end in marks:
+        begin.record()
+        graph.replay()
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(begin.elapsed_time(end) for begin, end in marks) * 1e3
+
+
+def sweep(names: list[str], workers: int) -> Iterator[dict[str, Any]]:
+    """A row a case: {"subject", "shape", "question", "config", "us", "problem"}, all of one shape before the next."""
+    known = subjects()
+    cases = [
+        Case(name, shape, config)
+        for name in names
+        for shape in known[name].shapes
+        for config in itertools.chain([None], known[name].candidates(shape))
+    ]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        problems = list(tqdm(pool.map(compiled, cases), "compiling", len(cases), unit="case"))
+    for (name, shape), members in itertools.groupby(zip(cases, problems, strict=True), key=lambda pair: pair[0][:2]):
+        call = known[name].start(shape)
+        for case, problem in members:
+            time = None
+            with answering(case.config, known[name].function) as met:
+                if not problem:
+                    time = microseconds(call)
+            asked = met[0] if met else ""
+            shown = None if case.config is None else asdict(case.config)
+            row = {"subject": name, "shape": list(shape), "question": asked}
+            yield {**row, "config": shown, "us": time, "problem": problem}
+
+
+def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The quickest configuration of every question, by its times over all shapes, where it beats the table's answer."""
+    asked: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["us"] is not None:
+            asked.setdefault(row["question"], {}).setdefault(json.dumps(row["config"]), []).append(row["us"])
+    found = {}
+    for question, times in asked.items():
+        whole = {config: sum(each) for config, each in times.items() if len(each) == max(map(len, times.values()))}
+        best = min(whole, key=lambda config: whole[config])
+        if best != "null":
+            found[question] = json.loads(best)
+    return found
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    import triton
+
+    with atomic_path(path) as temporary:
+        made = {"gpu": torch.cuda.get_device_name(), "triton": triton.__version__, "torch": torch.__version__}
+        temporary.write_text(json.dumps({**made, **content}, indent=1) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m intrasense_fast.kernels.tune", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="SUBJECT", help="which, as operator.name; all if none is named")
+    parser.add_argument("--save", type=Path, help="write the quickest configurations here, for use_tuned_configs")
+    parser.add_argument("--out", type=Path, help="write every time here")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that compile")
+    options = parser.parse_args(arguments)
+    known = list(subjects())
+    if unknown := sorted(set(options.names) - set(known)):
+        parser.error(f"no subject {', '.join(unknown)}; there are {', '.join(known)}")
+    if not torch.cuda.is_available():
+        parser.error("torch sees no GPU")
+    rows: list[dict[str, Any]] = []
+    for key, members in itertools.groupby(
+        sweep(options.names or known, options.workers), key=lambda row: (row["subject"], tuple(row["shape"]))
+    ):
+        print(*key)
+        found = list(members)
+        rows += found
+        for row in sorted(found, key=lambda row: row["us"] or float("inf"))[:12] + [row for row in found if not row["config"]]:
+            time = "-" if row["us"] is None else f"{row['us']:.1f}"
+            config = row["config"] and {**row["config"]["blocks"], **{k: row["config"][k] for k in ("num_warps", "num_stages")}}
+            print(f"  {time:>8} us  {config or 'the table'} {row['problem']}", flush=True)
+        if options.out:
+            save(options.out, {"rows": rows})
+        if options.save:
+            save(options.save, {"configs": chosen(rows)})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
