@@ -45,7 +45,7 @@ else
 fi
 workers=()
 # Most of the time is compilation: processes of their own share it, where pytest-xdist is installed.
-! "$PYTHON" -c 'import xdist' 2>/dev/null || workers=(-n "${WORKERS:-$(nproc)}")
+! "$PYTHON" -c 'import xdist' 2>/dev/null || workers=(-n "${WORKERS:-$(nproc)}" --dist worksteal)
 
 # limited SIGNAL SECONDS COMMAND...: the signal at the limit, so that what was measured is written; SIGKILL 15 s later.
 limited() { local signal=$1 seconds=$2; shift 2; timeout --foreground -s "$signal" -k 15 "$seconds" "$@"; }
@@ -80,8 +80,9 @@ run_tests() {
     tail -n 1 "$OUT/tests.txt"
     return 0
   fi
-  limited INT "$LIMIT" "$PYTHON" -m pytest -q -m '(slow or not slow) and not aot' "${workers[@]}" \
-    tests/kernels tests/contract tests/convergence tests/model/test_fused_model.py --junit-xml "$OUT/tests.xml" \
+  # Whole networks first: they take longest. One thread a process, or their CPU halves wait for one another.
+  OMP_NUM_THREADS=1 limited INT "$LIMIT" "$PYTHON" -m pytest -q -m '(slow or not slow) and not aot' "${workers[@]}" \
+    tests/model/test_fused_model.py tests/convergence tests/kernels tests/contract --junit-xml "$OUT/tests.xml" \
     > "$OUT/tests.txt" 2>&1 || { grep -E '^(FAILED|ERROR)|^E  ' "$OUT/tests.txt" | head -n 60; tail -n 3 "$OUT/tests.txt"; return 1; }
   tail -n 3 "$OUT/tests.txt"
 }
