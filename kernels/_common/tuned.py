@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from intrasense_fast.errors import UsageError
-from intrasense_fast.kernels._common.configs import KernelConfig
+from intrasense_fast.kernels._common.configs import SHARED_LIMIT, KernelConfig, architecture
 
 Shape = tuple[int, ...]
 _tuned: dict[str, KernelConfig] = {}
@@ -33,6 +33,11 @@ class Subject:
     shapes: tuple[Shape, ...]
     candidates: Callable[[Shape], Iterable[KernelConfig]]
     start: Callable[[Shape], Callable[[], object]]
+
+
+def shared_limit() -> int:
+    """Bytes of shared memory that a program may use on this GPU."""
+    return SHARED_LIMIT[architecture(torch.device("cuda" if torch.cuda.is_available() else "cpu"))]
 
 
 def question(function: Callable, args: tuple) -> str:

@@ -5,8 +5,8 @@ from itertools import product
 
 import torch
 
-from intrasense_fast.kernels._common.configs import SHARED_LIMIT, KernelConfig, architecture
-from intrasense_fast.kernels._common.tuned import Shape, Subject
+from intrasense_fast.kernels._common.configs import KernelConfig
+from intrasense_fast.kernels._common.tuned import Shape, Subject, shared_limit
 from intrasense_fast.kernels.channel_decoupling.configs import power_of_two
 
 # The model's strides at 512 and 256 pixels: C <= N, and N < C.
@@ -30,17 +30,13 @@ def _start(backward: bool) -> Callable[[Shape], Callable[[], object]]:
     return start
 
 
-def _limit() -> int:
-    return SHARED_LIMIT[architecture(torch.device("cuda"))]
-
-
 def _side(shape: Shape) -> int:
     return power_of_two(min(shape[1], shape[2] * shape[3]))
 
 
 def gram_tiles(shape: Shape) -> Iterable[KernelConfig]:
     for r, columns, warps, stages in product((64, 128), (32, 64, 128), (4, 8), (2, 3, 4)):
-        if r * r // (32 * warps) <= 128 and stages * 4 * r * columns < _limit() and r <= _side(shape):
+        if r * r // (32 * warps) <= 128 and stages * 4 * r * columns < shared_limit() and r <= _side(shape):
             yield KernelConfig({"BLOCK_R": r, "BLOCK_L": columns}, warps, stages)
 
 
@@ -52,7 +48,7 @@ def matrix_tiles(shape: Shape) -> Iterable[KernelConfig]:
 def apply_tiles(shape: Shape) -> Iterable[KernelConfig]:
     for r, columns, k, warps, stages in product((64, 128), (64, 128, 256), (32, 64), (4, 8), (2, 3, 4)):
         registers, shared = r * columns // (32 * warps), 2 * stages * k * (r + columns)
-        if 32 <= registers <= 128 and shared < _limit() and r <= _side(shape):
+        if 32 <= registers <= 128 and shared < shared_limit() and r <= _side(shape):
             yield KernelConfig({"BLOCK_R": r, "BLOCK_L": columns, "BLOCK_K": k}, warps, stages)
 
 

@@ -6,8 +6,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from intrasense_fast.kernels._common.configs import SHARED_LIMIT, KernelConfig, architecture
-from intrasense_fast.kernels._common.tuned import Shape, Subject
+from intrasense_fast.kernels._common.configs import KernelConfig
+from intrasense_fast.kernels._common.tuned import Shape, Subject, shared_limit
 
 # The model's strides at 256 and 512 pixels, and a single wide head.
 SHAPES = ((4, 4096, 64, 512), (4, 1024, 64, 512), (4, 256, 128, 1024), (1, 4096, 32, 256), (1, 4096, 512, 512))
@@ -53,7 +53,7 @@ def _depth(depth: int) -> dict[str, int | bool]:
 def _tiles(shape: Shape, outer: str, inner: str) -> Iterable[KernelConfig]:
     """Tiles whose accumulator (outer, C) takes 64 to 128 registers a thread, and whose shared memory may fit."""
     _, _, depth, channels = shape
-    limit = SHARED_LIMIT[architecture(torch.device("cuda"))]
+    limit = shared_limit()
     for big, small, columns, warps, stages in product((64, 128), (32, 64, 128), (64, 128, 256, 512), (4, 8), (2, 3)):
         blocks = _depth(depth)
         shared = stages * small * (columns + blocks["BLOCK_S"]) * 2 + big * blocks["BLOCK_S"] * 2
