@@ -25,7 +25,8 @@ SMALLEST_OVERLAP = 0.7
 class Duplicates:
     """What a search found: confirmed pairs, clusters of them (in natural order), and what could not be done.
 
-    `left_out` counts similar pictures of two clusters that were not compared, lest the search take hours.
+    `left_out` counts the pairs of similar pictures that were not compared, lest the search take hours, and had not been joined
+    by others until then.
     """
 
     pairs: tuple[Pair, ...] = ()
@@ -83,7 +84,7 @@ def regrouped(data: SegmentationData, found: Duplicates) -> SegmentationData:
     records = [replace(record, group=renamed.get(record.group, record.group)) for record in data.records]
     problems = list(found.problems)
     if found.left_out:
-        reason = f"{found.left_out} pairs of similar pictures were not compared: a picture is given no further one after"
+        reason = f"up to {found.left_out} pairs of similar pictures were not compared: a picture is given no further one after"
         reason += f" {MOST_FAILURES} that proved to be others, so a near-duplicate among them may stand in another group"
         problems.append(Problem("warning", str(data.root), reason))
     return data.with_records(records, [*problems, *_conflicts(data.records, found)])
