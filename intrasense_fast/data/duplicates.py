@@ -1,9 +1,6 @@
 """Near-duplicates: the same picture stored twice, resized, recompressed, brightened or cropped, perhaps in two classes.
 
-A perceptual hash proposes pairs: 143 bits of the whole picture against those of 16 windows of the other, each window less a
-sixteenth of some sides. At most 34 different bits make a candidate. The two thumbnails are then aligned by an affine map, and
-the pair is confirmed when their structure (less its local mean) correlates by at least 0.8. Confirmed pairs are joined to
-clusters, whatever their class. Mirror images do not count.
+`pairs` says how they are found. Confirmed pairs are joined to clusters, whatever their class. Mirror images do not count.
 """
 
 import hashlib
@@ -12,41 +9,30 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
-
-import cv2
-import numpy as np
 
 from intrasense_fast.data.order import natural_key
-from intrasense_fast.data.records import Problem, Record, SegmentationData, threaded
-from intrasense_fast.data.signatures import BITS, SIDE, VERSION, WINDOWS, Signature
+from intrasense_fast.data.pairs import FULLY_COMPARED, MOST_FAILURES, Pair, find_pairs
+from intrasense_fast.data.records import Problem, Record, SegmentationData
+from intrasense_fast.data.signatures import VERSION, Signature
 from intrasense_fast.files import atomic_path
 
-LARGEST_DISTANCE = 34
-SMALLEST_CORRELATION = 0.8
 SMALLEST_OVERLAP = 0.7
-
-_BLUR = 4.0
-_AT_ONCE = 1 << 25
-
-
-class Pair(NamedTuple):
-    """Two near-duplicates by name, the correlation of their structure, and the Dice overlap of their masks where both see."""
-
-    first: str
-    second: str
-    correlation: float
-    overlap: float
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What a search found: confirmed pairs, clusters of them (in natural order), and what could not be done."""
+    """What a search found: confirmed pairs, clusters of them (in natural order), and what could not be done.
+
+    `left_out` counts the pairs of similar pictures that were not compared, lest the search take hours, and had not been joined
+    by others until then.
+    """
 
     pairs: tuple[Pair, ...] = ()
     clusters: tuple[tuple[str, ...], ...] = ()
     problems: tuple[Problem, ...] = ()
+    left_out: int = 0
 
     @property
     def images(self) -> int:
@@ -61,25 +47,25 @@ def find_duplicates(records: Sequence[Record], signatures: Sequence[Signature | 
         signatures: of each record; None where it cannot be decoded.
     """
     file = cache_file(records)
-    pairs = _read(file)
-    problems: list[Problem] = []
-    if pairs is None:
-        known = [(record.name, each) for record, each in zip(records, signatures, strict=True) if each is not None]
-        pairs = find_pairs([name for name, _ in known], [each for _, each in known], progress=progress)
-        try:
-            with atomic_path(file) as temporary:
-                content = {"version": VERSION, "images": len(records), "pairs": pairs}
-                temporary.write_text(json.dumps(content, ensure_ascii=True), encoding="utf-8")
-        except OSError as error:
-            reason = f"near-duplicates are not kept for next time ({error.strerror}): set XDG_CACHE_HOME to a folder of yours"
-            problems.append(Problem("warning", str(file), reason))
-    return Duplicates(tuple(pairs), clusters_of(pairs), tuple(problems))
+    found = _read(file)
+    if found is not None:
+        return found
+    known = [(record.name, each) for record, each in zip(records, signatures, strict=True) if each is not None]
+    pairs, left_out = find_pairs([name for name, _ in known], [each for _, each in known], progress=progress)
+    found = Duplicates(tuple(pairs), clusters_of(pairs), left_out=left_out)
+    try:
+        with atomic_path(file) as temporary:
+            content = {"version": VERSION, "images": len(records), "pairs": pairs, "left_out": left_out}
+            temporary.write_text(json.dumps(content, ensure_ascii=True), encoding="utf-8")
+    except OSError as error:
+        reason = f"near-duplicates are not kept for next time ({error.strerror}): set XDG_CACHE_HOME to a folder of yours"
+        return replace(found, problems=(Problem("warning", str(file), reason),))
+    return found
 
 
 def cached_duplicates(records: Sequence[Record]) -> Duplicates | None:
     """What an earlier search of the very same files found, or None."""
-    pairs = _read(cache_file(records))
-    return None if pairs is None else Duplicates(tuple(pairs), clusters_of(pairs))
+    return _read(cache_file(records))
 
 
 def regrouped(data: SegmentationData, found: Duplicates) -> SegmentationData:
@@ -88,52 +74,20 @@ def regrouped(data: SegmentationData, found: Duplicates) -> SegmentationData:
     A group that grew is named after its first image.
     """
     group = {record.name: record.group for record in data.records}
-    pairs = [pair for pair in found.pairs if pair.first in group and pair.second in group]
-    joined = clusters_of((group[pair.first], group[pair.second]) for pair in pairs)
+    # Clusters, not pairs: of a large one not every pair is there, and a picture between two others may be missing from `data`.
+    known = ([group[name] for name in cluster if name in group] for cluster in found.clusters)
+    joined = clusters_of(pair for groups in known for pair in pairwise(groups))
     first: dict[str, str] = {}
     for record in data.records:
         first.setdefault(record.group, record.name)
     renamed = {old: first[groups[0]] for groups in joined for old in groups}
     records = [replace(record, group=renamed.get(record.group, record.group)) for record in data.records]
-    return data.with_records(records, [*found.problems, *_conflicts(data.records, found)])
-
-
-def find_pairs(names: Sequence[str], signatures: Sequence[Signature], *, progress: bool = False) -> list[Pair]:
-    """Every confirmed pair, in the order of `names`."""
-    candidates = list(_candidates([each.hashes for each in signatures]))
-
-    def confirmed(candidate: tuple[int, int, int]) -> Pair | None:
-        wide, narrow, window = candidate
-        correlation, overlap = compare(signatures[wide], signatures[narrow], window)
-        if correlation < SMALLEST_CORRELATION:
-            return None
-        first, second = sorted((wide, narrow))
-        return Pair(names[first], names[second], round(correlation, 4), round(overlap, 4))
-
-    place = {name: index for index, name in enumerate(names)}
-    pairs = [pair for pair in threaded(confirmed, candidates, "near-duplicates", progress) if pair]
-    return sorted(pairs, key=lambda pair: (place[pair.first], place[pair.second]))
-
-
-def compare(wide: Signature, narrow: Signature, window: int) -> tuple[float, float]:
-    """Align `narrow` with one of WINDOWS of `wide`: correlation of their structure, and Dice overlap of the masks there."""
-    if np.array_equal(wide.thumbnail, narrow.thumbnail):
-        return 1.0, _dice(wide.mask > 0, narrow.mask > 0)
-    top, bottom, left, right = WINDOWS[window]
-    matrix = np.array([[(right - left) / SIDE, 0, left], [0, (bottom - top) / SIDE, top]], np.float32)
-    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-4)
-    inputs = (_structure(narrow.thumbnail), _structure(wide.thumbnail))
-    try:
-        correlation, matrix = cv2.findTransformECC(*inputs, matrix, cv2.MOTION_AFFINE, criteria, None, 3)  # type: ignore[call-overload]
-    except cv2.error:
-        # Pictures without common structure do not converge.
-        return 0.0, 0.0
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    seen, mask = (
-        cv2.warpAffine(each.astype(np.float32), matrix, (SIDE, SIDE), flags=flags) >= 0.5
-        for each in (np.ones_like(wide.mask), wide.mask)
-    )
-    return float(correlation), _dice(mask & seen, (narrow.mask > 0) & seen)
+    problems = list(found.problems)
+    if found.left_out:
+        reason = f"up to {found.left_out} pairs of similar pictures were not compared: a picture is given no further one after"
+        reason += f" {MOST_FAILURES} that proved to be others, so a near-duplicate among them may stand in another group"
+        problems.append(Problem("warning", str(data.root), reason))
+    return data.with_records(records, [*problems, *_conflicts(data.records, found)])
 
 
 def clusters_of(pairs: Iterable[Sequence]) -> tuple[tuple[str, ...], ...]:
@@ -169,49 +123,14 @@ def cache_file(records: Sequence[Record]) -> Path:
     return Path(base) / "intrasense_fast" / "near-duplicates" / f"{digest.hexdigest()[:32]}.json"
 
 
-def _read(file: Path) -> list[Pair] | None:
+def _read(file: Path) -> Duplicates | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return [Pair(*pair) for pair in content["pairs"]] if content["version"] == VERSION else None
+        pairs = tuple(Pair(*pair) for pair in content["pairs"])
+        found = Duplicates(pairs, clusters_of(pairs), left_out=int(content["left_out"]))
+        return found if content["version"] == VERSION else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _candidates(hashes: Sequence[np.ndarray]) -> Iterator[tuple[int, int, int]]:
-    """(wide, narrow, window): the whole of `narrow` is close to that window of `wide`; each pair once, at its closest."""
-    if len(hashes) < 2:
-        return
-    whole = _signs(np.stack([each[0] for each in hashes]))
-    step = max(1, _AT_ONCE // (len(WINDOWS) * len(hashes)))
-    best: dict[tuple[int, int], tuple[float, int, int, int]] = {}
-    for start in range(0, len(hashes), step):
-        windows = np.stack(hashes[start : start + step])
-        agreement = _signs(windows.reshape(-1, windows.shape[-1])) @ whole.T
-        agreement = agreement.reshape(len(windows), len(WINDOWS), -1)
-        closest = agreement.max(axis=1)
-        for row, narrow in np.argwhere(closest >= BITS - 2 * LARGEST_DISTANCE):
-            wide = start + int(row)
-            if wide != narrow:
-                found = (-float(closest[row, narrow]), wide, int(narrow), int(agreement[row, :, narrow].argmax()))
-                key = (min(wide, int(narrow)), max(wide, int(narrow)))
-                best[key] = min(best.get(key, found), found)
-    for _, wide, narrow, window in (best[key] for key in sorted(best)):
-        yield wide, narrow, window
-
-
-def _signs(hashes: np.ndarray) -> np.ndarray:
-    """Bits as -1 and 1, so that a matrix product counts the equal ones: float32 (n, 143)."""
-    return np.unpackbits(hashes, axis=1, count=BITS).astype(np.float32) * 2 - 1
-
-
-def _structure(thumbnail: np.ndarray) -> np.ndarray:
-    image = thumbnail.astype(np.float32)
-    return image - cv2.GaussianBlur(image, (0, 0), _BLUR)
-
-
-def _dice(a: np.ndarray, b: np.ndarray) -> float:
-    total = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / total if total else 1.0
 
 
 def _conflicts(records: Sequence[Record], found: Duplicates) -> Iterator[Problem]:
@@ -220,7 +139,10 @@ def _conflicts(records: Sequence[Record], found: Duplicates) -> Iterator[Problem
         members = [known[name] for name in cluster if name in known]
         if len(members) > 1:
             others = ", ".join(str(record.name) for record in members[1:])
-            yield Problem("warning", str(members[0].image), f"near-duplicate of {others}: kept in one group")
+            message = f"near-duplicate of {others}: kept in one group"
+            if len(cluster) > FULLY_COMPARED:
+                message += "; so many are not compared each with each: further conflicts may be among them"
+            yield Problem("warning", str(members[0].image), message)
     for pair in found.pairs:
         if pair.first not in known or pair.second not in known:
             continue

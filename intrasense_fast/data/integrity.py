@@ -10,6 +10,7 @@ import numpy as np
 FORMATS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF"}
 
 _PNG_MODES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey+alpha", 6: "RGBA"}
+_SEQUENTIAL = (0xC0, 0xC1)
 _TIFF_TYPE_SIZE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 
 
@@ -65,6 +66,7 @@ def _jpeg_fault(data: bytes) -> str | None:
     filler = bytes(np.random.default_rng(0).integers(0, 255, 1024, dtype=np.uint8))
     at, padded_from = 2, 0
     padded = bytearray()
+    scans, kind = 0, 0
     frame: dict[int, tuple[int, int]] = {}
     size = (0, 0)
     interval = 0
@@ -84,7 +86,7 @@ def _jpeg_fault(data: bytes) -> str | None:
         if end > len(data):
             return "truncated: the JPEG ends inside a segment"
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            size = struct.unpack_from(">HH", data, at + 5)
+            kind, size = marker, struct.unpack_from(">HH", data, at + 5)
             frame = {data[p]: (data[p + 1] >> 4, data[p + 1] & 15) for p in range(at + 10, end, 3)}
         elif marker == 0xDD:
             (interval,) = struct.unpack_from(">H", data, at + 4)
@@ -96,10 +98,14 @@ def _jpeg_fault(data: bytes) -> str | None:
                 return f"truncated: {restarts} of {expected} restart markers of the JPEG scan are there"
             padded += data[padded_from:end] + filler
             padded_from = end
+            scans += 1
         at = end
     if not padded:
         return "corrupt: the JPEG holds no scan"
-    padded += data[padded_from:]
+    # On its way from the filler to a marker the decoder prints "Corrupt JPEG data" to the terminal. Where the only scan holds
+    # the picture it needs no marker.
+    if scans > 1 or kind not in _SEQUENTIAL:
+        padded += data[padded_from:]
     whole, tested = (cv2.imdecode(np.frombuffer(each, np.uint8), cv2.IMREAD_UNCHANGED) for each in (data, padded))
     if whole is None:
         return "corrupt: the JPEG cannot be decoded"

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-# Part of the name of every cached result: a change of anything below makes new ones.
-VERSION = 1
+# Part of the name of every cached result: a change of anything below, or in `pairs`, makes new ones.
+VERSION = 2
 
 SIDE = 64
 BITS = 143

@@ -198,7 +198,9 @@ def _train_fold(
 
 
 def _show_of_fold(number: int, text: str) -> None:
-    show(f"fold {number}: {text}")
+    # An empty line stays above the fold's number, not between it and the text.
+    message = text.lstrip("\n")
+    show(text[: -len(message)] + f"fold {number}: {message}")
 
 
 def _network(config: TrainConfig) -> IntraSenseNet:

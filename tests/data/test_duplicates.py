@@ -12,6 +12,7 @@ import pytest
 
 from intrasense_fast.data import duplicates as module
 from intrasense_fast.data import open_dataset, read_dataset
+from intrasense_fast.data import pairs as pairs_module
 from intrasense_fast.data.duplicates import Duplicates, Pair, clusters_of, find_duplicates, find_pairs, regrouped
 from intrasense_fast.data.fake import VARIANTS, Picture, variant
 from intrasense_fast.data.phantom import phantom, to_bytes
@@ -46,7 +47,7 @@ def test_recall_and_precision_on_synthetic_pairs(seed: int, record_property: Cal
             names.append(f"{i} again")
             signatures.append(sign(variant(picture, rng, *ways[i % len(ways)])))
             truth.add((f"{i}", f"{i} again"))
-    found = {(pair.first, pair.second) for pair in find_pairs(names, signatures)}
+    found = {(pair.first, pair.second) for pair in find_pairs(names, signatures)[0]}
     recall, precision = len(found & truth) / len(truth), len(found & truth) / max(len(found), 1)
     record_property("recall", recall)
     record_property("precision", precision)
@@ -58,7 +59,7 @@ def test_recall_and_precision_on_synthetic_pairs(seed: int, record_property: Cal
 def test_mirror_images_are_other_pictures(seed: int) -> None:
     pictures = drawn(seed, 12)
     mirrored = [Picture(image[:, ::-1].copy(), mask[:, ::-1].copy()) for image, mask in pictures]
-    assert not find_pairs([f"{i}" for i in range(24)], [sign(each) for each in (*pictures, *mirrored)])
+    assert find_pairs([f"{i}" for i in range(24)], [sign(each) for each in (*pictures, *mirrored)]) == ([], 0)
 
 
 def test_masks_are_compared_where_both_pictures_show_them(seed: int) -> None:
@@ -68,19 +69,102 @@ def test_masks_are_compared_where_both_pictures_show_them(seed: int) -> None:
     lesion[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3] = 255
     other[height // 3 : 2 * height // 3, : width // 3] = 255
     cut = Picture(image[: -height // 20, width // 20 :].copy(), lesion[: -height // 20, width // 20 :].copy())
-    same, different = (find_pairs(["a", "b"], [sign(Picture(image, mask)), sign(cut)]) for mask in (lesion, other))
+    same, different = (find_pairs(["a", "b"], [sign(Picture(image, mask)), sign(cut)])[0] for mask in (lesion, other))
     assert same[0].overlap > 0.85 and different[0].overlap < 0.1
     none = np.zeros_like(image)
-    (pair,) = find_pairs(["a", "b"], [sign(Picture(image, none)), sign(Picture(image, none))])
+    ((pair,), _) = find_pairs(["a", "b"], [sign(Picture(image, none)), sign(Picture(image, none))])
     assert pair == Pair("a", "b", 1.0, 1.0)
 
 
 def test_pictures_without_structure(seed: int) -> None:
     flat, dark = np.full((50, 60), 80, np.uint8), np.zeros((64, 64), np.uint8)
     noise = np.random.default_rng(seed).integers(0, 255, (3, 64, 64), np.uint8)
-    pairs = find_pairs(list("abcde"), [sign(Picture(each, dark)) for each in (flat, dark, *noise)])
+    pairs, _ = find_pairs(list("abcde"), [sign(Picture(each, dark)) for each in (flat, dark, *noise)])
     assert all({pair.first, pair.second} == {"a", "b"} for pair in pairs), "two flat pictures may pass as one, noise may not"
-    assert find_pairs([], []) == [] and find_pairs(["a"], [sign(Picture(dark, dark))]) == []
+    assert find_pairs([], []) == find_pairs(["a"], [sign(Picture(dark, dark))]) == ([], 0)
+
+
+def mixes(seed: int, count: int) -> list[Signature]:
+    """Of two of a few phantoms each: many are nearly the same, and many others only alike."""
+    rng = np.random.default_rng(seed)
+    images = [phantom((seed, i), 64)[0] for i in range(8)]
+    found = []
+    for _ in range(count):
+        first, second = rng.choice(len(images), 2, replace=False)
+        share = np.float32(rng.uniform(0.5, 1))
+        found.append(signature(images[first] * share + images[second] * (1 - share), np.zeros((64, 64), np.uint8)))
+    return found
+
+
+def every_candidate(signatures: list[Signature]) -> dict[tuple[str, str], float]:
+    """Correlation of each pair of which a window of one has at most LARGEST_DISTANCE other bits than the whole of the other."""
+    bits = [np.unpackbits(each.hashes, axis=1) for each in signatures]
+    found = {}
+    for first, second in itertools.combinations(range(len(bits)), 2):
+        both = ((first, second), (second, first))
+        ways = [((bits[w] != bits[n][0]).sum(axis=1), w, n) for w, n in both]
+        distance, wide, narrow = min(ways, key=lambda way: way[0].min())
+        if distance.min() <= pairs_module.LARGEST_DISTANCE:
+            correlation, _ = pairs_module.compare(signatures[wide], signatures[narrow], int(distance.argmin()))
+            found[f"{first}", f"{second}"] = correlation
+    return found
+
+
+def test_a_search_with_fewer_alignments_finds_the_same_clusters(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    signatures = mixes(seed, 60)
+    names = [f"{i}" for i in range(len(signatures))]
+    correlations = every_candidate(signatures)
+    confirmed = [pair for pair, correlation in correlations.items() if correlation >= pairs_module.SMALLEST_CORRELATION]
+    monkeypatch.setattr(pairs_module, "_TILE", 16)
+    monkeypatch.setattr(pairs_module, "_ALIGNED_AT_ONCE", 4)
+    for fully, same in ((len(names), True), (3, False)):
+        monkeypatch.setattr(pairs_module, "FULLY_COMPARED", fully)
+        found, left_out = find_pairs(names, signatures)
+        listed = [(pair.first, pair.second) for pair in found]
+        assert left_out == 0 and clusters_of(listed) == clusters_of(confirmed)
+        assert (sorted(listed) == sorted(confirmed)) == same and set(listed) <= set(confirmed)
+        for pair in found:
+            assert pair.correlation == pytest.approx(correlations[pair.first, pair.second], abs=1e-3)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_alignments_grow_with_the_pictures_not_their_square(same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 600
+    aligned = []
+
+    def compare(wide: Signature, narrow: Signature, window: int) -> tuple[float, float]:
+        aligned.append(window)
+        return (0.9 if same else 0.7), 1.0
+
+    monkeypatch.setattr(pairs_module, "compare", compare)
+    alike = sign(drawn(0, 2)[1])
+    found, left_out = find_pairs([f"{i}" for i in range(count)], [alike] * count)
+    if same:
+        assert len(aligned) < 2 * count and left_out == 0 and len(clusters_of(found)[0]) == count
+    else:
+        most = pairs_module.MOST_FAILURES + pairs_module._ALIGNED_AT_ONCE
+        assert not found and len(aligned) < most * count and left_out == count * (count - 1) // 2 - len(aligned)
+
+
+def test_what_was_left_out_is_said_and_remembered(trees: Trees, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, _ = trees("generic", False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "find_pairs", lambda *_, **__: ([], 7))
+    for _ in range(2):
+        (problem,) = open_dataset(root).problems
+        assert problem.level == "warning" and problem.file == str(root)
+        assert problem.message.startswith("up to 7 pairs of similar pictures were not compared: ")
+        monkeypatch.setattr(module, "find_pairs", None)
+
+
+def test_large_clusters_say_that_not_every_pair_was_compared() -> None:
+    data = data_of({f"{i}_1": f"{i}" for i in range(9)})
+    star = tuple(Pair("0_1", f"{i}_1", 0.9, 1.0) for i in range(1, 9))
+    (large,) = regrouped(data, Duplicates(star, clusters_of(star))).problems
+    (small,) = regrouped(data, Duplicates(star[:-1], clusters_of(star[:-1]))).problems
+    assert "not compared each with each" in large.message and small.message.endswith("kept in one group")
+    without = data.subset(range(1, 9))
+    assert {record.group for record in regrouped(without, Duplicates(star, clusters_of(star))).records} == {"1_1"}
 
 
 def test_clusters_against_a_plain_search(seed: int) -> None:
@@ -131,7 +215,7 @@ def test_a_search_is_remembered_until_a_file_changes(trees: Trees, tmp_path: Pat
     searched = []
     original = find_pairs
 
-    def counted(*arguments: object, **options: object) -> list[Pair]:
+    def counted(*arguments: object, **options: object) -> tuple[list[Pair], int]:
         searched.append(1)
         return original(*arguments, **options)  # type: ignore[arg-type]
 

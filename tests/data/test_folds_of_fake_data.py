@@ -64,15 +64,20 @@ def test_subsets_print_their_n(
     assert f"n = {count} images, subset {subset}, layout busi" in capsys.readouterr().out
 
 
-def test_one_fold_of_busi_without_a_flag_about_data(trees: Trees, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root, _ = trees("busi", False)
+@pytest.mark.parametrize(("layout", "count"), [("busi", 30), ("dataset-b", 30), ("ddti", 29)])
+def test_one_fold_without_a_flag_about_data(
+    layout: str, count: int, trees: Trees, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = trees(layout, False)
     run = tmp_path / "run"
     assert main(["train", "--data", str(root), "--out", str(run), "--fold", "2", *SMALL]) == 0
-    shown = capsys.readouterr().out
-    assert "1 of 5 folds are trained" in shown and "test images of 30 (subset all)" in shown
+    shown = capfd.readouterr()
+    assert "1 of 5 folds are trained" in shown.out and f"test images of {count} (subset all)" in shown.out
+    assert "fold 2: config.json, " in shown.out and "Corrupt JPEG" not in shown.err
     splits = Splits.load(run / "splits.json")
     assert {row["name"] for row in rows(run / "per_image.csv")} == set(splits.folds[2].test)
     assert [folder.name for folder in run.glob("fold-*")] == ["fold-2"]
+    assert len(rows(run / "fold-2" / "metrics.csv")) == 1 and (run / "fold-2" / "best" / "model.safetensors").exists()
 
 
 def test_a_stop_within_a_fold_names_the_whole_run(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from intrasense_fast.data import DataError, ImageError, open_dataset, read_dataset, read_image, read_mask
+from intrasense_fast.data.integrity import fault
 from intrasense_fast.data.layouts.ddti import OutlineError, parse_outlines
 
 Trees = Callable[[str, bool], tuple[Path, list]]
@@ -143,6 +144,16 @@ def test_a_file_cut_anywhere_is_refused(suffix: str, tmp_path: Path, seed: int) 
         path.write_bytes(content[:cut])
         with pytest.raises(ImageError, match=r"truncated|corrupt|not a PNG|cannot be decoded"):
             read_image(path)
+
+
+def test_a_large_jpeg_is_checked_without_a_word_from_the_decoder(seed: int, capfd: pytest.CaptureFixture[str]) -> None:
+    image = cv2.GaussianBlur(np.random.default_rng(seed).integers(0, 256, (300, 400, 3), np.uint8), (0, 0), 1)
+    for pixels, options in ((image, ()), (image[..., 0], ()), (image, (cv2.IMWRITE_JPEG_RST_INTERVAL, 5))):
+        content = cv2.imencode(".jpg", pixels, options)[1].tobytes()
+        assert fault(content) is None and fault(content + b"words behind the end") is None
+        assert capfd.readouterr().err == ""
+        assert "truncated" in str(fault(content[: len(content) // 4] + b"\xff\xd9"))
+        capfd.readouterr()
 
 
 def test_other_oddities_have_an_outcome(tmp_path: Path) -> None:
