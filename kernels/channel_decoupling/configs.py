@@ -89,6 +89,32 @@ def weight_gradient_config(rank: int, precision: str) -> KernelConfig:
     return KernelConfig({"BLOCK_R": min(64, side), "BLOCK_L": 64, "BLOCK_K": min(block_k, side)}, 8, stages)
 
 
-def matrix_config(precision: str) -> KernelConfig:
+def _product(rank: int, precision: str, stages: int) -> tuple[int, int, int]:
+    """(inner size a step, warps, stages): four warps of a tile wait for each other least, but spill where loads are narrow."""
+    if precision == "ieee":
+        return 16, 8, 1
+    return (32, 4, stages) if rank % 16 == 0 else (32, 8, 1)
+
+
+def matrix_config(rank: int, precision: str) -> KernelConfig:
     """Tiles of the R x R products: BLOCK x BLOCK, BLOCK_K a step."""
-    return KernelConfig({"BLOCK": BLOCK, "BLOCK_K": 16 if precision == "ieee" else 32}, 8, 1)
+    block_k, warps, stages = _product(rank, precision, 3)
+    return KernelConfig({"BLOCK": BLOCK, "BLOCK_K": block_k}, warps, stages)
+
+
+def small_config(rank: int) -> KernelConfig:
+    """invert_small: one program a matrix, SIZE x SIZE at most."""
+    size = power_of_two(rank)
+    return KernelConfig({"SIZE": size}, 8 if size == SMALL else 4, 1)
+
+
+def panel_config(precision: str, architecture: str) -> KernelConfig:
+    """invert_panel: SIZE rows and columns a block, BLOCK_K a step of its products."""
+    narrow = precision == "ieee" or architecture.startswith("sm_8")
+    return KernelConfig({"SIZE": BLOCK, "BLOCK_K": 16 if narrow else 32}, 8, 1)
+
+
+def update_config(rank: int, precision: str) -> KernelConfig:
+    """invert_update, on the blocks of invert_panel."""
+    block_k, warps, stages = _product(rank, precision, 2)
+    return KernelConfig({"SIZE": BLOCK, "BLOCK_K": block_k}, warps, stages)

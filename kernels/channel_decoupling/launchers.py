@@ -82,20 +82,23 @@ def inverse(matrix: Tensor) -> Tensor:
         return torch.cholesky_inverse(factor).masked_fill((info != 0)[:, None, None], torch.nan)
     out = torch.empty_like(matrix)
     if rank <= configs.SMALL:
-        size = configs.power_of_two(rank)
-        launch(invert_small, (batch,), matrix, out, rank, SIZE=size, COMPUTE=compute, num_warps=4, num_stages=1)
+        config = configs.small_config(rank)
+        scratch = matrix.new_empty(batch, 2, 8, config.blocks["SIZE"])
+        launch(invert_small, (batch,), matrix, out, scratch, rank, COMPUTE=compute, **config.options())
         return out
-    size = configs.BLOCK
+    panel_config = configs.panel_config(precision, architecture(matrix.device))
+    update_config = configs.update_config(rank, precision)
+    size = panel_config.blocks["SIZE"]
     blocks = cdiv(rank, size)
     panel, scratch = matrix.new_empty(batch, rank, size), matrix.new_empty(batch, blocks, 2, size, size)
-    options = dict(SIZE=size, BLOCK_K=configs.matrix_config(precision).blocks["BLOCK_K"], PRECISION=precision, COMPUTE=compute)
     for step in range(blocks):
         launch(
-            invert_panel, (blocks * batch,), matrix, panel, scratch, rank, step, blocks, **options, num_warps=8, num_stages=1
+            invert_panel, (blocks * batch,), matrix, panel, scratch, rank, step, blocks,
+            PRECISION=precision, COMPUTE=compute, **panel_config.options(),
         )  # fmt: skip
         launch(
             invert_update, (blocks * blocks * batch,), matrix, panel, out, rank, step, blocks,
-            **options, num_warps=8, num_stages=1,
+            PRECISION=precision, COMPUTE=compute, **update_config.options(),
         )  # fmt: skip
         matrix, out = out, matrix
     return matrix

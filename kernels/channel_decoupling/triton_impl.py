@@ -91,11 +91,13 @@ def forward(
     )  # fmt: skip
     matrix = inverse(shifted)
 
+    config = configs.matrix_config(rank, exact)
+    blocks = cdiv(rank, config.blocks["BLOCK"])
     terms = features.new_empty(batch, 4, blocks * blocks, dtype=dtype)
     shared = features.new_empty(batch, rank, rank)
     launch(
         decoupling_terms, (blocks * blocks * batch,), matrix, gh, kept, shared, terms, rank, blocks, ridge,
-        PRECISION=exact, COMPUTE=compute, **configs.matrix_config(exact).options(),
+        PRECISION=exact, COMPUTE=compute, **config.options(),
     )  # fmt: skip
     with_rowsum = decoupled and not tall
     rows = cdiv(rank, 32) if with_rowsum else 1
@@ -228,17 +230,19 @@ def backward(
     short = matvec(matrix, square, ds[:, None], rank) if tall and decoupled else extra if decoupled else ds
 
     bar, product, gradient = (torch.empty_like(matrix) for _ in range(3))
-    inner, largest = (matrix.new_empty(batch, blocks * blocks) for _ in range(2))
-    options = dict(PRECISION=exact, COMPUTE=compute, **configs.matrix_config(exact).options())
-    grid = (blocks * blocks * batch,)
+    config = configs.matrix_config(rank, exact)
+    side = cdiv(rank, config.blocks["BLOCK"])
+    inner, largest = (matrix.new_empty(batch, side * side) for _ in range(2))
+    options = dict(PRECISION=exact, COMPUTE=compute, **config.options())
+    grid = (side * side * batch,)
     launch(
         decoupling_matrix_gradient, grid,
         kept, matrix, symmetric, grad_gap.contiguous(), grad_distance.contiguous(), scalars[1], ds, extra if decoupled else ds,
-        bar, inner, rank, blocks, ridge, WITH_SQUEEZE=tall and decoupled, **options,
+        bar, inner, rank, side, ridge, WITH_SQUEEZE=tall and decoupled, **options,
     )  # fmt: skip
-    launch(decoupling_product, grid, bar, matrix, product, rank, blocks, **options)
+    launch(decoupling_product, grid, bar, matrix, product, rank, side, **options)
     launch(
-        decoupling_gram_gradient, grid, matrix, product, inner, scalars[0], gradient, largest, rank, blocks, ridge,
+        decoupling_gram_gradient, grid, matrix, product, inner, scalars[0], gradient, largest, rank, side, ridge,
         BLOCK_T=128, **options,
     )  # fmt: skip
     split = features.dtype.itemsize == 2
@@ -246,7 +250,8 @@ def backward(
     low = features.new_empty(batch, rank, rank) if split else high
     unit = matrix.new_empty(batch)
     launch(
-        decoupling_operands, grid, matrix, weight, gradient, largest, shared, high, low, unit, rank, blocks * blocks, blocks,
+        decoupling_operands, (blocks * blocks * batch,),
+        matrix, weight, gradient, largest, shared, high, low, unit, rank, side * side, blocks,
         TALL=tall, SPLIT=split, BLOCK=configs.BLOCK, BLOCK_T=128, COMPUTE=compute, num_warps=8, num_stages=1,
     )  # fmt: skip
 
