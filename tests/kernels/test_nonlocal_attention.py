@@ -115,6 +115,21 @@ def test_many_splits_sum_to_the_same(device, rng, monkeypatch):
     compare(inputs, rng)
 
 
+@pytest.mark.parametrize(
+    "depth, channels, dtype", [(8, 64, torch.float16), (32, 256, torch.bfloat16), (48, 448, torch.bfloat16)]
+)
+def test_resident_values_of_the_table_in_uneven_splits(depth, channels, dtype, device, rng, monkeypatch):
+    """Each program adds several tiles of keys into its dQ, over tiles of queries that do not end with N."""
+    monkeypatch.setattr(triton_impl, "PROGRAMS", 4)
+    blocks = configs.score_gradient_config(depth, channels, dtype, "sm_90", "ieee").blocks
+    row_tiles, key_tiles = -(-300 // blocks["BLOCK_M"]), -(-300 // blocks["BLOCK_N"])
+    assert blocks["BLOCK_V"] >= channels and triton_impl.splits(1, row_tiles, key_tiles)[:3] == (2, 2, 2)
+    inputs = tensors(1, 300, depth, channels, dtype, rng, device, key=2.0)
+    assert triton_impl.aligned(channels, *inputs)
+    with assume("sm_90"):
+        compare(inputs, rng)
+
+
 @pytest.mark.parametrize("batch", (1, 2, 4, 16, 512))
 @pytest.mark.parametrize("row_tiles, key_tiles", [(1, 1), (2, 1), (7, 5), (64, 32), (1024, 512), (10**6, 10**6)])
 def test_splits_cover_everything_and_stay_bounded(batch, row_tiles, key_tiles):
