@@ -156,14 +156,18 @@ def test_workspace_is_bounded_whatever_n(monkeypatch, device):
     assert total <= 4 * 32 * positions * depth + 2 * positions * channels + 4 * positions
 
 
-@pytest.mark.parametrize("depth, channels, dtype", [(4, 6, torch.float32), (8, 64, torch.bfloat16)])
+@pytest.mark.parametrize(
+    "architecture, depth, channels, dtype",
+    [("sm_90", 4, 6, torch.float32), ("sm_90", 8, 64, torch.bfloat16), ("sm_80", 8, 64, torch.bfloat16)],
+)
 @pytest.mark.parametrize("sign", (-1.0, 1.0))
-def test_scores_far_from_zero(sign, depth, channels, dtype, device, rng):
+def test_scores_far_from_zero(sign, architecture, depth, channels, dtype, device, rng):
     """2^(0 - lse) overflows for keys past the end when every score is very negative; very positive ones must not either."""
     q, k, v, x = tensors(1, 37, depth, channels, dtype, rng, device)
     q[..., 0], k[..., 0] = sign * 20, 20
     # Exponents near 288 have a spacing of 3e-5, which the forward passes on.
-    compare((q, k, v, x), rng, forward=budget.BACKWARD)
+    with assume(architecture):
+        compare((q, k, v, x), rng, forward=budget.BACKWARD)
 
 
 def test_a_score_of_minus_infinity_is_a_masked_key(device, rng):
