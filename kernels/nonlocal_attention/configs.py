@@ -51,9 +51,9 @@ SCORE_GRADIENT = {
     "sm_90": (
         (16, 64, 128, 64, None, 8, 2),
         (32, 64, 128, 64, None, 8, 3),
-        (64, 64, 128, 64, 32, 8, 2),
-        (128, 64, 128, 64, 64, 8, 2),
-        (None, 64, 64, 64, 64, 8, 1),
+        (64, 64, 128, 64, 32, 8, 3),
+        (128, 64, 128, 64, 64, 8, 3),
+        (None, 64, 64, 64, 64, 8, 3),
     ),
     "sm_80": (
         (16, 64, 64, 64, None, 4, 2),
@@ -62,6 +62,14 @@ SCORE_GRADIENT = {
         (None, 64, 64, 64, 64, 8, 2),
     ),
     "gfx942": ((None, 32, 32, 32, 32, 4, 1),),
+}
+# Where whole value rows fit shared memory beside two tiles of dO: (widest C, deepest BLOCK_D, BLOCK_M, BLOCK_N, warps, stages)
+SCORE_GRADIENT_RESIDENT = {
+    "sm_90": (
+        (128, 16, 64, 128, 8, 3),
+        (256, 32, 64, 128, 8, 2),
+        (512, 64, 32, 128, 8, 2),
+    ),
 }
 ALIAS = {"sm_86": "sm_80", "sm_100": "sm_90"}
 
@@ -94,6 +102,18 @@ def _plain(depth: int, channels: int, dtype: torch.dtype, precision: str, aligne
     inner = _inner(dtype, precision, aligned)
     widest = 128 if aligned or dtype.itemsize == 2 else 64
     return min(widest, _power_of_two(channels)), _depth_blocks(depth, inner, dtype.itemsize, inner)
+
+
+def _resident(depth: int, channels: int, architecture: str) -> tuple[int, int, int, int, int] | None:
+    """(BLOCK_M, BLOCK_N, BLOCK_V, warps, stages) where whole rows of values pad by at most a third and fit."""
+    block_d, block_v = _power_of_two(depth), _power_of_two(channels, 64)
+    if block_d > 16 and depth % 16:
+        # Partial sums of such rows are stored element by element and spill.
+        return None
+    for widest, deepest, block_m, block_n, warps, stages in SCORE_GRADIENT_RESIDENT.get(architecture, ()):
+        if channels <= widest and block_d <= deepest and 3 * block_v <= 4 * channels:
+            return block_m, block_n, block_v, warps, stages
+    return None
 
 
 def forward_config(
@@ -130,15 +150,19 @@ def value_gradient_config(
 def score_gradient_config(
     depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str, aligned: bool = True
 ) -> KernelConfig:
-    """Tiles of attention_score_gradient, or of its wide form where they hold BLOCK_S instead of BLOCK_D."""
+    """Tiles of attention_score_gradient, of its wide form where they hold BLOCK_S, of its resident form where BLOCK_V."""
     block_d = _power_of_two(depth)
+    if dtype.itemsize == 2 and aligned and (resident := _resident(depth, channels, architecture)):
+        block_m, block_n, block_v, warps, stages = resident
+        blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_V": block_v, "BLOCK_D": block_d}
+        return KernelConfig(blocks | {"EVEN_C": block_v == channels, "EVEN_D": block_d == depth}, warps, stages)
     if dtype.itemsize >= 4 or not aligned:
         wide = _inner(dtype, precision, aligned)
         ieee = dtype.itemsize >= 4 and precision == "ieee"
         block_m, block_n, block_k, warps, stages = (32, 64, 32, 8, 1) if ieee else (32, 32, wide, 4, 1)
     else:
         block_m, block_n, block_k, wide, warps, stages = _row(SCORE_GRADIENT, architecture, block_d)
-    blocks: dict[str, int] = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "EVEN_C": channels % block_k == 0}
+    blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "EVEN_C": channels % block_k == 0}
     if wide is None:
         blocks |= {"BLOCK_D": block_d, "EVEN_D": block_d == depth}
     else:

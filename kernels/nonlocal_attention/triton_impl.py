@@ -20,6 +20,7 @@ from intrasense_fast.kernels.nonlocal_attention.backward import (
     attention_value_gradient,
 )
 from intrasense_fast.kernels.nonlocal_attention.forward import attention_forward, merge_statistics
+from intrasense_fast.kernels.nonlocal_attention.resident import attention_score_gradient_resident
 
 # Programs the score gradient aims at: two a multiprocessor of the largest GPUs.
 PROGRAMS = 256
@@ -164,8 +165,13 @@ def score_gradient(
     key_splits, tiles, query_splits, row_tiles = splits(batch, cdiv(positions, block_m), cdiv(positions, block_n))
     dq_parts = lse.new_empty(batch, key_splits, positions, depth)
     dk_parts = lse.new_empty(batch, query_splits, positions, depth)
+    kernel = attention_score_gradient
+    if "BLOCK_V" in config.blocks:
+        kernel = attention_score_gradient_resident
+    elif "BLOCK_S" in config.blocks:
+        kernel = attention_score_gradient_wide
     launch(
-        attention_score_gradient_wide if "BLOCK_S" in config.blocks else attention_score_gradient,
+        kernel,
         (key_splits * query_splits * batch,),
         query, key, value, grad_attended, lse, delta, dq_parts, dk_parts, *_strides(query, key, value),
         positions, depth, channels, key_splits, query_splits, tiles, row_tiles * block_m, math.log2(math.e) / math.sqrt(depth),

@@ -1,6 +1,6 @@
 """Faults planted in nonlocal_attention (see mutants.py): at least one a kernel."""
 
-FORWARD, BACKWARD, LAUNCHERS = "forward.py", "backward.py", "triton_impl.py"
+FORWARD, BACKWARD, RESIDENT, LAUNCHERS = "forward.py", "backward.py", "resident.py", "triton_impl.py"
 TESTS = [
     "tests/kernels/test_nonlocal_attention.py",
     "tests/contract/test_contract.py",
@@ -127,6 +127,25 @@ MUTANTS = [
         "before = tl.load(part, mask=mask & (offset > 0), other=0.0)",
         "before = tl.load(part, mask=mask, other=0.0)",
     ),
+    (
+        "resident score gradient: keys past the end overflow",
+        RESIDENT,
+        'p = tl.exp2(tl.where(key_in[:, None], s * scale_log2, float("-inf")) - lse[None, :])',
+        "p = tl.exp2(s * scale_log2 - lse[None, :])",
+    ),
+    (
+        "resident score gradient: partial dQ of the first tile not masked",
+        RESIDENT,
+        "before = tl.load(dq_at, mask=dq_mask & (step > 0), other=0.0)",
+        "before = tl.load(dq_at, mask=dq_mask, other=0.0)",
+    ),
+    (
+        "resident score gradient: left half of the values twice",
+        RESIDENT,
+        "v_right = tl.load(v_tile + HALF + v_offsets",
+        "v_right = tl.load(v_tile + v_offsets",
+    ),
+    ("resident score gradient: Delta not advanced", RESIDENT, "                delta_tile += BLOCK_M\n", ""),
     ("reduce: last query split left out", BACKWARD, "for _ in range(1, query_splits):", "for _ in range(2, query_splits):"),
     (
         "reduce: dK not scaled",

@@ -115,6 +115,21 @@ def test_many_splits_sum_to_the_same(device, rng, monkeypatch):
     compare(inputs, rng)
 
 
+@pytest.mark.parametrize(
+    "depth, channels, dtype", [(8, 64, torch.float16), (32, 256, torch.bfloat16), (48, 448, torch.bfloat16)]
+)
+def test_resident_values_of_the_table_in_uneven_splits(depth, channels, dtype, device, rng, monkeypatch):
+    """Each program adds several tiles of keys into its dQ, over tiles of queries that do not end with N."""
+    monkeypatch.setattr(triton_impl, "PROGRAMS", 4)
+    blocks = configs.score_gradient_config(depth, channels, dtype, "sm_90", "ieee").blocks
+    row_tiles, key_tiles = -(-300 // blocks["BLOCK_M"]), -(-300 // blocks["BLOCK_N"])
+    assert blocks["BLOCK_V"] >= channels and triton_impl.splits(1, row_tiles, key_tiles)[:3] == (2, 2, 2)
+    inputs = tensors(1, 300, depth, channels, dtype, rng, device, key=2.0)
+    assert triton_impl.aligned(channels, *inputs)
+    with assume("sm_90"):
+        compare(inputs, rng)
+
+
 @pytest.mark.parametrize("batch", (1, 2, 4, 16, 512))
 @pytest.mark.parametrize("row_tiles, key_tiles", [(1, 1), (2, 1), (7, 5), (64, 32), (1024, 512), (10**6, 10**6)])
 def test_splits_cover_everything_and_stay_bounded(batch, row_tiles, key_tiles):
@@ -141,14 +156,18 @@ def test_workspace_is_bounded_whatever_n(monkeypatch, device):
     assert total <= 4 * 32 * positions * depth + 2 * positions * channels + 4 * positions
 
 
-@pytest.mark.parametrize("depth, channels, dtype", [(4, 6, torch.float32), (8, 64, torch.bfloat16)])
+@pytest.mark.parametrize(
+    "architecture, depth, channels, dtype",
+    [("sm_90", 4, 6, torch.float32), ("sm_90", 8, 64, torch.bfloat16), ("sm_80", 8, 64, torch.bfloat16)],
+)
 @pytest.mark.parametrize("sign", (-1.0, 1.0))
-def test_scores_far_from_zero(sign, depth, channels, dtype, device, rng):
+def test_scores_far_from_zero(sign, architecture, depth, channels, dtype, device, rng):
     """2^(0 - lse) overflows for keys past the end when every score is very negative; very positive ones must not either."""
     q, k, v, x = tensors(1, 37, depth, channels, dtype, rng, device)
     q[..., 0], k[..., 0] = sign * 20, 20
     # Exponents near 288 have a spacing of 3e-5, which the forward passes on.
-    compare((q, k, v, x), rng, forward=budget.BACKWARD)
+    with assume(architecture):
+        compare((q, k, v, x), rng, forward=budget.BACKWARD)
 
 
 def test_a_score_of_minus_infinity_is_a_masked_key(device, rng):
