@@ -30,6 +30,12 @@ def entropy_config(channels: int) -> KernelConfig:
     return KernelConfig({"BLOCK_P": positions, "BLOCK_C": block, "EVEN_C": even}, 4, 1)
 
 
+def gate_config(taps: int) -> KernelConfig:
+    """Tiles of gate_gradient: up to 64 taps of a statistic by 64 positions, 16 elements a thread: latency is what it costs."""
+    rows = min(64, 1 << (taps - 1).bit_length())
+    return KernelConfig({"BLOCK": 64, "TAPS": rows}, 8, 1)
+
+
 def _whitening(channels: int, dtype: torch.dtype, rows: int) -> KernelConfig:
     """A row of a tile is one 16-byte access a thread of 4 warps; padded channels take more registers, so half of it."""
     block = _channels(channels, 128 // dtype.itemsize)

@@ -23,6 +23,7 @@ from intrasense_fast.kernels.entropy_whitening.configs import (
     PARTIALS,
     WIDEST_RECOMPUTED,
     entropy_config,
+    gate_config,
     gather_config,
     whiten_config,
 )
@@ -210,17 +211,24 @@ def _through_gate(
     """Gradients of the statistics, the weight and the bias from the gate's, into `found`."""
     batch, height, width = gate.shape
     plane, chunks = height * width, partial.shape[1]
-    blocks, taps = cdiv(plane, MAP_BLOCK), weight.numel()
+    blocks, taps, side = cdiv(plane, MAP_BLOCK), weight.numel(), weight.shape[-1]
+    config = gate_config(side * side)
+    shares = cdiv(plane, config.blocks["BLOCK"])
     d_mean, d_top, d_weight, d_bias = found
-    d_logit, part = torch.empty_like(gate), gate.new_empty(taps + 1, blocks * batch)
-    options: dict[str, Any] = {"BLOCK": MAP_BLOCK, "COMPUTE": compute, "num_warps": 4, "num_stages": 1}
-    launch(gates.gate_logit_gradient, (blocks * batch,), gate, partial, d_logit, plane, blocks, chunks, **options)
+    d_logit, part = torch.empty_like(gate), gate.new_empty(taps + 1, shares * batch)
     launch(
-        gates.gate_gradient, (blocks * batch,),
-        d_logit, mean, top, weight, d_mean, d_top, part, height, width, plane, blocks, blocks * batch,
-        R=weight.shape[-1] // 2, **options,
+        gates.gate_logit_gradient, (blocks * batch,), gate, partial, d_logit, plane, blocks, chunks,
+        BLOCK=MAP_BLOCK, COMPUTE=compute, num_warps=4, num_stages=1,
     )  # fmt: skip
-    launch(gates.gate_weight_gradient, (taps + 1,), part, d_weight, d_bias, blocks * batch, taps, **options)
+    launch(
+        gates.gate_gradient, (shares * batch,),
+        d_logit, mean, top, weight, d_mean, d_top, part, height, width, plane, shares, shares * batch,
+        R=side // 2, COMPUTE=compute, **config.options(),
+    )  # fmt: skip
+    launch(
+        gates.gate_weight_gradient, (taps + 1,), part, d_weight, d_bias, shares * batch, taps,
+        BLOCK=4 * PARTIALS, COMPUTE=compute, num_warps=4, num_stages=1,
+    )  # fmt: skip
 
 
 def _gradients(
