@@ -4,7 +4,6 @@ The kernels read maps as rows of channels: a channels_last map is used where it 
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,9 +49,17 @@ def _radius(window: int, height: int, width: int) -> int:
     return min(window // 2, max(height, width) - 1)
 
 
+def _logit(threshold: float) -> float:
+    """What a score's argument must stay below for the score, its sigmoid, to stay below the threshold."""
+    if threshold <= 0 or threshold >= 1:
+        return -math.inf if threshold <= 0 else math.inf
+    return math.log(threshold) - math.log1p(-threshold)
+
+
 def _tiles(config: KernelConfig, channels: int, height: int, width: int) -> tuple[int, int, int]:
     """How many tiles lie across a map, how many there are, and how many chunks of channels."""
-    across = cdiv(width, config.blocks["TILE_W"])
+    blocks = config.blocks
+    across = cdiv(width, blocks["TILE_W"] if "TILE_W" in blocks else blocks["STRIP"] * blocks["LANES"])
     return across, across * cdiv(height, config.blocks["TILE_H"]), cdiv(channels, config.blocks["BLOCK_C"])
 
 
@@ -90,9 +97,9 @@ def forward(
         mean.contiguous(), top.contiguous(), weight.contiguous(), bias, gate, height, width, plane, blocks,
         R=weight.shape[-1] // 2, BLOCK=MAP_BLOCK, COMPUTE=compute, num_warps=4, num_stages=1,
     )  # fmt: skip
-    config = whiten_config(channels, features.dtype)
-    across, tiles, chunks = _tiles(config, channels, height, width)
     radius = _radius(window, height, width) if normalize else 0
+    config = whiten_config(channels, radius, width)
+    across, tiles, chunks = _tiles(config, channels, height, width)
     settings = {"EPS": eps, "R": radius, "COMPUTE": compute, **config.options()}
     if normalize and entropy_scale in ("nats", "max"):
         # NaN, which no threshold exceeds: log 1 = 0 is no unit.
@@ -100,8 +107,8 @@ def forward(
         launch(
             kernels.entropy_whiten, (tiles * batch,),
             rows, gate, out, mask.view(torch.uint8), rows.stride(0), height, width, channels, across, tiles, threshold, unit,
-            # Padded channels, entropy and moments in one program: too many registers for 4 warps.
-            **settings | ({} if config.blocks["EVEN_C"] else {"num_warps": 8}),
+            # Padded channels, entropy and moments in one program: too many registers for 4 channels a thread.
+            **settings | ({} if config.blocks["EVEN_C"] else {"num_warps": 2 * config.num_warps}),
         )  # fmt: skip
         return _as_given(out, features), mask, gate
     entropy, statistics = gate, gate
@@ -123,8 +130,8 @@ def forward(
     launch(
         kernels.whiten, (tiles * chunks * batch,),
         rows, gate, entropy, statistics, out, mask.view(torch.uint8), rows.stride(0),
-        height, width, channels, across, tiles, chunks, threshold,
-        SCALE=entropy_scale if normalize else "off", **settings,
+        height, width, channels, across, tiles, chunks,
+        _logit(threshold) if entropy_scale == "score" else threshold, NORMALIZE=normalize, **settings,
     )  # fmt: skip
     return _as_given(out, features), mask, gate
 
@@ -184,7 +191,7 @@ def backward(
     if stored:
         # In 16 bits they would cost the gate's gradient, a float32 sum, all but three digits.
         y, inverse = (torch.empty_like(rows, dtype=dtype, memory_format=torch.contiguous_format) for _ in range(2))
-        config = whiten_config(channels, features.dtype)
+        config = whiten_config(channels, radius, width)
         across, tiles, chunks = _tiles(config, channels, height, width)
         launch(
             gradients.whiten_moments, (tiles * chunks * batch,),
