@@ -199,6 +199,7 @@ PROOF = OperatorProof(
     instructions=instructions,
     tables=(
         "intrasense_fast.kernels.entropy_whitening.configs",
+        "intrasense_fast.kernels.entropy_whitening.entropy",
         "intrasense_fast.kernels.entropy_whitening.forward",
         "intrasense_fast.kernels.entropy_whitening.gate",
     ),

@@ -15,6 +15,7 @@ from intrasense_fast.kernels._common.layout import as_rows, memory_format
 from intrasense_fast.kernels._common.precision import compute_dtype
 from intrasense_fast.kernels._common.validation import statistics_dtype
 from intrasense_fast.kernels.entropy_whitening import backward as gradients
+from intrasense_fast.kernels.entropy_whitening import entropy as entropies
 from intrasense_fast.kernels.entropy_whitening import forward as kernels
 from intrasense_fast.kernels.entropy_whitening import gate as gates
 from intrasense_fast.kernels.entropy_whitening.configs import (
@@ -119,12 +120,12 @@ def forward(
         part = torch.empty(2, batch * shares, dtype=dtype, device=features.device)
         statistics = torch.empty(batch, 2, dtype=dtype, device=features.device)
         launch(
-            kernels.entropy_map, (shares * batch,),
+            entropies.entropy_map, (shares * batch,),
             rows, gate, entropy, part, rows.stride(0), plane, channels, shares, batch * shares,
             SCORE=score, COMPUTE=compute, **sweep.options(),
         )  # fmt: skip
         launch(
-            kernels.entropy_statistics, (batch,), part, statistics, plane, shares, batch * shares,
+            entropies.entropy_statistics, (batch,), part, statistics, plane, shares, batch * shares,
             SCORE=score, BLOCK_P=sweep.blocks["BLOCK_P"], BLOCK=PARTIALS, COMPUTE=compute, num_warps=4, num_stages=1,
         )  # fmt: skip
     launch(

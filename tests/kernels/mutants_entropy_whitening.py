@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501 (source lines, quoted as they are)
 
-GATE, FORWARD, BACKWARD, LAUNCHERS = "gate.py", "forward.py", "backward.py", "triton_impl.py"
+GATE, ENTROPY, FORWARD, BACKWARD, LAUNCHERS = "gate.py", "entropy.py", "forward.py", "backward.py", "triton_impl.py"
 TESTS = ["tests/kernels/test_entropy_whitening.py", "-k", "not gradcheck"]
 
 MUTANTS = [
@@ -14,13 +14,13 @@ MUTANTS = [
     ("gate gradient: weights not mirrored", GATE, "top += tl.sum(sent * tl.load(WEIGHT + side * side + tap, mask", "top += tl.sum(sent * tl.load(WEIGHT + 2 * side * side - 1 - tap, mask"),
     ("gate gradient: taps a stride apart", GATE, "part = PART + pid + tap.to(tl.int64) * programs", "part = PART + pid + tap.to(tl.int64)"),
     ("gate weight gradient: the first blocks only", GATE, "for start in range(0, programs, BLOCK):", "for start in range(0, BLOCK, BLOCK):"),
-    ("entropy: the past keeps its maximum", FORWARD, "moment = (moment + shift * total) * past", "moment = moment * past"),
-    ("entropy: channels past the end counted", FORWARD, "e = tl.where(known, tl.exp(z - best[:, None]), 0.0)", "e = tl.exp(z - best[:, None])"),
-    ("entropy map: a position past the end", FORWARD, "inside = row < N - block * BLOCK_P\n", "inside = row < N - block * BLOCK_P + 1\n"),
-    ("entropy map: lanes past the end counted", FORWARD, "centred = tl.where(inside, entropy - first, 0.0)", "centred = entropy - first"),
-    ("entropy statistics: what separates the blocks", FORWARD, "total += tl.where(there < blocks, held * apart * apart, 0.0)", "total += 0.0"),
-    ("entropy statistics: the first blocks only", FORWARD, "        low = tl.full([BLOCK], float(\"inf\"), COMPUTE)\n", "        low = tl.full([BLOCK], float(\"inf\"), COMPUTE)\n        blocks = tl.minimum(blocks, BLOCK)\n"),
-    ("entropy statistics: equal entropies are told apart", FORWARD, "tl.where(unit > least, shift, float(\"nan\"))", "shift"),
+    ("entropy: the past keeps its maximum", ENTROPY, "moment = (moment + shift * total) * past", "moment = moment * past"),
+    ("entropy: channels past the end counted", ENTROPY, "e = tl.where(known, tl.exp(z - best[:, None]), 0.0)", "e = tl.exp(z - best[:, None])"),
+    ("entropy map: a position past the end", ENTROPY, "inside = row < N - block * BLOCK_P\n", "inside = row < N - block * BLOCK_P + 1\n"),
+    ("entropy map: lanes past the end counted", ENTROPY, "centred = tl.where(inside, entropy - first, 0.0)", "centred = entropy - first"),
+    ("entropy statistics: what separates the blocks", ENTROPY, "total += tl.where(there < blocks, held * apart * apart, 0.0)", "total += 0.0"),
+    ("entropy statistics: the first blocks only", ENTROPY, "        low = tl.full([BLOCK], float(\"inf\"), COMPUTE)\n", "        low = tl.full([BLOCK], float(\"inf\"), COMPUTE)\n        blocks = tl.minimum(blocks, BLOCK)\n"),
+    ("entropy statistics: equal entropies are told apart", ENTROPY, "tl.where(unit > least, shift, float(\"nan\"))", "shift"),
     ("a row past the end", FORWARD, "tl.where(y < H, W, 0)", "tl.where(y <= H, W, 0)"),
     ("row sums: columns outside counted", FORWARD, "at = tl.where((x >= 0) & (x < W), start + x, home)", "at = tl.where(x >= 0, start + x, home)"),
     ("strips: a home outside the windows", FORWARD, "tl.minimum(x + (STRIP - 1) // 2, W - 1)", "W - 1"),
