@@ -8,35 +8,54 @@ Programs own what those of the forward own: k taps a row, then the row's sums go
 import triton
 import triton.language as tl
 
-from intrasense_fast.kernels.entropy_whitening.forward import attended, columns_inside, inside_count, tile_of, window_moments
+from intrasense_fast.kernels.entropy_whitening.forward import (
+    attended,
+    columns_inside,
+    home_of,
+    inside_count,
+    lower_sums,
+    normal,
+    strips_of,
+    tile_of,
+    upper_sums,
+    zeros,
+)
 
 
 @triton.jit
 def whiten_moments(
     F, GATE, MASK, Y, INVERSE, f_batch, H, W, C, tiles_x, tiles, chunks,
-    EPS: tl.constexpr, R: tl.constexpr,
-    TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_C: tl.constexpr, EVEN_C: tl.constexpr, COMPUTE: tl.constexpr,
+    EPS: tl.constexpr, R: tl.constexpr, TILE_H: tl.constexpr, STRIP: tl.constexpr, LANES: tl.constexpr,
+    BLOCK_C: tl.constexpr, EVEN_C: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Wide windows, first of two launches: y and s of the masked positions. What is not masked stays unwritten.
 
     Pointers: F, Y, INVERSE (B, H W, C); GATE, MASK (B, H W). Grid: (tiles * chunks * B,).
     """
-    top, origin, x, chunk, image = tile_of(tl.program_id(0), W, tiles_x, tiles, chunks, TILE_H, TILE_W)
+    top, origin, x, chunk, image = strips_of(tl.program_id(0), W, tiles_x, tiles, chunks, TILE_H, STRIP, LANES)
     column = tl.arange(0, BLOCK_C)
     known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - chunk * BLOCK_C)[None, :]
     first = image * H * W + origin
     F += image * f_batch + origin * C + chunk * BLOCK_C
+    GATE += first
     base = first * C + chunk * BLOCK_C
-    means, variances = window_moments(F, GATE + first, top, x, column, known, H, W, C, R, TILE_H, COMPUTE)
+    home = home_of(top, x, H, W, TILE_H, STRIP)
+    pivot = attended(F, GATE, home, x >= 0, column, known, C, COMPUTE)
+    upper = upper_sums(F, GATE, pivot, home, top, x, column, known, H, W, C, R, TILE_H, STRIP, EVEN_C, COMPUTE)
+    lower = zeros(2 * STRIP, LANES, BLOCK_C, COMPUTE)
     for i in tl.static_range(TILE_H):
-        at = i * W + x
-        low = columns_inside(x, top + i, H, W)
-        low = low & (tl.load(MASK + first + at, mask=low, other=0) != 0)
-        centre = attended(F, GATE + first, at, low, column, known, C, COMPUTE)
-        s = 1.0 / tl.sqrt(variances[i] + EPS)
-        here = at[:, None] * C + column[None, :]
-        tl.store(Y + base + here, (centre - means[i]) * s, mask=low[:, None] & known)
-        tl.store(INVERSE + base + here, s, mask=low[:, None] & known)
+        if i > 0:
+            lower = lower_sums(lower, F, GATE, pivot, home, top, R + i, x, column, known, H, W, C, R, STRIP, EVEN_C, COMPUTE)
+        for j in tl.static_range(STRIP):
+            at = i * W + x + j
+            low = columns_inside(x + j, top + i, H, W)
+            low = low & (tl.load(MASK + first + at, mask=low, other=0) != 0)
+            centre = attended(F, GATE, at, low, column, known, C, COMPUTE)
+            total, square = upper[2 * STRIP * i + j] + lower[j], upper[2 * STRIP * i + STRIP + j] + lower[STRIP + j]
+            shift, s = normal(total, square, top + i, x + j, H, W, EPS, R, COMPUTE)
+            here = at[:, None] * C + column[None, :]
+            tl.store(Y + base + here, (centre - pivot - shift) * s, mask=low[:, None] & known)
+            tl.store(INVERSE + base + here, s, mask=low[:, None] & known)
 
 
 @triton.jit
@@ -64,7 +83,7 @@ def tap_moments(
     shift = first * share
     variance = second * share - shift * shift
     # maximum() would turn a NaN into 0.
-    s = 1.0 / tl.sqrt(tl.where(variance < 0, 0.0, variance) + EPS)
+    s = tl.rsqrt(tl.where(variance < 0, 0.0, variance) + EPS)
     return -shift * s, s
 
 

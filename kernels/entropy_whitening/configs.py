@@ -30,6 +30,12 @@ def entropy_config(channels: int) -> KernelConfig:
     return KernelConfig({"BLOCK_P": positions, "BLOCK_C": block, "EVEN_C": even}, 4, 1)
 
 
+def gate_config(taps: int) -> KernelConfig:
+    """Tiles of gate_gradient: up to 64 taps of a statistic by 64 positions, 16 elements a thread: latency is what it costs."""
+    rows = min(64, 1 << (taps - 1).bit_length())
+    return KernelConfig({"BLOCK": 64, "TAPS": rows}, 8, 1)
+
+
 def _whitening(channels: int, dtype: torch.dtype, rows: int) -> KernelConfig:
     """A row of a tile is one 16-byte access a thread of 4 warps; padded channels take more registers, so half of it."""
     block = _channels(channels, 128 // dtype.itemsize)
@@ -38,9 +44,18 @@ def _whitening(channels: int, dtype: torch.dtype, rows: int) -> KernelConfig:
     return KernelConfig(blocks | {"EVEN_C": even}, 4, 1)
 
 
-def whiten_config(channels: int, dtype: torch.dtype) -> KernelConfig:
-    """Tiles of whiten, entropy_whiten and whiten_moments: two numbers an element stay in registers."""
-    return _whitening(channels, dtype, 4)
+def whiten_config(channels: int, radius: int, width: int) -> KernelConfig:
+    """Tiles of whiten, entropy_whiten and whiten_moments: strips no larger than a window, 4 channels a thread.
+
+    A thread keeps two sums an element of a strip: 16 positions by 4 channels are 128 registers. A program has as many strips
+    as 4 warps hold, fewer where they would lie beside the map.
+    """
+    block = _channels(channels, 64)
+    even = channels % block == 0
+    side = min(4 if even else 2, 2 * radius + 1)
+    lanes = min(512 // block, 1 << (-(-width // side) - 1).bit_length())
+    blocks = {"TILE_H": side, "STRIP": side, "LANES": lanes, "BLOCK_C": block, "EVEN_C": even}
+    return KernelConfig(blocks, max(1, lanes * block // 128), 1)
 
 
 def gather_config(channels: int, dtype: torch.dtype, stored: bool) -> KernelConfig:

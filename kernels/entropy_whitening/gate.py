@@ -56,10 +56,11 @@ def gate_logit_gradient(GATE, DGATE, DLOGIT, plane, blocks, chunks, BLOCK: tl.co
 @triton.jit
 def gate_gradient(
     DLOGIT, MEAN, MAX, WEIGHT, DMEAN, DMAX, PART, H, W, plane, blocks, programs,
-    R: tl.constexpr, BLOCK: tl.constexpr, COMPUTE: tl.constexpr,
+    R: tl.constexpr, BLOCK: tl.constexpr, TAPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """DMEAN and DMAX: DLOGIT correlated with the mirrored weights; PART: what these positions add to the weights and the bias.
 
+    TAPS taps at once, as the rows of a tile: every load is independent, and a tile is reduced once along each side.
     Pointers: DLOGIT, MEAN, MAX, DMEAN, DMAX (B, H, W); WEIGHT (2, 2 R + 1, 2 R + 1); PART (2 (2 R + 1)^2 + 1, programs).
     Grid: (programs,) = (blocks * B,).
     """
@@ -67,26 +68,28 @@ def gate_gradient(
     image = (pid // blocks).to(tl.int64) * plane
     at = (pid % blocks) * BLOCK + tl.arange(0, BLOCK)
     inside = at < plane
-    y, x = at // W, at % W
+    # No tap of a position past the end lies inside, to whichever side.
+    y, x = tl.where(inside, at // W, -4 * R - H)[None, :], (at % W)[None, :]
     side: tl.constexpr = 2 * R + 1
     mine = tl.load(DLOGIT + image + at, mask=inside, other=0.0)
     mean = tl.zeros([BLOCK], COMPUTE)
     top = tl.zeros([BLOCK], COMPUTE)
-    PART += pid
-    for dy in range(-R, R + 1):
-        for dx in range(-R, R + 1):
-            tap = (dy + R) * side + dx + R
-            seen = inside & (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
-            there = image + at + dy * W + dx
-            part = mine * tl.load(MEAN + there, mask=seen, other=0.0).to(COMPUTE)
-            tl.store(PART + tap * programs, tl.sum(part, 0))
-            part = mine * tl.load(MAX + there, mask=seen, other=0.0).to(COMPUTE)
-            tl.store(PART + (tap + side * side) * programs, tl.sum(part, 0))
-            ok = inside & (y - dy >= 0) & (y - dy < H) & (x - dx >= 0) & (x - dx < W)
-            sent = tl.load(DLOGIT + image + at - dy * W - dx, mask=ok, other=0.0)
-            mean += sent * tl.load(WEIGHT + tap).to(COMPUTE)
-            top += sent * tl.load(WEIGHT + tap + side * side).to(COMPUTE)
-    tl.store(PART + 2 * side * side * programs, tl.sum(mine, 0))
+    for first in range(0, side * side, TAPS):
+        tap = first + tl.arange(0, TAPS)
+        known = tap < side * side
+        dy, dx = (tap // side - R)[:, None], (tap % side - R)[:, None]
+        there = image + at[None, :] + (dy * W + dx)
+        seen = known[:, None] & (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
+        means = tl.load(MEAN + there, mask=seen, other=0.0).to(COMPUTE)
+        tops = tl.load(MAX + there, mask=seen, other=0.0).to(COMPUTE)
+        part = PART + pid + tap.to(tl.int64) * programs
+        tl.store(part, tl.sum(mine[None, :] * means, 1), mask=known)
+        tl.store(part + side * side * programs, tl.sum(mine[None, :] * tops, 1), mask=known)
+        ok = known[:, None] & (y - dy >= 0) & (y - dy < H) & (x - dx >= 0) & (x - dx < W)
+        sent = tl.load(DLOGIT + (image + at[None, :] - (dy * W + dx)), mask=ok, other=0.0)
+        mean += tl.sum(sent * tl.load(WEIGHT + tap, mask=known, other=0.0).to(COMPUTE)[:, None], 0)
+        top += tl.sum(sent * tl.load(WEIGHT + side * side + tap, mask=known, other=0.0).to(COMPUTE)[:, None], 0)
+    tl.store(PART + pid + 2 * side * side * programs, tl.sum(mine, 0))
     tl.store(DMEAN + image + at, mean.to(DMEAN.dtype.element_ty), mask=inside)
     tl.store(DMAX + image + at, top.to(DMAX.dtype.element_ty), mask=inside)
 

@@ -126,12 +126,16 @@ def jobs(level: str) -> list[CompileJob]:
 
 
 def instructions(job: CompileJob) -> tuple[str, ...]:
-    """128-bit accesses wherever a kernel touches feature maps and the channels are aligned."""
+    """128-bit accesses wherever a kernel touches feature maps and the channels are aligned; 4 channels a thread for moments."""
     name = job.kernel.split(":")[1]
     # A tile's row is 16 bytes a thread of 4 warps of 32, so 8 on gfx942.
     if "F" not in job.signature or not job.constexprs["EVEN_C"] or job.target == "gfx942":
         return ()
-    return ("LDG.E.128",) if name == "entropy_map" else ("LDG.E.128", "STG.E.128")
+    if name == "entropy_map":
+        return ("LDG.E.128",)
+    if name == "whiten_gather" or job.signature["F"] == "*fp32":
+        return ("LDG.E.128", "STG.E.128")
+    return ("STG.E.128",) if name == "whiten_moments" else ()
 
 
 BAD_INPUTS = (
@@ -195,6 +199,7 @@ PROOF = OperatorProof(
     instructions=instructions,
     tables=(
         "intrasense_fast.kernels.entropy_whitening.configs",
+        "intrasense_fast.kernels.entropy_whitening.entropy",
         "intrasense_fast.kernels.entropy_whitening.forward",
         "intrasense_fast.kernels.entropy_whitening.gate",
     ),

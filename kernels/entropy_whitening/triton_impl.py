@@ -4,7 +4,6 @@ The kernels read maps as rows of channels: a channels_last map is used where it 
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from intrasense_fast.kernels._common.layout import as_rows, memory_format
 from intrasense_fast.kernels._common.precision import compute_dtype
 from intrasense_fast.kernels._common.validation import statistics_dtype
 from intrasense_fast.kernels.entropy_whitening import backward as gradients
+from intrasense_fast.kernels.entropy_whitening import entropy as entropies
 from intrasense_fast.kernels.entropy_whitening import forward as kernels
 from intrasense_fast.kernels.entropy_whitening import gate as gates
 from intrasense_fast.kernels.entropy_whitening.configs import (
@@ -23,6 +23,7 @@ from intrasense_fast.kernels.entropy_whitening.configs import (
     PARTIALS,
     WIDEST_RECOMPUTED,
     entropy_config,
+    gate_config,
     gather_config,
     whiten_config,
 )
@@ -49,9 +50,17 @@ def _radius(window: int, height: int, width: int) -> int:
     return min(window // 2, max(height, width) - 1)
 
 
+def _logit(threshold: float) -> float:
+    """What a score's argument must stay below for the score, its sigmoid, to stay below the threshold."""
+    if threshold <= 0 or threshold >= 1:
+        return -math.inf if threshold <= 0 else math.inf
+    return math.log(threshold) - math.log1p(-threshold)
+
+
 def _tiles(config: KernelConfig, channels: int, height: int, width: int) -> tuple[int, int, int]:
     """How many tiles lie across a map, how many there are, and how many chunks of channels."""
-    across = cdiv(width, config.blocks["TILE_W"])
+    blocks = config.blocks
+    across = cdiv(width, blocks["TILE_W"] if "TILE_W" in blocks else blocks["STRIP"] * blocks["LANES"])
     return across, across * cdiv(height, config.blocks["TILE_H"]), cdiv(channels, config.blocks["BLOCK_C"])
 
 
@@ -89,9 +98,9 @@ def forward(
         mean.contiguous(), top.contiguous(), weight.contiguous(), bias, gate, height, width, plane, blocks,
         R=weight.shape[-1] // 2, BLOCK=MAP_BLOCK, COMPUTE=compute, num_warps=4, num_stages=1,
     )  # fmt: skip
-    config = whiten_config(channels, features.dtype)
-    across, tiles, chunks = _tiles(config, channels, height, width)
     radius = _radius(window, height, width) if normalize else 0
+    config = whiten_config(channels, radius, width)
+    across, tiles, chunks = _tiles(config, channels, height, width)
     settings = {"EPS": eps, "R": radius, "COMPUTE": compute, **config.options()}
     if normalize and entropy_scale in ("nats", "max"):
         # NaN, which no threshold exceeds: log 1 = 0 is no unit.
@@ -99,8 +108,8 @@ def forward(
         launch(
             kernels.entropy_whiten, (tiles * batch,),
             rows, gate, out, mask.view(torch.uint8), rows.stride(0), height, width, channels, across, tiles, threshold, unit,
-            # Padded channels, entropy and moments in one program: too many registers for 4 warps.
-            **settings | ({} if config.blocks["EVEN_C"] else {"num_warps": 8}),
+            # Padded channels, entropy and moments in one program: too many registers for 4 channels a thread.
+            **settings | ({} if config.blocks["EVEN_C"] else {"num_warps": 2 * config.num_warps}),
         )  # fmt: skip
         return _as_given(out, features), mask, gate
     entropy, statistics = gate, gate
@@ -111,19 +120,19 @@ def forward(
         part = torch.empty(2, batch * shares, dtype=dtype, device=features.device)
         statistics = torch.empty(batch, 2, dtype=dtype, device=features.device)
         launch(
-            kernels.entropy_map, (shares * batch,),
+            entropies.entropy_map, (shares * batch,),
             rows, gate, entropy, part, rows.stride(0), plane, channels, shares, batch * shares,
             SCORE=score, COMPUTE=compute, **sweep.options(),
         )  # fmt: skip
         launch(
-            kernels.entropy_statistics, (batch,), part, statistics, plane, shares, batch * shares,
+            entropies.entropy_statistics, (batch,), part, statistics, plane, shares, batch * shares,
             SCORE=score, BLOCK_P=sweep.blocks["BLOCK_P"], BLOCK=PARTIALS, COMPUTE=compute, num_warps=4, num_stages=1,
         )  # fmt: skip
     launch(
         kernels.whiten, (tiles * chunks * batch,),
         rows, gate, entropy, statistics, out, mask.view(torch.uint8), rows.stride(0),
-        height, width, channels, across, tiles, chunks, threshold,
-        SCALE=entropy_scale if normalize else "off", **settings,
+        height, width, channels, across, tiles, chunks,
+        _logit(threshold) if entropy_scale == "score" else threshold, NORMALIZE=normalize, **settings,
     )  # fmt: skip
     return _as_given(out, features), mask, gate
 
@@ -183,7 +192,7 @@ def backward(
     if stored:
         # In 16 bits they would cost the gate's gradient, a float32 sum, all but three digits.
         y, inverse = (torch.empty_like(rows, dtype=dtype, memory_format=torch.contiguous_format) for _ in range(2))
-        config = whiten_config(channels, features.dtype)
+        config = whiten_config(channels, radius, width)
         across, tiles, chunks = _tiles(config, channels, height, width)
         launch(
             gradients.whiten_moments, (tiles * chunks * batch,),
@@ -210,17 +219,24 @@ def _through_gate(
     """Gradients of the statistics, the weight and the bias from the gate's, into `found`."""
     batch, height, width = gate.shape
     plane, chunks = height * width, partial.shape[1]
-    blocks, taps = cdiv(plane, MAP_BLOCK), weight.numel()
+    blocks, taps, side = cdiv(plane, MAP_BLOCK), weight.numel(), weight.shape[-1]
+    config = gate_config(side * side)
+    shares = cdiv(plane, config.blocks["BLOCK"])
     d_mean, d_top, d_weight, d_bias = found
-    d_logit, part = torch.empty_like(gate), gate.new_empty(taps + 1, blocks * batch)
-    options: dict[str, Any] = {"BLOCK": MAP_BLOCK, "COMPUTE": compute, "num_warps": 4, "num_stages": 1}
-    launch(gates.gate_logit_gradient, (blocks * batch,), gate, partial, d_logit, plane, blocks, chunks, **options)
+    d_logit, part = torch.empty_like(gate), gate.new_empty(taps + 1, shares * batch)
     launch(
-        gates.gate_gradient, (blocks * batch,),
-        d_logit, mean, top, weight, d_mean, d_top, part, height, width, plane, blocks, blocks * batch,
-        R=weight.shape[-1] // 2, **options,
+        gates.gate_logit_gradient, (blocks * batch,), gate, partial, d_logit, plane, blocks, chunks,
+        BLOCK=MAP_BLOCK, COMPUTE=compute, num_warps=4, num_stages=1,
     )  # fmt: skip
-    launch(gates.gate_weight_gradient, (taps + 1,), part, d_weight, d_bias, blocks * batch, taps, **options)
+    launch(
+        gates.gate_gradient, (shares * batch,),
+        d_logit, mean, top, weight, d_mean, d_top, part, height, width, plane, shares, shares * batch,
+        R=side // 2, COMPUTE=compute, **config.options(),
+    )  # fmt: skip
+    launch(
+        gates.gate_weight_gradient, (taps + 1,), part, d_weight, d_bias, shares * batch, taps,
+        BLOCK=4 * PARTIALS, COMPUTE=compute, num_warps=4, num_stages=1,
+    )  # fmt: skip
 
 
 def _gradients(

@@ -356,7 +356,7 @@ def test_launches_of_the_backward(window, launches, device, rng):
 @interpreted
 @pytest.mark.parametrize("window", (3, 7))
 def test_taps_grow_with_the_window_and_not_with_its_square(window, device, rng):
-    """(window + a pivot) reads a row that a tile's windows see, over the tile's rows: what the separable form is for."""
+    """A strip's halo, read once, over the strip; a pivot a strip and the entropy's pass: what the separable form is for."""
     from intrasense_fast.kernels._proof.traffic import meter, requested_bytes
 
     inputs = tensors((1, 32, 12, 16), rng, device)
@@ -364,6 +364,10 @@ def test_taps_grow_with_the_window_and_not_with_its_square(window, device, rng):
     with torch.no_grad(), meter() as launches:
         entropy_whitening(*inputs, window=window, entropy_scale="nats", threshold=10.0, fused=True)
     (whiten,) = (launch for launch in launches if launch.kernel == "entropy_whiten")
-    rows, floor = 4, 2 * inputs[0].numel() * 4
-    reads = (window + 1) * (rows + window - 1) / rows + 2
-    assert requested_bytes([whiten]) <= 1.1 * (reads + 1) / 2 * floor
+    side, floor = min(4, window), 2 * inputs[0].numel() * 4
+    # The centre of each position, its entropy, and a pivot.
+    reads = ((side + window - 1) / side) ** 2 + 2 + side**-2
+    # Strips that stick out over the map read what is inside.
+    rows, strips = -(-12 // side), 1 << (-(-16 // side) - 1).bit_length()
+    whole = rows * strips * side**2 / (12 * 16)
+    assert requested_bytes([whiten]) <= 1.1 * (reads * whole + 1) / 2 * floor
