@@ -10,7 +10,7 @@ from intrasense_fast.kernels._common.tuned import Shape, Subject, shared_limit
 from intrasense_fast.kernels.channel_decoupling.configs import power_of_two
 
 # The model's strides at 512 and 256 pixels: C <= N, and N < C.
-SHAPES = ((4, 512, 64, 64), (4, 512, 32, 32), (4, 1024, 16, 16))
+SHAPES = ((4, 512, 64, 64), (4, 1024, 16, 16))
 
 
 def _start(backward: bool) -> Callable[[Shape], Callable[[], object]]:
@@ -35,18 +35,32 @@ def _side(shape: Shape) -> int:
 
 
 def gram_tiles(shape: Shape) -> Iterable[KernelConfig]:
-    for r, columns, warps, stages in product((64, 128), (32, 64, 128), (4, 8), (2, 3, 4)):
+    for r, columns, warps, stages in product((64, 128), (64, 128), (4, 8), (2, 3, 4)):
         if r * r // (32 * warps) <= 128 and stages * 4 * r * columns < shared_limit() and r <= _side(shape):
             yield KernelConfig({"BLOCK_R": r, "BLOCK_L": columns}, warps, stages)
 
 
 def matrix_tiles(shape: Shape) -> Iterable[KernelConfig]:
-    for k, warps, stages in product((32, 64), (4, 8), (1, 2, 3, 4)):
+    for k, warps, stages in product((16, 32, 64), (4, 8), (1, 2, 3, 4)):
         yield KernelConfig({"BLOCK": 64, "BLOCK_K": k}, warps, stages)
 
 
+def panel_tiles(shape: Shape) -> Iterable[KernelConfig]:
+    for k, warps in product((16, 32), (2, 4, 8)):
+        yield KernelConfig({"SIZE": 64, "BLOCK_K": k}, warps, 1)
+
+
+def update_tiles(shape: Shape) -> Iterable[KernelConfig]:
+    for k, warps, stages in product((16, 32, 64), (4, 8), (1, 2)):
+        yield KernelConfig({"SIZE": 64, "BLOCK_K": k}, warps, stages)
+
+
+def small_tiles(shape: Shape) -> Iterable[KernelConfig]:
+    return (KernelConfig({"SIZE": 64}, warps, 1) for warps in (1, 2, 4, 8))
+
+
 def apply_tiles(shape: Shape) -> Iterable[KernelConfig]:
-    for r, columns, k, warps, stages in product((64, 128), (64, 128, 256), (32, 64), (4, 8), (2, 3, 4)):
+    for r, columns, k, warps, stages in product((64, 128), (128, 256), (32, 64), (4, 8), (3, 4)):
         registers, shared = r * columns // (32 * warps), 2 * stages * k * (r + columns)
         if 32 <= registers <= 128 and shared < shared_limit() and r <= _side(shape):
             yield KernelConfig({"BLOCK_R": r, "BLOCK_L": columns, "BLOCK_K": k}, warps, stages)
@@ -54,7 +68,10 @@ def apply_tiles(shape: Shape) -> Iterable[KernelConfig]:
 
 SUBJECTS = {
     "gram": Subject("gram_config", SHAPES, gram_tiles, _start(False)),
-    "pull": Subject("pull_config", SHAPES, gram_tiles, _start(True)),
-    "matrix": Subject("matrix_config", SHAPES, matrix_tiles, _start(True)),
+    "pull": Subject("pull_config", SHAPES[:1], gram_tiles, _start(True)),
+    "matrix": Subject("matrix_config", SHAPES[:1], matrix_tiles, _start(True)),
+    "panel": Subject("panel_config", SHAPES, panel_tiles, _start(False)),
+    "update": Subject("update_config", SHAPES, update_tiles, _start(False)),
+    "small": Subject("small_config", ((4, 2048, 8, 8),), small_tiles, _start(False)),
     "apply": Subject("apply_config", SHAPES, apply_tiles, _start(True)),
 }

@@ -7,6 +7,7 @@ element by element, which takes registers: their tiles are smaller.
 import torch
 
 from intrasense_fast.kernels._common.configs import KernelConfig
+from intrasense_fast.kernels._common.tuned import tunable
 
 # 16-bit maps with aligned sides, by rank: (BLOCK_R at most, BLOCK_L, warps, stages)
 GRAM = {
@@ -51,12 +52,14 @@ def _gram_row(rank: int, long: int, dtype: torch.dtype, architecture: str, preci
     return _row(GRAM, architecture, rank) if dtype.itemsize == 2 else (64, 32, 4, 2)
 
 
+@tunable
 def gram_config(rank: int, long: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
     """Tiles of decoupling_gram: BLOCK_R x BLOCK_R, BLOCK_L of the long axis a step."""
     block_r, block_l, warps, stages = _gram_row(rank, long, dtype, architecture, precision)
     return KernelConfig({"BLOCK_R": min(block_r, power_of_two(rank)), "BLOCK_L": block_l}, warps, stages)
 
 
+@tunable
 def pull_config(rank: int, long: int, tall: bool, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
     """Tiles of decoupling_pull: those of decoupling_gram, on more warps, as N < C makes one operand in registers."""
     block_r, block_l, _, stages = _gram_row(rank, long, dtype, architecture, precision)
@@ -67,6 +70,7 @@ def pull_config(rank: int, long: int, tall: bool, dtype: torch.dtype, architectu
     return KernelConfig({"BLOCK_R": min(block_r, power_of_two(rank)), "BLOCK_L": block_l}, 8, stages)
 
 
+@tunable
 def apply_config(rank: int, long: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
     """Tiles of decoupling_apply and decoupling_feature_gradient: BLOCK_R x BLOCK_L of the map, BLOCK_K of the rank a step."""
     if architecture.startswith("gfx") or (precision == "ieee" and dtype.itemsize > 2):
@@ -82,6 +86,7 @@ def apply_config(rank: int, long: int, dtype: torch.dtype, architecture: str, pr
     return KernelConfig(blocks, warps, stages)
 
 
+@tunable
 def weight_gradient_config(rank: int, precision: str) -> KernelConfig:
     """Tiles of decoupling_weight_gradient, whose operands are float32 whatever the map is."""
     side = power_of_two(rank)
@@ -96,24 +101,28 @@ def _product(rank: int, precision: str, stages: int) -> tuple[int, int, int]:
     return (32, 4, stages) if rank % 16 == 0 else (32, 8, 1)
 
 
+@tunable
 def matrix_config(rank: int, precision: str) -> KernelConfig:
     """Tiles of the R x R products: BLOCK x BLOCK, BLOCK_K a step."""
     block_k, warps, stages = _product(rank, precision, 3)
     return KernelConfig({"BLOCK": BLOCK, "BLOCK_K": block_k}, warps, stages)
 
 
+@tunable
 def small_config(rank: int) -> KernelConfig:
     """invert_small: one program a matrix, SIZE x SIZE at most."""
     size = power_of_two(rank)
     return KernelConfig({"SIZE": size}, 8 if size == SMALL else 4, 1)
 
 
+@tunable
 def panel_config(precision: str, architecture: str) -> KernelConfig:
     """invert_panel: SIZE rows and columns a block, BLOCK_K a step of its products."""
     narrow = precision == "ieee" or architecture.startswith("sm_8")
     return KernelConfig({"SIZE": BLOCK, "BLOCK_K": 16 if narrow else 32}, 8, 1)
 
 
+@tunable
 def update_config(rank: int, precision: str) -> KernelConfig:
     """invert_update, on the blocks of invert_panel."""
     block_k, warps, stages = _product(rank, precision, 2)

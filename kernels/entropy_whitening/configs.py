@@ -7,6 +7,7 @@ five times (centre, two sums, the gradient), so its elements, not the architectu
 import torch
 
 from intrasense_fast.kernels._common.configs import KernelConfig
+from intrasense_fast.kernels._common.tuned import tunable
 
 # Positions a program of the per-position maps owns.
 MAP_BLOCK = 256
@@ -22,6 +23,7 @@ def _channels(channels: int, most: int) -> int:
     return divisor if divisor >= 32 else min(most, max(16, 1 << (channels - 1).bit_length()))
 
 
+@tunable
 def entropy_config(channels: int) -> KernelConfig:
     """Tiles of entropy_map: 4096 elements, up to 256 of them along the channels; half as many where those are padded."""
     block = _channels(channels, 256)
@@ -30,6 +32,7 @@ def entropy_config(channels: int) -> KernelConfig:
     return KernelConfig({"BLOCK_P": positions, "BLOCK_C": block, "EVEN_C": even}, 4, 1)
 
 
+@tunable
 def gate_config(taps: int) -> KernelConfig:
     """Tiles of gate_gradient: up to 64 taps of a statistic by 64 positions, 16 elements a thread: latency is what it costs."""
     rows = min(64, 1 << (taps - 1).bit_length())
@@ -44,6 +47,7 @@ def _whitening(channels: int, dtype: torch.dtype, rows: int) -> KernelConfig:
     return KernelConfig(blocks | {"EVEN_C": even}, 4, 1)
 
 
+@tunable
 def whiten_config(channels: int, radius: int, width: int) -> KernelConfig:
     """Tiles of whiten, entropy_whiten and whiten_moments: strips no larger than a window, 4 channels a thread.
 
@@ -58,6 +62,7 @@ def whiten_config(channels: int, radius: int, width: int) -> KernelConfig:
     return KernelConfig(blocks, max(1, lanes * block // 128), 1)
 
 
+@tunable
 def gather_config(channels: int, dtype: torch.dtype, stored: bool) -> KernelConfig:
     """Tiles of whiten_gather: two numbers an element, and the moments of a window where they are recomputed."""
     return _whitening(channels, dtype, 4 if stored else 3)

@@ -9,8 +9,8 @@ from torch import Tensor
 from intrasense_fast.kernels._common.configs import KernelConfig
 from intrasense_fast.kernels._common.tuned import Shape, Subject, shared_limit
 
-# The model's strides at 256 and 512 pixels, and a single wide head.
-SHAPES = ((4, 4096, 64, 512), (4, 1024, 64, 512), (4, 256, 128, 1024), (1, 4096, 32, 256), (1, 4096, 512, 512))
+# The model's strides at 256 and 512 pixels.
+SHAPES = ((4, 4096, 64, 512), (4, 1024, 64, 512), (4, 256, 128, 1024), (1, 4096, 32, 256))
 
 
 def _tensors(shape: Shape) -> tuple[Tensor, ...]:
@@ -54,7 +54,7 @@ def _tiles(shape: Shape, outer: str, inner: str) -> Iterable[KernelConfig]:
     """Tiles whose accumulator (outer, C) takes 64 to 128 registers a thread, and whose shared memory may fit."""
     _, _, depth, channels = shape
     limit = shared_limit()
-    for big, small, columns, warps, stages in product((64, 128), (32, 64, 128), (64, 128, 256, 512), (4, 8), (2, 3)):
+    for big, small, columns, warps, stages in product((64, 128), (64, 128), (128, 256, 512), (4, 8), (2, 3)):
         blocks = _depth(depth)
         shared = stages * small * (columns + blocks["BLOCK_S"]) * 2 + big * blocks["BLOCK_S"] * 2
         if columns <= channels and 64 <= big * columns // (32 * warps) <= 128 and shared < limit:
@@ -72,7 +72,24 @@ def value_gradient_tiles(shape: Shape) -> Iterable[KernelConfig]:
     return _tiles(shape, "BLOCK_N", "BLOCK_M")
 
 
+def score_gradient_tiles(shape: Shape) -> Iterable[KernelConfig]:
+    """The resident form where whole rows of values fit, and the wide one."""
+    _, _, depth, channels = shape
+    blocks = {"BLOCK_D": max(16, 1 << (depth - 1).bit_length())}
+    width = max(64, 1 << (channels - 1).bit_length())
+    for m, n, warps, stages in product((32, 64), (64, 128), (4, 8), (1, 2, 3)):
+        shared = 2 * (n + stages * m) * (width + blocks["BLOCK_D"])
+        if width <= 512 and depth <= 64 and shared < shared_limit():
+            even = {"EVEN_C": width == channels, "EVEN_D": blocks["BLOCK_D"] == depth}
+            yield KernelConfig({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_V": width, **blocks, **even}, warps, stages)
+    for m, n, k, slice_, warps, stages in product((32, 64), (64, 128), (64, 128), (32, 64), (4, 8), (2, 3)):
+        if m * n // (32 * warps) <= 32 and (channels > 512 or (k, slice_) == (64, 64)):
+            tiles = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "BLOCK_S": min(slice_, blocks["BLOCK_D"])}
+            yield KernelConfig(tiles | {"EVEN_C": channels % k == 0}, warps, stages)
+
+
 SUBJECTS = {
+    "score_gradient": Subject("score_gradient_config", SHAPES, score_gradient_tiles, start_score_gradient),
     "forward": Subject("forward_config", SHAPES, forward_tiles, start_forward),
     "value_gradient": Subject("value_gradient_config", SHAPES, value_gradient_tiles, start_value_gradient),
 }

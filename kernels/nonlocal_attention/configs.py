@@ -8,6 +8,7 @@ registers: their 16-bit tiles are those of float32.
 import torch
 
 from intrasense_fast.kernels._common.configs import KernelConfig
+from intrasense_fast.kernels._common.tuned import tunable
 
 # (widest C served, BLOCK_M, BLOCK_N, BLOCK_C, warps, stages, SLICES, deepest BLOCK_D kept in registers)
 FORWARD = {
@@ -116,6 +117,7 @@ def _resident(depth: int, channels: int, architecture: str) -> tuple[int, int, i
     return None
 
 
+@tunable
 def forward_config(
     depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str, aligned: bool = True
 ) -> KernelConfig:
@@ -132,6 +134,7 @@ def forward_config(
     return KernelConfig(blocks, warps, stages)
 
 
+@tunable
 def value_gradient_config(
     depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str, aligned: bool = True
 ) -> KernelConfig:
@@ -147,6 +150,7 @@ def value_gradient_config(
     return KernelConfig(blocks, warps, stages)
 
 
+@tunable
 def score_gradient_config(
     depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str, aligned: bool = True
 ) -> KernelConfig:

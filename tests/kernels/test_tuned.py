@@ -93,4 +93,4 @@ def test_the_tuner_needs_a_gpu(capsys):
     assert "torch sees no GPU" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         tune.main(["nothing"])
-    assert "there are nonlocal_attention.forward" in capsys.readouterr().err
+    assert "nonlocal_attention.forward" in capsys.readouterr().err
