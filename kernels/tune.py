@@ -115,26 +115,30 @@ def microseconds(function: Callable[[], object]) -> float:
 
 def sweep(names: list[str], workers: int) -> Iterator[dict[str, Any]]:
     """A row a case: {"subject", "shape", "question", "config", "us", "problem"}, all of one shape before the next."""
-    known = subjects()
-    cases = [
-        Case(name, shape, config)
-        for name in names
-        for shape in known[name].shapes
-        for config in itertools.chain([None], known[name].candidates(shape))
-    ]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        problems = list(tqdm(pool.map(compiled, cases), "compiling", len(cases), unit="case"))
-    for (name, shape), members in itertools.groupby(zip(cases, problems, strict=True), key=lambda pair: pair[0][:2]):
-        call = known[name].start(shape)
-        for case, problem in members:
-            time = None
-            with answering(case.config, known[name].function) as met:
-                if not problem:
-                    time = microseconds(call)
-            asked = met[0] if met else ""
-            shown = None if case.config is None else asdict(case.config)
-            row = {"subject": name, "shape": list(shape), "question": asked}
-            yield {**row, "config": shown, "us": time, "problem": problem}
+        for name in names:
+            subject = subjects()[name]
+            cases = [
+                Case(name, shape, config)
+                for shape in subject.shapes
+                for config in itertools.chain([None], subject.candidates(shape))
+            ]
+            problems = list(tqdm(pool.map(compiled, cases), f"compiling {name}", len(cases), unit="case"))
+            for shape, members in itertools.groupby(zip(cases, problems, strict=True), key=lambda pair: pair[0].shape):
+                call = subject.start(shape)
+                for case, problem in members:
+                    yield timed(case, problem, call)
+
+
+def timed(case: Case, problem: str, call: Callable[[], object]) -> dict[str, Any]:
+    """The row of one case; its time is None where there is a problem."""
+    time = None
+    with answering(case.config, subjects()[case.subject].function) as met:
+        if not problem:
+            time = microseconds(call)
+    config = None if case.config is None else asdict(case.config)
+    row = {"subject": case.subject, "shape": list(case.shape), "question": met[0] if met else ""}
+    return {**row, "config": config, "us": time, "problem": problem}
 
 
 def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

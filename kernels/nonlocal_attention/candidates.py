@@ -77,19 +77,21 @@ def score_gradient_tiles(shape: Shape) -> Iterable[KernelConfig]:
     _, _, depth, channels = shape
     blocks = {"BLOCK_D": max(16, 1 << (depth - 1).bit_length())}
     width = max(64, 1 << (channels - 1).bit_length())
-    for m, n, warps, stages in product((32, 64), (64, 128), (4, 8), (1, 2, 3)):
+    for m, n, warps, stages in product((16, 32, 64), (64, 128), (4, 8), (2, 3)):
         shared = 2 * (n + stages * m) * (width + blocks["BLOCK_D"])
         if width <= 512 and depth <= 64 and shared < shared_limit():
             even = {"EVEN_C": width == channels, "EVEN_D": blocks["BLOCK_D"] == depth}
             yield KernelConfig({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_V": width, **blocks, **even}, warps, stages)
-    for m, n, k, slice_, warps, stages in product((32, 64), (64, 128), (64, 128), (32, 64), (4, 8), (2, 3)):
-        if m * n // (32 * warps) <= 32 and (channels > 512 or (k, slice_) == (64, 64)):
+    for m, n, k, slice_, warps, stages in product((16, 32, 64), (16, 32, 64, 128), (64, 128), (64,), (4, 8), (3,)):
+        if 8 <= m * n // (32 * warps) <= 32 and (channels > 512 or (m, k) == (64, 64)):
             tiles = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "BLOCK_S": min(slice_, blocks["BLOCK_D"])}
             yield KernelConfig(tiles | {"EVEN_C": channels % k == 0}, warps, stages)
 
 
 SUBJECTS = {
-    "score_gradient": Subject("score_gradient_config", SHAPES, score_gradient_tiles, start_score_gradient),
+    "score_gradient": Subject(
+        "score_gradient_config", (*SHAPES, (4, 64, 256, 2048)), score_gradient_tiles, start_score_gradient
+    ),
     "forward": Subject("forward_config", SHAPES, forward_tiles, start_forward),
     "value_gradient": Subject("value_gradient_config", SHAPES, value_gradient_tiles, start_value_gradient),
 }
