@@ -10,7 +10,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from intrasense_fast.decoder import UNetDecoder
 from intrasense_fast.encoder import CHANNELS, STRIDES, ResNet50Encoder, load_encoder_weights
@@ -286,7 +285,9 @@ class IntraSenseNet(nn.Module):
         height, width = x.shape[-2:]
         # No remainder of a negative number: torch.compile cannot take it into a graph of any size.
         right, below = ((side + STRIDES[-1] - 1) // STRIDES[-1] * STRIDES[-1] - side for side in (width, height))
-        x = pad(x, (0, right, 0, below), mode="replicate")
+        # Not torch's replicate padding: where algorithms must be deterministic, torch.compile of 2.11 cannot trace that.
+        x = torch.cat((x, x[..., -1:].expand(*x.shape[:-1], right)), -1)
+        x = torch.cat((x, x[..., -1:, :].expand(*x.shape[:-2], below, x.shape[-1])), -2)
         return (x - self.input_mean) / self.input_std  # type: ignore[operator]
 
     def _check_input(self, x: Tensor) -> tuple[int, int]:

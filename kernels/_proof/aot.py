@@ -231,12 +231,25 @@ def _compile(job: CompileJob) -> Report:
     report.seconds = round(time.perf_counter() - started, 2)
     if "cubin" in compiled.asm:
         _read_cubin(compiled.asm, report)
+        if count := overwritten(compiled.asm["ttgir"], job.options["num_stages"]):
+            report.instructions["overwritten operands"] = count
     else:
         text = compiled.asm["amdgcn"]
         report.instructions = {name: count for name, pattern in AMDGCN.items() if (count := len(re.findall(pattern, text)))}
         (report.registers,) = _numbers(r"\.vgpr_count:\s+(\d+)", text)
         (report.stack,) = _numbers(r"\.private_segment_fixed_size:\s+(\d+)", text)
     return report
+
+
+def overwritten(ttgir: str, stages: int) -> int:
+    """Operands of asynchronous products that lie in a ring of fewer buffers than the loop has stages.
+
+    A product still reads its operands when the next tile is fetched. Triton 3.6 gives a tile one buffer too few where it is
+    read into registers as well: the fetch overwrites it, and the result is wrong now and then.
+    """
+    rings = dict(re.findall(r"(%\w+) = ttg\.memdesc_(?:index|subview) .*?: !ttg\.memdesc<(\d+)x\d+x\d+x", ttgir))
+    products = re.findall(r"ttng\.warp_group_dot (%\w+), (%\w+),[^{\n]*\{[^}\n]*isAsync = true", ttgir)
+    return sum(int(rings.get(operand, stages)) < stages for product in products for operand in product)
 
 
 def _numbers(pattern: str, text: str) -> list[int]:

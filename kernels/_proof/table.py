@@ -25,6 +25,8 @@ def violations(proof: OperatorProof, job: CompileJob, report: Report) -> list[st
         found.append(f"{report.shared} bytes of shared memory, {SHARED_LIMIT[report.target]} at most")
     if report.instructions.get("atomic"):
         found.append(f"{report.instructions['atomic']} atomic instructions")
+    if report.instructions.get("overwritten operands"):
+        found.append(f"{report.instructions['overwritten operands']} operands are overwritten while a product reads them")
     found += [f"no {name}" for name in proof.instructions(job) if not report.instructions.get(name)]
     return [f"{job.kernel.split(':')[1]} {job.label} {job.target}: {what}" for what in found]
 

@@ -11,13 +11,13 @@ from intrasense_fast.kernels._common.tuned import tunable
 
 # 16-bit maps with aligned sides, by rank: (BLOCK_R at most, BLOCK_L, warps, stages)
 GRAM = {
-    "sm_90": {64: (64, 64, 4, 3), None: (128, 64, 8, 3)},
+    "sm_90": {None: (64, 128, 4, 3)},
     "sm_80": {64: (64, 64, 4, 3), None: (128, 64, 8, 3)},
     "sm_86": {64: (64, 64, 4, 3), None: (128, 64, 8, 2)},
 }
 # The same: (BLOCK_R at most, BLOCK_L, BLOCK_K, warps, stages)
 APPLY = {
-    "sm_90": {64: (64, 128, 64, 8, 3), None: (128, 128, 64, 8, 3)},
+    "sm_90": {64: (64, 128, 64, 8, 3), None: (128, 128, 64, 4, 3)},
     "sm_80": {64: (64, 128, 64, 8, 3), None: (128, 128, 64, 8, 3)},
     "sm_86": {64: (64, 128, 64, 8, 2), None: (128, 128, 64, 8, 2)},
 }
@@ -94,17 +94,10 @@ def weight_gradient_config(rank: int, precision: str) -> KernelConfig:
     return KernelConfig({"BLOCK_R": min(64, side), "BLOCK_L": 64, "BLOCK_K": min(block_k, side)}, 8, stages)
 
 
-def _product(rank: int, precision: str, stages: int) -> tuple[int, int, int]:
-    """(inner size a step, warps, stages): four warps of a tile wait for each other least, but spill where loads are narrow."""
-    if precision == "ieee":
-        return 16, 8, 1
-    return (32, 4, stages) if rank % 16 == 0 else (32, 8, 1)
-
-
 @tunable
 def matrix_config(rank: int, precision: str) -> KernelConfig:
-    """Tiles of the R x R products: BLOCK x BLOCK, BLOCK_K a step."""
-    block_k, warps, stages = _product(rank, precision, 3)
+    """Tiles of the R x R products, BLOCK x BLOCK, BLOCK_K a step: four warps wait least, but spill where loads are narrow."""
+    block_k, warps, stages = (16, 8, 1) if precision == "ieee" else (32, 4, 3) if rank % 16 == 0 else (32, 8, 1)
     return KernelConfig({"BLOCK": BLOCK, "BLOCK_K": block_k}, warps, stages)
 
 
@@ -116,14 +109,12 @@ def small_config(rank: int) -> KernelConfig:
 
 
 @tunable
-def panel_config(precision: str, architecture: str) -> KernelConfig:
-    """invert_panel: SIZE rows and columns a block, BLOCK_K a step of its products."""
-    narrow = precision == "ieee" or architecture.startswith("sm_8")
-    return KernelConfig({"SIZE": BLOCK, "BLOCK_K": 16 if narrow else 32}, 8, 1)
+def panel_config() -> KernelConfig:
+    """invert_panel: SIZE rows and columns a block, BLOCK_K a step of its `ieee` products."""
+    return KernelConfig({"SIZE": BLOCK, "BLOCK_K": 16}, 8, 1)
 
 
 @tunable
-def update_config(rank: int, precision: str) -> KernelConfig:
+def update_config() -> KernelConfig:
     """invert_update, on the blocks of invert_panel."""
-    block_k, warps, stages = _product(rank, precision, 2)
-    return KernelConfig({"SIZE": BLOCK, "BLOCK_K": block_k}, warps, stages)
+    return KernelConfig({"SIZE": BLOCK, "BLOCK_K": 16}, 8, 1)

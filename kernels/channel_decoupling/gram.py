@@ -18,6 +18,57 @@ def triangle(index):
 
 
 @triton.jit
+def gram_tile(
+    X, PART, TRACE, x_rank, x_long, ti, tj, begin, end, R,
+    BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr, PRECISION: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """Tile (ti, tj) of X X^T over begin ... end of the long axis. X points at `begin`, PART and TRACE at the part."""
+    i = tl.arange(0, BLOCK_R)
+    k = tl.arange(0, BLOCK_L)
+    i_in = i < R - ti * BLOCK_R
+    j_in = i < R - tj * BLOCK_R
+    a_tile = X + ti.to(tl.int64) * BLOCK_R * x_rank
+    b_tile = X + tj.to(tl.int64) * BLOCK_R * x_rank
+    acc = tl.zeros([BLOCK_R, BLOCK_R], COMPUTE)
+    for start in range(begin, end, BLOCK_L):
+        k_in = k < end - start
+        a = tl.load(a_tile + (i[:, None] * x_rank + k[None, :] * x_long), mask=i_in[:, None] & k_in[None, :], other=0.0)
+        b = tl.load(b_tile + (k[:, None] * x_long + i[None, :] * x_rank), mask=k_in[:, None] & j_in[None, :], other=0.0)
+        acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=COMPUTE)
+        a_tile += BLOCK_L * x_long
+        b_tile += BLOCK_L * x_long
+    out = PART + ti.to(tl.int64) * BLOCK_R * R + tj * BLOCK_R
+    tl.store(out + (i[:, None] * R + i[None, :]), acc, mask=i_in[:, None] & j_in[None, :])
+    if ti == tj:
+        # The diagonal is read back: its sum over the accumulator, masked, does not compile for sm_100.
+        tl.debug_barrier()
+        tl.store(TRACE + ti, tl.sum(tl.load(out + i * (R + 1), mask=i_in, other=0.0), 0))
+
+
+@triton.jit
+def squeeze_tile(
+    X, SUM, x_rank, x_long, tile, begin, end, R,
+    TALL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """Sums of BLOCK_R rows of X: over begin ... end if TALL, else over the rows, for each l. X at `begin`, SUM at l = 0."""
+    i = tl.arange(0, BLOCK_R)
+    k = tl.arange(0, BLOCK_L)
+    i_in = i < R - tile * BLOCK_R
+    X += tile.to(tl.int64) * BLOCK_R * x_rank
+    total = tl.zeros([BLOCK_R, BLOCK_L], COMPUTE)
+    for start in range(begin, end, BLOCK_L):
+        k_in = k < end - start
+        x = tl.load(X + (i[:, None] * x_rank + k[None, :] * x_long), mask=i_in[:, None] & k_in[None, :], other=0.0).to(COMPUTE)
+        if TALL:
+            total += x
+        else:
+            tl.store(SUM + start + k, tl.sum(x, 0), mask=k_in)
+        X += BLOCK_L * x_long
+    if TALL:
+        tl.store(SUM + tile * BLOCK_R + i, tl.sum(total, 1), mask=i_in)
+
+
+@triton.jit
 def decoupling_gram(
     X, PART, TRACE, SUM, x_batch, x_rank, x_long, R, L, pairs, tiles, splits, share,
     TALL: tl.constexpr, WITH_SUM: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_L: tl.constexpr,
@@ -27,42 +78,28 @@ def decoupling_gram(
 
     Pointers: X (B, R, L), any strides; PART (B, splits, R, R), lower tiles; TRACE (B, splits, tiles), of the diagonal tiles;
     SUM, if WITH_SUM, what the squeeze averages: TALL (B, splits, R), else (B, tiles, L).
-    Grid: (pairs * splits * B,), pairs = tiles (tiles + 1) / 2; a program owns a tile of one split's part.
+    Grid: ((pairs + tiles if WITH_SUM else pairs) * splits * B,), pairs = tiles (tiles + 1) / 2; a program owns a tile of one
+    split's part, or the sums of its rows: the product's own tiles must not be summed (`overwritten` in _proof/aot.py).
     """
     pid = tl.program_id(0)
-    ti, tj = triangle(pid % pairs)
-    split = (pid // pairs) % splits
-    batch = (pid // (pairs * splits)).to(tl.int64)
-    i = tl.arange(0, BLOCK_R)
-    k = tl.arange(0, BLOCK_L)
-    i_in = i < R - ti * BLOCK_R
-    j_in = i < R - tj * BLOCK_R
-    base = X + batch * x_batch + split.to(tl.int64) * share * x_long
-    a_tile = base + ti.to(tl.int64) * BLOCK_R * x_rank
-    b_tile = base + tj.to(tl.int64) * BLOCK_R * x_rank
-    acc = tl.zeros([BLOCK_R, BLOCK_R], COMPUTE)
-    total = tl.zeros([BLOCK_R], COMPUTE)
-    for start in range(split * share, tl.minimum(L, (split + 1) * share), BLOCK_L):
-        k_in = k < L - start
-        a = tl.load(a_tile + (i[:, None] * x_rank + k[None, :] * x_long), mask=i_in[:, None] & k_in[None, :], other=0.0)
-        b = tl.load(b_tile + (k[:, None] * x_long + i[None, :] * x_rank), mask=k_in[:, None] & j_in[None, :], other=0.0)
-        acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=COMPUTE)
-        if WITH_SUM and ti == tj:
-            if TALL:
-                total += tl.sum(a.to(COMPUTE), 1)
-            else:
-                tl.store(SUM + (batch * tiles + ti) * L + start + k, tl.sum(a.to(COMPUTE), 0), mask=k_in)
-        a_tile += BLOCK_L * x_long
-        b_tile += BLOCK_L * x_long
+    programs = pairs + tiles if WITH_SUM else pairs
+    index = pid % programs
+    split = (pid // programs) % splits
+    batch = (pid // (programs * splits)).to(tl.int64)
+    begin = split * share
+    end = tl.minimum(L, begin + share)
+    X += batch * x_batch + split.to(tl.int64) * share * x_long
     part = batch * splits + split
-    out = PART + part * R * R + ti.to(tl.int64) * BLOCK_R * R + tj * BLOCK_R
-    tl.store(out + (i[:, None] * R + i[None, :]), acc, mask=i_in[:, None] & j_in[None, :])
-    if ti == tj:
-        # The diagonal is read back: its sum over the accumulator, masked, does not compile for sm_100.
-        tl.debug_barrier()
-        tl.store(TRACE + part * tiles + ti, tl.sum(tl.load(out + i * (R + 1), mask=i_in, other=0.0), 0))
-        if WITH_SUM and TALL:
-            tl.store(SUM + part * R + ti * BLOCK_R + i, total, mask=i_in)
+    if index < pairs:
+        ti, tj = triangle(index)
+        gram_tile(
+            X, PART + part * R * R, TRACE + part * tiles, x_rank, x_long, ti, tj, begin, end, R,
+            BLOCK_R, BLOCK_L, PRECISION, COMPUTE,
+        )  # fmt: skip
+    elif WITH_SUM:
+        tile = index - pairs
+        SUM += part * R if TALL else (batch * tiles + tile) * L
+        squeeze_tile(X, SUM, x_rank, x_long, tile, begin, end, R, TALL, BLOCK_R, BLOCK_L, COMPUTE)
 
 
 @triton.jit

@@ -77,7 +77,7 @@ def forward(
     with_sum = tall or not decoupled
     sums = features.new_empty(batch, count if tall else tiles, channels, dtype=dtype)
     launch(
-        decoupling_gram, (pairs * count * batch,),
+        decoupling_gram, ((pairs + tiles if with_sum else pairs) * count * batch,),
         x.tensor, part, trace, sums, *x.strides, rank, long, pairs, tiles, count, share,
         TALL=tall, WITH_SUM=with_sum, PRECISION=precision, COMPUTE=compute, **config.options(),
     )  # fmt: skip

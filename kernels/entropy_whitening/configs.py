@@ -34,14 +34,14 @@ def entropy_config(channels: int) -> KernelConfig:
 
 @tunable
 def gate_config(taps: int) -> KernelConfig:
-    """Tiles of gate_gradient: up to 64 taps of a statistic by 64 positions, 16 elements a thread: latency is what it costs."""
+    """Tiles of gate_gradient: up to 64 taps of a statistic by 32 positions, 8 elements a thread: latency is what it costs."""
     rows = min(64, 1 << (taps - 1).bit_length())
-    return KernelConfig({"BLOCK": 64, "TAPS": rows}, 8, 1)
+    return KernelConfig({"BLOCK": 32, "TAPS": rows}, 8, 1)
 
 
 def _whitening(channels: int, dtype: torch.dtype, rows: int) -> KernelConfig:
     """A row of a tile is one 16-byte access a thread of 4 warps; padded channels take more registers, so half of it."""
-    block = _channels(channels, 128 // dtype.itemsize)
+    block = _channels(channels, 256 // dtype.itemsize)
     even = channels % block == 0
     blocks = {"TILE_H": rows if even else 2, "TILE_W": (2048 if even else 1024) // dtype.itemsize // block, "BLOCK_C": block}
     return KernelConfig(blocks | {"EVEN_C": even}, 4, 1)
@@ -65,4 +65,4 @@ def whiten_config(channels: int, radius: int, width: int) -> KernelConfig:
 @tunable
 def gather_config(channels: int, dtype: torch.dtype, stored: bool) -> KernelConfig:
     """Tiles of whiten_gather: two numbers an element, and the moments of a window where they are recomputed."""
-    return _whitening(channels, dtype, 4 if stored else 3)
+    return _whitening(channels, dtype, 8 if stored else 4)

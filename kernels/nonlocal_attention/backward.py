@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from intrasense_fast.kernels.nonlocal_attention.forward import operand
+
 
 @triton.jit
 def attention_prepare(
@@ -92,7 +94,7 @@ def attention_value_gradient(
         p = tl.exp2(s * scale_log2 - lse[None, :])
         do_mask = row_in[:, None] if EVEN_C else row_in[:, None] & (column < left)[None, :]
         do = tl.load(do_base + do_offsets, mask=do_mask, other=0.0)
-        acc = tl.dot(p.to(DO.dtype.element_ty), do, acc, input_precision=PRECISION, out_dtype=COMPUTE)
+        acc = tl.dot(operand(p, DO.dtype.element_ty, PRECISION), do, acc, input_precision=PRECISION, out_dtype=COMPUTE)
         q_base += BLOCK_M * q_row
         do_base += BLOCK_M * C
         lse_base += BLOCK_M
@@ -156,7 +158,7 @@ def attention_score_gradient(
                 s = tl.dot(k, tl.trans(q), input_precision=PRECISION, out_dtype=COMPUTE) * scale_log2
                 # 2^(0 - LSE) overflows where all scores are very negative: keys past the end must be 0 before the exponential.
                 p = tl.exp2(tl.where(key_in[:, None], s, float("-inf")) - lse[None, :])
-                ds = (p * (dp - delta[None, :])).to(Q.dtype.element_ty)
+                ds = operand(p * (dp - delta[None, :]), Q.dtype.element_ty, PRECISION)
                 dk = tl.dot(ds, q, dk, input_precision=PRECISION, out_dtype=COMPUTE)
                 dq = tl.dot(tl.trans(ds), k, input_precision=PRECISION, out_dtype=COMPUTE)
                 dq_tile = DQ + ((batch * key_splits + key_split) * N + start) * D + dq_offsets
@@ -224,7 +226,7 @@ def attention_score_gradient_wide(
                 delta = tl.load(DELTA + at + row, mask=row_in, other=0.0)
                 # 2^(0 - LSE) overflows where all scores are very negative: keys past the end must be 0 before the exponential.
                 p = tl.exp2(tl.where(key_in[:, None], s * scale_log2, float("-inf")) - lse[None, :])
-                ds = (p * (dp - delta[None, :])).to(Q.dtype.element_ty)
+                ds = operand(p * (dp - delta[None, :]), Q.dtype.element_ty, PRECISION)
                 ds_rows = tl.trans(ds)
                 # Another thread may have stored an element of the partial sums before.
                 tl.debug_barrier()

@@ -5,6 +5,17 @@ import triton.language as tl
 
 
 @triton.jit
+def operand(x, DTYPE: tl.constexpr, PRECISION: tl.constexpr):
+    """x as an operand of a product in DTYPE. For TF32 it is rounded to nearest: the tensor cores would cut it off."""
+    x = x.to(DTYPE)
+    if PRECISION == "tf32":
+        rounded = ((x.to(tl.int32, bitcast=True) + 4096) & -8192).to(tl.float32, bitcast=True)
+        # The bits of a NaN may overflow.
+        x = tl.where(x == x, rounded, x)
+    return x
+
+
+@triton.jit
 def halves(x, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Split (ROWS, COLUMNS) into its left and right half, in registers."""
     return tl.split(tl.permute(tl.reshape(x, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
@@ -100,7 +111,7 @@ def attention_forward(
         acc = acc * alpha[:, None]
         v_mask = key_in[:, None] if EVEN_C else key_in[:, None] & (column < left)[None, :]
         v = tl.load(v_base + v_offsets, mask=v_mask, other=0.0)
-        acc = tl.dot(p.to(V.dtype.element_ty), v, acc, input_precision=PRECISION, out_dtype=COMPUTE)
+        acc = tl.dot(operand(p, V.dtype.element_ty, PRECISION), v, acc, input_precision=PRECISION, out_dtype=COMPUTE)
         m = higher
         k_base += BLOCK_N * k_row
         v_base += BLOCK_N * v_row

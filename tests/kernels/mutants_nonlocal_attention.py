@@ -100,8 +100,8 @@ MUTANTS = [
     (
         "score gradient: Delta forgotten",
         BACKWARD,
-        "ds = (p * (dp - delta[None, :])).to(Q.dtype.element_ty)\n                dk",
-        "ds = (p * dp).to(Q.dtype.element_ty)\n                dk",
+        "ds = operand(p * (dp - delta[None, :]), Q.dtype.element_ty, PRECISION)\n                dk",
+        "ds = operand(p * dp, Q.dtype.element_ty, PRECISION)\n                dk",
     ),
     (
         "score gradient: partial dQ of the first tile not masked",
