@@ -1,10 +1,10 @@
 """Plants faults in an operator's kernels, one at a time, and sees which ones its tests kill.
 
-    python -m tests.kernels.mutants bce_dice [--only TEXT] [--write]
+    python -m tests.kernels.mutants bce_dice [--only TEXT | --missing] [--write]
 
 An operator's list is tests/kernels/mutants_<operator>.py: MUTANTS, (what, file, old, new) with `old` found exactly once in
-kernels/<operator>/<file>, and TESTS, pytest arguments. The work is done in a copy of the checkout. --write commits the result
-to tests/kernels/mutants_<operator>.json. A survivor is a missing test.
+kernels/<operator>/<file>, and TESTS, pytest arguments. The work is done in a copy of the checkout. --write puts the rows that
+were run into tests/kernels/mutants_<operator>.json. A survivor is a missing test.
 """
 
 import argparse
@@ -37,6 +37,8 @@ def outcome(checkout: Path, tests: list[str]) -> str:
         run = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         return f"no end within {TIMEOUT} s"
+    if run.returncode < 0:
+        return f"the process died of signal {-run.returncode}"
     if run.returncode not in (0, 1, 2):
         raise RuntimeError(f"pytest ended with {run.returncode}:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
     failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
@@ -47,9 +49,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("operator")
     parser.add_argument("--only", default="", help="faults whose description contains this")
+    parser.add_argument("--missing", action="store_true", help="faults that have no row yet")
     parser.add_argument("--write", action="store_true", help="write the result beside the list")
     options = parser.parse_args()
     plan = importlib.import_module(f"tests.kernels.mutants_{options.operator}")
+    result = ROOT / f"tests/kernels/mutants_{options.operator}.json"
+    known = {row["fault"]: row for row in json.loads(result.read_text())} if result.exists() else {}
     found = []
     with tempfile.TemporaryDirectory() as folder:
         checkout = Path(folder)
@@ -57,7 +62,7 @@ def main() -> None:
         if broken := outcome(checkout, plan.TESTS):
             raise SystemExit(f"the tests fail without a fault: {broken}")
         for what, file, old, new in plan.MUTANTS:
-            if options.only not in what:
+            if options.only not in what or (options.missing and what in known):
                 continue
             path = checkout / "kernels" / options.operator / file
             source = path.read_text()
@@ -69,8 +74,10 @@ def main() -> None:
             found.append({"fault": what, "file": file, "killed_by": killer})
             print(f"{'killed  ' if killer else 'SURVIVED'} {what}: {killer}", flush=True)
     survivors = [row["fault"] for row in found if not row["killed_by"]]
-    if options.write and not options.only:
-        (ROOT / f"tests/kernels/mutants_{options.operator}.json").write_text(json.dumps(found, indent=1) + "\n")
+    if options.write:
+        known.update({row["fault"]: row for row in found})
+        rows = [known[what] for what, *_ in plan.MUTANTS if what in known]
+        result.write_text(json.dumps(rows, indent=1) + "\n")
     print(f"{len(found) - len(survivors)} of {len(found)} killed")
     raise SystemExit(bool(survivors))
 

@@ -14,10 +14,13 @@ TESTS = [
 ]
 
 MUTANTS = [
-    ("gram: rows past the end", GRAM, "    j_in = i < R - tj * BLOCK_R\n    base = X", "    j_in = i < R - tj * BLOCK_R + 1\n    base = X"),
-    ("gram: positions past the end", GRAM, "        k_in = k < L - start\n        a = tl", "        k_in = k < L - start + 1\n        a = tl"),
+    ("gram: rows past the end", GRAM, "    j_in = i < R - tj * BLOCK_R\n    a_tile = X", "    j_in = i < R - tj * BLOCK_R + 1\n    a_tile = X"),
+    ("gram: positions past the end", GRAM, "        k_in = k < end - start\n        a = tl", "        k_in = k < end - start + 1\n        a = tl"),
     ("gram: trace of a column", GRAM, "tl.load(out + i * (R + 1), mask=i_in", "tl.load(out + i * R, mask=i_in"),
-    ("gram: split starts where the first one does", GRAM, "base = X + batch * x_batch + split.to(tl.int64) * share * x_long", "base = X + batch * x_batch"),
+    ("gram: split starts where the first one does", GRAM, "split.to(tl.int64) * share * x_long\n    part", "0\n    part"),
+    ("squeeze: a column past the end", GRAM, "        k_in = k < end - start\n        x = tl", "        k_in = k < end - start + 1\n        x = tl"),
+    ("squeeze: rows past the end", GRAM, "    i_in = i < R - tile * BLOCK_R", "    i_in = i < R - tile * BLOCK_R + 1"),
+    ("squeeze: a tile's sums in another's place", GRAM, "tl.store(SUM + tile * BLOCK_R + i", "tl.store(SUM + i"),
     ("normalise: a zero trace divides", GRAM, "gh = gram / tl.where(trace == 0, 1.0, trace) * R", "gh = gram / trace * R"),
     ("normalise: the triangle that was not computed is read", GRAM, "(tl.maximum(i, j) * R + tl.minimum(i, j))", "(i * R + j)"),
     ("pull: weight forgotten", GRAM, "weighted = x.to(COMPUTE) * w[None, :]", "weighted = x.to(COMPUTE)"),

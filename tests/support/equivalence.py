@@ -95,8 +95,9 @@ def even_thresholds(net: IntraSenseNet, x: Tensor) -> None:
 def assert_equivalent(net: IntraSenseNet, x: Tensor, target: Tensor, *, amp: bool) -> str:
     """Outputs, loss terms and every parameter's gradient of the fused network err at most twice as much as eager's.
 
-    An error is relative to the float64 tensor's norm, of gradients to that of all of a module's. Eager's error in one small tensor is a matter of luck: its median over
-    all tensors counts too, and so do the operators' own bounds in float32, half a rounding in bfloat16. Returns the figures.
+    An error is relative to the float64 tensor's norm, of gradients to that of all of a module's. Eager's error in one small
+    tensor is a matter of luck: its median over all counts too, and so do the operators' own bounds in float32, half a rounding
+    in bfloat16. Returns the figures.
     """
     fused = run(net, x, target, fused=True, amp=amp)
     low = run(net, x, target, fused=False, amp=amp, masks=fused.masks)
