@@ -1,8 +1,9 @@
 """Where device time goes: by kernel for every operator, by kernel for the network's training step and inference.
 
-    python -m benchmarks.breakdown --out FILE
+    python -m benchmarks.breakdown --out FILE [--dry-run]
 
-Needs a GPU. bfloat16 (autocast in the network), channels_last; the mean of several calls by torch's profiler.
+Needs a GPU. bfloat16 (autocast in the network), channels_last; the mean of several calls by torch's profiler. --dry-run: tiny
+shapes and eager paths, on a CPU too: a walk, not a result.
 """
 
 import argparse
@@ -20,26 +21,30 @@ from intrasense_fast.functional import bce_dice, channel_decoupling, entropy_whi
 from intrasense_fast.losses import IntraSenseLoss
 
 CALLS = 5
+CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
 
 
 def kernels(function: Callable[[], object]) -> dict[str, list[float]]:
     """{kernel: [microseconds a call, launches a call]}, the longest first."""
     for _ in range(3):
         function()
-    torch.cuda.synchronize()
-    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities) as profile:
+    synchronise = torch.cuda.synchronize if CUDA else lambda: None
+    synchronise()
+    with torch.profiler.profile() as profile:
         for _ in range(CALLS):
             function()
-        torch.cuda.synchronize()
-    rows = [event for event in profile.key_averages() if event.device_type == DeviceType.CUDA]
-    rows.sort(key=lambda event: -event.self_device_time_total)
-    return {event.key[:90]: [event.self_device_time_total / CALLS, event.count / CALLS] for event in rows}
+        synchronise()
+    time = lambda event: event.self_device_time_total if CUDA else event.self_cpu_time_total
+    rows = [event for event in profile.key_averages() if event.device_type == (DeviceType.CUDA if CUDA else DeviceType.CPU)]
+    rows.sort(key=lambda event: -time(event))
+    return {event.key[:90]: [time(event) / CALLS, event.count / CALLS] for event in rows}
 
 
-def operators() -> dict[str, Callable[[], object]]:
+def operators(dry: bool) -> dict[str, Callable[[], object]]:
     """One training call (forward and backward) of every operator on the model's shapes."""
-    make = lambda *shape: torch.randn(*shape, device="cuda").bfloat16()
+    fused = not dry
+    make = lambda *shape: torch.randn(*shape, device=DEVICE).to(torch.bfloat16 if CUDA else torch.float32)
     found = {}
 
     def add(label: str, function: Callable, *inputs: torch.Tensor) -> None:
@@ -55,55 +60,57 @@ def operators() -> dict[str, Callable[[], object]]:
 
         found[label] = call
 
-    for batch, positions, depth, channels in ((4, 4096, 64, 512), (4, 1024, 64, 512), (4, 256, 128, 1024), (4, 64, 256, 2048)):
+    rows = ((4, 4096, 64, 512), (4, 1024, 64, 512), (4, 256, 128, 1024), (4, 64, 256, 2048))
+    for batch, positions, depth, channels in ((1, 16, 4, 16),) if dry else rows:
         parts = make(batch, positions, 2 * depth + channels).split([depth, depth, channels], -1)
         residual = make(batch, positions, channels)
         label = f"nonlocal_attention B{batch} N{positions} d{depth} C{channels}"
-        add(label, lambda *t: nonlocal_attention(*t, fused=True), *parts, residual)
-    for shape in ((4, 512, 64, 64), (4, 512, 32, 32), (4, 1024, 16, 16), (4, 2048, 8, 8)):
+        add(label, lambda *t: nonlocal_attention(*t, fused=fused), *parts, residual)
+    shapes = ((4, 512, 64, 64), (4, 512, 32, 32), (4, 1024, 16, 16), (4, 2048, 8, 8))
+    for shape in ((1, 16, 4, 4),) if dry else shapes:
         x = make(*shape).contiguous(memory_format=torch.channels_last)
         name = "B{} C{} {}x{}".format(*shape)
         maps = (
             x.float().mean(1),
             x.float().amax(1),
-            torch.randn(1, 2, 7, 7, device="cuda") / 10,
-            torch.zeros(1, device="cuda"),
+            torch.randn(1, 2, 7, 7, device=DEVICE) / 10,
+            torch.zeros(1, device=DEVICE),
         )
         for window in (7, 3):
-            whitening = lambda *t, window=window: entropy_whitening(*t, window=window, fused=True)[0]
+            whitening = lambda *t, window=window: entropy_whitening(*t, window=window, fused=fused)[0]
             add(f"entropy_whitening window {window} {name}", whitening, x, *maps)
         channels, reduced = shape[1], shape[1] // 16
         sizes = ((reduced, channels), (reduced,), (channels, reduced), (channels,))
-        weights = [torch.randn(*size, device="cuda") / 8 for size in sizes]
-        add(f"channel_decoupling {name}", lambda *t: channel_decoupling(*t, fused=True), x, *weights)
-    mask = torch.rand(4, 1, 256, 256, device="cuda") > 0.5
-    add("bce_dice B4 K1 256x256", lambda z, y: bce_dice(z, y, fused=True), make(4, 1, 256, 256), mask)
+        weights = [torch.randn(*size, device=DEVICE) / 8 for size in sizes]
+        add(f"channel_decoupling {name}", lambda *t: channel_decoupling(*t, fused=fused), x, *weights)
+    mask = torch.rand(4, 1, 256, 256, device=DEVICE) > 0.5
+    add("bce_dice B4 K1 256x256", lambda z, y: bce_dice(z, y, fused=fused), make(4, 1, 256, 256), mask)
     return found
 
 
-def networks() -> dict[str, Callable[[], object]]:
+def networks(dry: bool) -> dict[str, Callable[[], object]]:
     """Training step and inference of the network, fused and eager, and of the plain U-Net."""
     found: dict[str, Callable[[], object]] = {}
-    kinds = {"plain U-Net": {"gcp": False, "cdr": False}, "fused": {"fused": True}, "eager": {"fused": False}}
-    for batch, size in ((4, 256), (4, 512), (1, 1024)):
-        image = torch.rand(batch, 1, size, size, device="cuda")
+    kinds = {"plain U-Net": {"gcp": False, "cdr": False}, "fused": {"fused": not dry}, "eager": {"fused": False}}
+    for batch, size in ((2, 32),) if dry else ((4, 256), (4, 512), (1, 1024)):
+        image = torch.rand(batch, 1, size, size, device=DEVICE)
         mask = image > 0.7
         for path, arguments in kinds.items():
             torch.manual_seed(0)
             net = IntraSenseNet(**arguments)
             awaken(net)
-            net.to("cuda", memory_format=torch.channels_last)
-            loss = IntraSenseLoss(fused=path == "fused")
+            net.to(DEVICE, memory_format=torch.channels_last)
+            loss = IntraSenseLoss(fused=path == "fused" and not dry)
 
             def step(net=net, loss=loss, image=image, mask=mask) -> None:
                 net.train()
-                with torch.autocast("cuda", torch.bfloat16):
+                with torch.autocast(DEVICE, torch.bfloat16, enabled=CUDA):
                     output = net(image)
                 torch.autograd.grad(loss(output, mask), list(net.parameters()))
 
             def inference(net=net, image=image) -> None:
                 net.eval()
-                with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+                with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16, enabled=CUDA):
                     net(image)
 
             found[f"{path} training {batch}x{size}x{size}"] = step
@@ -115,13 +122,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.breakdown", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/breakdown.json"))
     parser.add_argument("--only", default="", help="labels that hold this text")
+    parser.add_argument("--dry-run", action="store_true", help="tiny shapes and eager paths: a walk, not a result")
     parser.add_argument("--rows", type=int, default=12, help="kernels printed of each")
     options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
-        parser.error("torch sees no GPU")
-    result = {**provenance(), "calls": {}}
+    if not (CUDA or options.dry_run):
+        parser.error("torch sees no GPU; --dry-run walks without one")
+    result = {**provenance(), "dry_run": options.dry_run, "calls": {}}
     for make in (operators, networks):
-        for label, function in make().items():
+        for label, function in make(options.dry_run).items():
             if options.only not in label:
                 continue
             try:

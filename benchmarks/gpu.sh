@@ -7,19 +7,20 @@
 #   ops        every operator against its peers ($OPERATORS chooses some: each alone has the whole limit)
 #   model      training step and inference, fused, eager, compiled, and the plain U-Net
 #   memory     peak memory by resolution until out of memory
+#   breakdown  where device time goes, kernel by kernel
 #   sanitizer  compute-sanitizer on small cases, and CUDA graphs against eager calls
 # Where there is no git, $INTRASENSE_COMMIT says what is measured; $INTRASENSE_BENCH_NOTE under which conditions.
 # --dry-run walks through the stages with tiny shapes, on a CPU too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-stages=(tests ceilings ops model memory sanitizer)
+stages=(tests ceilings ops model memory breakdown sanitizer)
 dry=0
 chosen=()
 for argument in "$@"; do
   case "$argument" in
     --dry-run) dry=1 ;;
-    tests | ceilings | ops | model | memory | sanitizer) chosen+=("$argument") ;;
+    tests | ceilings | ops | model | memory | breakdown | sanitizer) chosen+=("$argument") ;;
     *) echo "gpu.sh: no stage '$argument'; there are: ${stages[*]} (and --dry-run)" >&2; exit 2 ;;
   esac
 done
@@ -64,7 +65,7 @@ compiled() {
 bench() {
   local name=$1 seconds=$2 part="$OUT/.$1.part" status=0
   rm -f "$part"
-  INTRASENSE_BENCH_UNTIL=$(($(date +%s) + seconds - 45)) limited TERM "$seconds" \
+  INTRASENSE_BENCH_UNTIL=$(($(date +%s) + seconds - 25)) limited TERM "$seconds" \
     "$PYTHON" -m pytest -q "benchmarks/bench_$name.py" --benchmark-only --benchmark-columns=median,iqr,rounds \
     --benchmark-json "$part" > "$OUT/$name.txt" 2>&1 || status=$?
   [ ! -s "$part" ] || mv "$part" "$OUT/$name.json"
@@ -113,6 +114,11 @@ run_memory() {
   local options=(--device cuda --max-size 4096)
   [ "$dry" = 0 ] || options=(--device "$device" --dry-run)
   limited INT "$LIMIT" "$PYTHON" -m benchmarks.memory "${options[@]}" --seconds $((LIMIT - 70)) --out "$OUT/memory"
+}
+run_breakdown() {
+  local quick=()
+  [ "$dry" = 0 ] || quick=(--dry-run)
+  limited INT "$LIMIT" "$PYTHON" -m benchmarks.breakdown "${quick[@]}" --out "$OUT/breakdown.json" > "$OUT/breakdown.txt"
 }
 run_sanitizer() {
   local quick=()

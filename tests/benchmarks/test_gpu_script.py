@@ -22,7 +22,7 @@ def gpu(*arguments: str, out) -> subprocess.CompletedProcess:
 
 def test_an_unknown_stage_is_refused_with_the_known_ones(tmp_path):
     done = gpu("speed", out=tmp_path)
-    assert done.returncode == 2 and "tests ceilings ops model memory sanitizer" in done.stderr
+    assert done.returncode == 2 and "tests ceilings ops model memory breakdown sanitizer" in done.stderr
 
 
 def test_quick_stages_walk_and_say_where_they_come_from(tmp_path):
