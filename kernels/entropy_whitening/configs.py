@@ -65,4 +65,4 @@ def whiten_config(channels: int, radius: int, width: int) -> KernelConfig:
 @tunable
 def gather_config(channels: int, dtype: torch.dtype, stored: bool) -> KernelConfig:
     """Tiles of whiten_gather: two numbers an element, and the moments of a window where they are recomputed."""
-    return _whitening(channels, dtype, 8 if stored else 4)
+    return _whitening(channels, dtype, 6 if stored else 4)

@@ -16,6 +16,7 @@ FORWARD = {
         (64, 128, 64, 64, 4, 3, 1, 16),
         (256, 64, 128, 128, 4, 3, 1, 32),
         (512, 64, 64, 256, 4, 2, 2, 64),
+        (512, 128, 64, 256, 8, 2, 2, 64),
         (1024, 64, 64, 512, 8, 2, 4, 128),
         (None, 64, 32, 512, 8, 2, 4, 256),
     ),
@@ -52,7 +53,7 @@ SCORE_GRADIENT = {
         (16, 64, 128, 64, None, 8, 2),
         (32, 64, 128, 64, None, 8, 3),
         (64, 64, 128, 64, 32, 8, 3),
-        (128, 64, 64, 128, 64, 4, 3),
+        (128, 32, 64, 128, 64, 4, 3),
         (None, 32, 64, 128, 64, 4, 3),
     ),
     "sm_80": (
@@ -81,9 +82,11 @@ def _power_of_two(size: int, least: int = 16) -> int:
     return max(least, 1 << (size - 1).bit_length())
 
 
-def _row(table: dict, architecture: str, size: int) -> tuple:
-    rows = table[ALIAS.get(architecture, architecture)]
-    return next(row[1:] for row in rows if row[0] is None or size <= row[0])
+def _row(table: dict, architecture: str, size: int, depth: int = 0) -> tuple:
+    """The first row that serves `size` and, where several of one size follow each other, BLOCK_D `depth`."""
+    rows = [row for row in table[ALIAS.get(architecture, architecture)] if row[0] is None or size <= row[0]]
+    rows = [row for row in rows if row[0] == rows[0][0]]
+    return next((row for row in rows if depth <= row[-1]), rows[-1])[1:]
 
 
 def _depth_blocks(depth: int, deepest: int, itemsize: int, slice_: int) -> dict[str, int | bool]:
@@ -125,7 +128,7 @@ def forward_config(
         block_m, block_n, warps, stages, slices = 64, 32, 8, 1, 1
         block_c, blocks = _plain(depth, channels, dtype, precision, aligned)
     else:
-        block_m, block_n, block_c, warps, stages, slices, deepest = _row(FORWARD, architecture, channels)
+        block_m, block_n, block_c, warps, stages, slices, deepest = _row(FORWARD, architecture, channels, _power_of_two(depth))
         block_c = min(block_c, _power_of_two(channels))
         slices = min(slices, max(1, block_c // 128))
         blocks = _depth_blocks(depth, deepest, dtype.itemsize, DEPTH_SLICE[dtype.itemsize])
