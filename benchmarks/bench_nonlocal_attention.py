@@ -88,8 +88,6 @@ PATHS = {
     "chunked": chunked,
     "eager compiled": Compiled(ours(False)),
     "SDPA compiled": Compiled(scaled_dot_product),
-    "cuDNN, values in 128, compiled": Compiled(split_values(128)),
-    "cuDNN, values in 256, compiled": Compiled(split_values(256)),
     "chunked compiled": Compiled(chunked),
     "FlexAttention": Compiled(flex),
 }

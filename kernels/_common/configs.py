@@ -1,6 +1,7 @@
 """Which table of tile sizes a device uses. Each operator keeps its own table, keyed by shape, dtype and architecture."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -37,6 +38,11 @@ def architecture(device: torch.device) -> str:
     """
     if device.type != "cuda":
         return _assumed.get()
+    return _of_gpu(device)
+
+
+@functools.cache
+def _of_gpu(device: torch.device) -> str:
     if torch.version.hip is not None:
         return "gfx942"
     major, minor = torch.cuda.get_device_capability(device)

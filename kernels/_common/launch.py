@@ -40,5 +40,6 @@ def launch(
 def _start(kernel: Any, grid: tuple[int, ...], args: tuple, constexprs: dict[str, Any], options: dict[str, Any]) -> None:
     """The launch itself; the proof system replaces it to record what would have been launched."""
     device = next(arg.device for arg in args if isinstance(arg, Tensor))
-    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+    elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
+    with torch.cuda.device(device) if elsewhere else contextlib.nullcontext():
         kernel[grid](*args, **constexprs, **options)

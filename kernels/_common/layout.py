@@ -26,9 +26,11 @@ def from_rows(rows: Tensor, features: Tensor) -> Tensor:
     return maps.contiguous(memory_format=memory_format(features))
 
 
+# Asked once: torch.compile of 2.11 cannot trace the question.
+_AUTOCAST = frozenset(device for device in ("cpu", "cuda", "mps", "xpu", "hpu") if torch.amp.is_autocast_available(device))
+
+
 def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
     """A context in which the operator's own products keep the dtypes it chose."""
     device = tensor.device.type
-    if device == "meta" or not torch.amp.is_autocast_available(device):
-        return contextlib.nullcontext()
-    return torch.autocast(device, enabled=False)
+    return torch.autocast(device, enabled=False) if device in _AUTOCAST else contextlib.nullcontext()

@@ -19,8 +19,8 @@ def _start(backward: bool) -> Callable[[Shape], Callable[[], object]]:
 
         channels, reduced = shape[1], max(1, shape[1] // 16)
         x, d = (torch.randn(*shape, device="cuda").bfloat16().contiguous(memory_format=torch.channels_last) for _ in range(2))
-        sizes = ((reduced, channels), (reduced,), (channels, reduced), (channels,))
-        weights = [torch.randn(*size, device="cuda") / 8 for size in sizes]
+        draw = lambda *size: torch.randn(*size, device="cuda") / 8
+        weights = draw(reduced, channels), draw(reduced), draw(channels, reduced), draw(channels)
         found = triton_impl.forward(x, *weights, 10.0, False)
         if not backward:
             return lambda: triton_impl.forward(x, *weights, 10.0, False)
@@ -46,20 +46,6 @@ def matrix_tiles(shape: Shape) -> Iterable[KernelConfig]:
             yield KernelConfig({"BLOCK": block, "BLOCK_K": k}, warps, stages)
 
 
-def panel_tiles(shape: Shape) -> Iterable[KernelConfig]:
-    for k, warps in product((16, 32, 64), (4, 8)):
-        yield KernelConfig({"SIZE": 64, "BLOCK_K": k}, warps, 1)
-
-
-def update_tiles(shape: Shape) -> Iterable[KernelConfig]:
-    for k, warps, stages in product((16, 32, 64), (4, 8), (1, 2)):
-        yield KernelConfig({"SIZE": 64, "BLOCK_K": k}, warps, stages)
-
-
-def small_tiles(shape: Shape) -> Iterable[KernelConfig]:
-    return (KernelConfig({"SIZE": 64}, warps, 1) for warps in (1, 2, 4, 8))
-
-
 def apply_tiles(shape: Shape) -> Iterable[KernelConfig]:
     for r, columns, k, warps, stages in product((64, 128), (128, 256), (32, 64), (4, 8), (3, 4)):
         registers, shared = r * columns // (32 * warps), 2 * stages * k * (r + columns)
@@ -71,8 +57,5 @@ SUBJECTS = {
     "gram": Subject("gram_config", SHAPES, gram_tiles, _start(False)),
     "pull": Subject("pull_config", SHAPES[:1], gram_tiles, _start(True)),
     "matrix": Subject("matrix_config", SHAPES[:1], matrix_tiles, _start(True)),
-    "panel": Subject("panel_config", SHAPES, panel_tiles, _start(False)),
-    "update": Subject("update_config", SHAPES, update_tiles, _start(False)),
-    "small": Subject("small_config", ((4, 2048, 8, 8),), small_tiles, _start(False)),
     "apply": Subject("apply_config", SHAPES[:1], apply_tiles, _start(True)),
 }

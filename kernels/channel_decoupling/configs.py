@@ -99,22 +99,3 @@ def matrix_config(rank: int, precision: str) -> KernelConfig:
     """Tiles of the R x R products, BLOCK x BLOCK, BLOCK_K a step: four warps wait least, but spill where loads are narrow."""
     block_k, warps, stages = (16, 8, 1) if precision == "ieee" else (32, 4, 3) if rank % 16 == 0 else (32, 8, 1)
     return KernelConfig({"BLOCK": BLOCK, "BLOCK_K": block_k}, warps, stages)
-
-
-@tunable
-def small_config(rank: int) -> KernelConfig:
-    """invert_small: one program a matrix, SIZE x SIZE at most."""
-    size = power_of_two(rank)
-    return KernelConfig({"SIZE": size}, 8 if size == SMALL else 4, 1)
-
-
-@tunable
-def panel_config() -> KernelConfig:
-    """invert_panel: SIZE rows and columns a block, BLOCK_K a step of its `ieee` products."""
-    return KernelConfig({"SIZE": BLOCK, "BLOCK_K": 16}, 8, 1)
-
-
-@tunable
-def update_config() -> KernelConfig:
-    """invert_update, on the blocks of invert_panel."""
-    return KernelConfig({"SIZE": BLOCK, "BLOCK_K": 16}, 8, 1)

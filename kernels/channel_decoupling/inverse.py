@@ -9,63 +9,25 @@ import triton.language as tl
 
 
 @triton.jit
-def invert_tile(a, SCRATCH, SIZE: tl.constexpr):
-    """Inverse of a symmetric positive definite tile in registers, four columns a step.
-
-    SCRATCH: (2, 8, SIZE), which only this program touches. A step's rows and columns reach every thread through it: one barrier
-    for four columns, where reductions take three barriers for one.
-    """
+def invert_tile(a, SIZE: tl.constexpr):
+    """Inverse of a symmetric positive definite tile in registers, one column a step."""
     i = tl.arange(0, SIZE)
-    for step in range(0, SIZE // 4):
-        p = 4 * step
-        pivot = i // 4 == step
-        # The next step writes elsewhere, so one barrier a step is enough.
-        rows = SCRATCH + step % 2 * 8 * SIZE
-        columns = rows + 4 * SIZE
-        tl.store(rows + ((i[:, None] - p) * SIZE + i[None, :]), a, mask=pivot[:, None])
-        tl.store(columns + (i[:, None] * 4 + (i[None, :] - p)), a, mask=pivot[None, :])
-        tl.debug_barrier()
-        # The pivot block is L U, and c = columns (L U)^-1, which row by row solves c L U = columns.
-        at = rows + p
-        u00, u01, u02, u03 = tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
-        at += SIZE
-        l10, u11, u12, u13 = tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
-        at += SIZE
-        l20, l21, u22, u23 = tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
-        at += SIZE
-        l30, l31, l32, u33 = tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
-        l10, l20, l30 = l10 / u00, l20 / u00, l30 / u00
-        u11, u12, u13 = u11 - l10 * u01, u12 - l10 * u02, u13 - l10 * u03
-        l21, l31 = (l21 - l20 * u01) / u11, (l31 - l30 * u01) / u11
-        u22, u23 = u22 - l20 * u02 - l21 * u12, u23 - l20 * u03 - l21 * u13
-        l32 = (l32 - l30 * u02 - l31 * u12) / u22
-        u33 = u33 - l30 * u03 - l31 * u13 - l32 * u23
-        # The pivot's own rows are those of -1: they become 0 + (L U)^-1 rows.
-        c0 = tl.where(pivot, tl.where(i == p, -1.0, 0.0), tl.load(columns + i * 4)) / u00
-        c1 = tl.where(pivot, tl.where(i == p + 1, -1.0, 0.0), tl.load(columns + i * 4 + 1))
-        c2 = tl.where(pivot, tl.where(i == p + 2, -1.0, 0.0), tl.load(columns + i * 4 + 2))
-        c3 = tl.where(pivot, tl.where(i == p + 3, -1.0, 0.0), tl.load(columns + i * 4 + 3))
-        c1 = (c1 - c0 * u01) / u11
-        c2 = (c2 - c0 * u02 - c1 * u12) / u22
-        c3 = (c3 - c0 * u03 - c1 * u13 - c2 * u23) / u33
-        c2 = c2 - c3 * l32
-        c1 = c1 - c2 * l21 - c3 * l31
-        c0 = c0 - c1 * l10 - c2 * l20 - c3 * l30
-        # In the pivot's own columns rows are those of 1: they become 0 - c.
-        r0 = tl.where(pivot, tl.where(i == p, 1.0, 0.0), tl.load(rows + i))
-        r1 = tl.where(pivot, tl.where(i == p + 1, 1.0, 0.0), tl.load(rows + SIZE + i))
-        r2 = tl.where(pivot, tl.where(i == p + 2, 1.0, 0.0), tl.load(rows + 2 * SIZE + i))
-        r3 = tl.where(pivot, tl.where(i == p + 3, 1.0, 0.0), tl.load(rows + 3 * SIZE + i))
-        a = tl.where(pivot[:, None] | pivot[None, :], 0.0, a)
-        a = a - c0[:, None] * r0[None, :] - c1[:, None] * r1[None, :] - c2[:, None] * r2[None, :] - c3[:, None] * r3[None, :]
+    for p in range(0, SIZE):
+        on_row = (i == p)[:, None]
+        on_column = (i == p)[None, :]
+        row = tl.sum(tl.where(on_row, a, 0.0), 0)
+        column = tl.sum(tl.where(on_column, a, 0.0), 1)
+        pivot = tl.sum(tl.where(i == p, row, 0.0), 0)
+        scaled = tl.where(i == p, 1.0, row) / pivot
+        a = tl.where(on_row, scaled[None, :], tl.where(on_column, 0.0, a) - column[:, None] * scaled[None, :])
     return a
 
 
 @triton.jit
-def invert_small(A, OUT, SCRATCH, R, SIZE: tl.constexpr, COMPUTE: tl.constexpr):
+def invert_small(A, OUT, R, SIZE: tl.constexpr, COMPUTE: tl.constexpr):
     """OUT = A^-1 for R <= SIZE.
 
-    Pointers: A, OUT (B, R, R); SCRATCH (B, 2, 8, SIZE). Grid: (B,); a program owns a matrix.
+    Pointers: A, OUT (B, R, R). Grid: (B,); a program owns a matrix.
     """
     base = tl.program_id(0).to(tl.int64) * R * R
     i = tl.arange(0, SIZE)
@@ -74,8 +36,7 @@ def invert_small(A, OUT, SCRATCH, R, SIZE: tl.constexpr, COMPUTE: tl.constexpr):
     a = tl.load(A + at, mask=inside, other=0.0)
     # Beyond the edge the identity: it stays there.
     a = tl.where(inside, a, tl.where(i[:, None] == i[None, :], 1.0, 0.0))
-    a = invert_tile(a, SCRATCH + tl.program_id(0).to(tl.int64) * 16 * SIZE, SIZE)
-    tl.store(OUT + at, a, mask=inside)
+    tl.store(OUT + at, invert_tile(a, SIZE), mask=inside)
 
 
 @triton.jit
@@ -99,8 +60,7 @@ def invert_panel(
     inside = p_in[:, None] & p_in[None, :]
     diagonal = tl.load(matrix + step * SIZE * R + (i[:, None] * R + i[None, :]), mask=inside, other=0.0)
     diagonal = tl.where(inside, diagonal, tl.where(i[:, None] == i[None, :], 1.0, 0.0))
-    scratch = SCRATCH + pid.to(tl.int64) * 2 * SIZE * SIZE
-    inverse = invert_tile(diagonal, scratch + SIZE * SIZE, SIZE)
+    inverse = invert_tile(diagonal, SIZE)
     panel = PANEL + batch * R * SIZE + block * SIZE * SIZE
     if block == step:
         tl.store(panel + square, inverse, mask=i_in[:, None])
@@ -110,6 +70,7 @@ def invert_panel(
         left = i[:, None] * SIZE + k[None, :]
         right = k[:, None] * SIZE + i[None, :]
         rows = matrix + block * SIZE * R
+        scratch = SCRATCH + pid.to(tl.int64) * 2 * SIZE * SIZE
         tl.store(scratch + square, inverse)
         tl.debug_barrier()
         acc = tl.zeros([SIZE, SIZE], COMPUTE)

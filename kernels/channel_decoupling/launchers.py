@@ -76,29 +76,28 @@ def inverse(matrix: Tensor) -> Tensor:
     One launch for R <= 64, two a block of 64 up to R = 512, the library's factorisation above.
     """
     batch, rank, _ = matrix.shape
-    # Three TF32 products keep a digit too few for the small differences of an elimination.
-    compute, precision = compute_dtype(matrix.dtype), "ieee"
+    compute, precision = compute_dtype(matrix.dtype), matrix_precision(matrix.dtype, matrix.device)
     if rank > LARGEST_INVERSE:
         factor, info = torch.linalg.cholesky_ex(matrix, check_errors=False)
         return torch.cholesky_inverse(factor).masked_fill((info != 0)[:, None, None], torch.nan)
     out = torch.empty_like(matrix)
     if rank <= configs.SMALL:
-        config = configs.small_config(rank)
-        scratch = matrix.new_empty(batch, 2, 8, config.blocks["SIZE"])
-        launch(invert_small, (batch,), matrix, out, scratch, rank, COMPUTE=compute, **config.options())
+        size = configs.power_of_two(rank)
+        launch(invert_small, (batch,), matrix, out, rank, SIZE=size, COMPUTE=compute, num_warps=4, num_stages=1)
         return out
-    panel_config, update_config = configs.panel_config(), configs.update_config()
-    size = panel_config.blocks["SIZE"]
+    size = configs.BLOCK
     blocks = cdiv(rank, size)
     panel, scratch = matrix.new_empty(batch, rank, size), matrix.new_empty(batch, blocks, 2, size, size)
+    options = dict(
+        SIZE=size, BLOCK_K=configs.matrix_config(rank, precision).blocks["BLOCK_K"], PRECISION=precision, COMPUTE=compute
+    )
     for step in range(blocks):
         launch(
-            invert_panel, (blocks * batch,), matrix, panel, scratch, rank, step, blocks,
-            PRECISION=precision, COMPUTE=compute, **panel_config.options(),
+            invert_panel, (blocks * batch,), matrix, panel, scratch, rank, step, blocks, **options, num_warps=8, num_stages=1
         )  # fmt: skip
         launch(
             invert_update, (blocks * blocks * batch,), matrix, panel, out, rank, step, blocks,
-            PRECISION=precision, COMPUTE=compute, **update_config.options(),
+            **options, num_warps=8, num_stages=1,
         )  # fmt: skip
         matrix, out = out, matrix
     return matrix

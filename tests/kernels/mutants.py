@@ -18,12 +18,12 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT = 600
+TIMEOUT = 1200
 
 
 def copy_checkout(target: Path) -> None:
     """What the tests need, links kept."""
-    for name in ("intrasense_fast", "kernels", "tests"):
+    for name in ("intrasense_fast", "kernels", "tests", "examples"):
         shutil.copytree(ROOT / name, target / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(ROOT / name, target)

@@ -25,7 +25,7 @@ MUTANTS = [
     ("normalise: the triangle that was not computed is read", GRAM, "(tl.maximum(i, j) * R + tl.minimum(i, j))", "(i * R + j)"),
     ("pull: weight forgotten", GRAM, "weighted = x.to(COMPUTE) * w[None, :]", "weighted = x.to(COMPUTE)"),
     ("symmetrise: transposed half not transposed", GRAM, "part + split * R * R + (j[None, :] * R + i[:, None])", "part + split * R * R + there"),
-    ("inverse: pivot's own entry", INVERSE, "tl.where(pivot, tl.where(i == p, -1.0, 0.0), tl.load(columns + i * 4))", "tl.load(columns + i * 4)"),
+    ("inverse: pivot's own entry", INVERSE, "scaled = tl.where(i == p, 1.0, row) / pivot", "scaled = row / pivot"),
     ("inverse: zeros beyond the edge of a small matrix", INVERSE, "    a = tl.where(inside, a, tl.where(i[:, None] == i[None, :], 1.0, 0.0))\n", ""),
     ("panel: the inverse of the next image's block", INVERSE, "scratch = SCRATCH + pid.to(tl.int64) * 2 * SIZE * SIZE", "scratch = SCRATCH + block * 2 * SIZE * SIZE"),
     ("update: row of the pivot keeps its block", INVERSE, "        acc = tl.where(bi == step, 0.0, acc)\n", ""),
