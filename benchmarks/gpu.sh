@@ -9,7 +9,7 @@
 #   memory     peak memory by resolution until out of memory
 #   breakdown  where device time goes, kernel by kernel
 #   sanitizer  compute-sanitizer on small cases, and CUDA graphs against eager calls
-# Where there is no git, $INTRASENSE_COMMIT says what is measured; $INTRASENSE_BENCH_NOTE under which conditions.
+# $INTRASENSE_COMMIT says what is measured in a copy without its history; $INTRASENSE_BENCH_NOTE under which conditions.
 # --dry-run walks through the stages with tiny shapes, on a CPU too.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -41,10 +41,12 @@ def provenance() -> dict[str, str | None]:
 
 
 def commit() -> str:
-    """The checkout's commit, "+" behind it where the working tree differs; $INTRASENSE_COMMIT where there is no git."""
+    """$INTRASENSE_COMMIT where it is set (a copy without its history); else git's, "+" behind it where the tree differs."""
     head = _output("git", "rev-parse", "--short=10", "HEAD")
+    if given := os.environ.get("INTRASENSE_COMMIT"):
+        return given
     if not head:
-        return os.environ.get("INTRASENSE_COMMIT", "unknown")
+        return "unknown"
     return head + ("+" if _output("git", "status", "--porcelain", "--untracked-files=no") else "")
 
 

@@ -15,9 +15,8 @@ def summary(results: dict[str, list[dict]]) -> str:
     parts = []
     if on_gpu:
         parts += [
-            "On a GPU, in bfloat16: device time of the fused operators, and how many times as long others take in the same "
-            "run, in turns with them (below 1: they are quicker). The best other path is the quickest of all peers in "
-            "[benchmarks/results](benchmarks/results/README.md).",
+            "On a GPU, in bfloat16: time of a call of the fused operators, and how many times as long others take, in turns "
+            "with them (below 1: they are quicker). What was timed, and under which conditions, stands below the table.",
             headline(on_gpu),
         ]
         if any(row["extra_info"]["operator"] == "model" for run in on_gpu for row in run["benchmarks"]):
@@ -31,6 +30,10 @@ def summary(results: dict[str, list[dict]]) -> str:
             "shipped configuration is compiled ahead of time, and traffic, FLOPs and launches are counted on the "
             "kernels themselves."
         )
+    if results["breakdown"]:
+        parts.append("Time that the GPU itself spent in a call, summed over its kernels (torch's profiler), by commit:")
+        parts += [breakdown_summary(results["breakdown"])]
+        parts += [provenance_line({"machine_info": run, "file": run["file"]}) for run in results["breakdown"]]
     parts.append(static_table(results["static"]))
     models = [run for run in on_cpu if any(row["extra_info"]["operator"] == "model" for row in run["benchmarks"])]
     if models:
@@ -198,6 +201,14 @@ def speed_table(run: dict) -> str:
     return markdown(
         ["what", "path", "time", "wall", "in turns", "of the floor", "error", "peak", "saved for backward"], rows
     )  # fmt: skip
+
+
+def breakdown_summary(runs: Sequence[dict]) -> str:
+    """A row a call, operators first, then the network by path; a column a run."""
+    calls = list(dict.fromkeys(call for run in runs for call, kernels in run["calls"].items() if "failed" not in kernels))
+    spent = lambda kernels: f"{sum(time for time, _ in kernels.values()):.0f} us" if kernels else "-"
+    rows = [[call, *(spent(run["calls"].get(call, {})) for run in runs)] for call in calls]
+    return markdown(["call, an operator's with backward", *(run["commit"] for run in runs)], rows)
 
 
 def breakdown_table(run: dict) -> str:

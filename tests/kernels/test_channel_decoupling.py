@@ -184,10 +184,13 @@ def test_gram_computes_one_triangle(device, rng):
         with pytest.raises(TypeError):
             channel_decoupling(*inputs, fused=True)
     (gram,) = launches
-    block = configs.gram_config(320, 400, torch.bfloat16, "sm_90", "ieee").blocks["BLOCK_R"]
-    assert gram.kernel == "decoupling_gram" and block == 128
-    assert gram.programs == 6 * launchers.splits(6, 320, 400, 64)[0]
-    assert gram.dot_flops <= 6 * 2 * block**2 * 448
+    block, columns = configs.gram_config(320, 400, torch.bfloat16, "sm_90", "ieee").blocks.values()
+    tiles = -(-320 // block)
+    pairs = tiles * (tiles + 1) // 2
+    assert gram.kernel == "decoupling_gram" and tiles > 1
+    # A program a tile of the triangle, and one a tile of rows for the squeeze.
+    assert gram.programs == (pairs + tiles) * launchers.splits(pairs, 320, 400, columns)[0]
+    assert gram.dot_flops <= pairs * 2 * block**2 * -(-400 // columns) * columns
 
 
 @pytest.mark.parametrize("decoupled", (False, True))
