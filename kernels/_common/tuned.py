@@ -50,7 +50,7 @@ def question(function: Callable, args: tuple) -> str:
 
 
 def tunable(function: Callable[..., KernelConfig]) -> Callable[..., KernelConfig]:
-    """A function of a configs.py whose answer `use_tuned_configs` may replace. No argument is a batch or an image size."""
+    """A function of a configs.py whose answer `use_tuned_configs` may replace. No argument is a batch."""
 
     # Every launch asks: without tuned configurations the answer must cost nothing.
     shipped = functools.cache(function)
