@@ -77,7 +77,7 @@ def _bounds_at(channels: int, positions: tuple[int, int]) -> list[Bound]:
     row = Row((1, channels, *positions), torch.bfloat16, torch.channels_last)
     count, depth = positions[0] * positions[1], max(8, channels // 8)
     floor, pair = count * (2 * depth + 3 * channels) * 2, 2 * count**2
-    narrow, chunked = channels == 64, channels > 256
+    narrow, chunked = channels == 64, channels > 128
     forward: dict[str, Any] = dict(
         floor_bytes=floor, useful_flops=pair * (depth + channels), flops=1.35 if channels == 2048 else 1.15
     )
