@@ -12,6 +12,7 @@ import torch
 from benchmarks.ceilings import measure
 from benchmarks.common import CUDA, QUICK
 from benchmarks.provenance import provenance
+from intrasense_fast.kernels.tune import captured
 
 ROUNDS = 20 if CUDA else 15
 # A round of the model on a CPU takes seconds: fewer rounds of what is slow.
@@ -127,21 +128,14 @@ def replayed(function: Callable[[], object]) -> tuple[Callable[[], object], str]
 
     Between plain calls the GPU waits for Python wherever kernels take less than their launches: events would time the host.
     """
-    stream = torch.cuda.Stream()
     try:
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            function()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            function()
-        graph.replay()
+        replay, _ = captured(function)
+        replay()
         torch.cuda.synchronize()
     except RuntimeError:
         torch.cuda.synchronize()
         return function, "events"
-    return graph.replay, "graph"
+    return replay, "graph"
 
 
 def ratio(

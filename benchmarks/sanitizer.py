@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.provenance import ROOT, provenance, write_json
 from intrasense_fast.kernels._proof.registry import OperatorProof, Row, proof_of, proofs
+from intrasense_fast.kernels.tune import captured
 
 TOOLS = ("memcheck", "racecheck", "initcheck")
 # What the sanitizer multiplies: the shapes of most elements are left to the plain tests.
@@ -61,20 +63,12 @@ def graph_differs(proof: OperatorProof) -> str:
     """Capture on one set of inputs, replay on another; "" where every output and gradient equals a plain call's."""
     for shape in shapes(proof, dry=False):
         inputs, others = (make(proof, shape, torch.float32, seed) for seed in (0, 1))
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                both(proof, inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            captured = both(proof, inputs)
+        replay, results = captured(partial(both, proof, inputs))
         for key, t in inputs.items():
             t.copy_(others[key])
-        graph.replay()
+        replay()
         torch.cuda.synchronize()
-        for index, (one, other) in enumerate(zip(captured, both(proof, others), strict=True)):
+        for index, (one, other) in enumerate(zip(results, both(proof, others), strict=True)):
             if not torch.equal(one, other):
                 return f"shape {shape}: result {index} of the graph differs from the plain call's"
     return ""

@@ -10,6 +10,7 @@ does not fit or spills is never chosen. `use_tuned_configs(FILE)` (intrasense_fa
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -29,9 +30,10 @@ from intrasense_fast.files import atomic_path
 from intrasense_fast.kernels._common import tuned
 from intrasense_fast.kernels._common.configs import KernelConfig
 from intrasense_fast.kernels._common.tuned import Shape, Subject
+from intrasense_fast.kernels._proof.registry import OPERATORS
 
-OPERATORS = ("nonlocal_attention", "entropy_whitening", "channel_decoupling")
 REPLAYS = 20
+Result = TypeVar("Result")
 
 
 class Case(NamedTuple):
@@ -43,11 +45,12 @@ class Case(NamedTuple):
 
 
 def subjects() -> dict[str, Subject]:
-    """Every operator's, by "operator.name"."""
+    """Those of every operator that has candidates.py, by "operator.name"."""
     found = {}
     for operator in OPERATORS:
-        module = importlib.import_module(f"intrasense_fast.kernels.{operator}.candidates")
-        found.update({f"{operator}.{name}": subject for name, subject in module.SUBJECTS.items()})
+        module = f"intrasense_fast.kernels.{operator}.candidates"
+        if importlib.util.find_spec(module) is not None:
+            found.update({f"{operator}.{name}": subject for name, subject in importlib.import_module(module).SUBJECTS.items()})
     return found
 
 
@@ -92,22 +95,28 @@ def compiled(case: Case) -> str:
     return ", ".join(spills)
 
 
-def microseconds(function: Callable[[], object]) -> float:
-    """Median time of a replay of the call's CUDA graph."""
+def captured(function: Callable[[], Result]) -> tuple[Callable[[], None], Result]:
+    """(the replay of the call's CUDA graph, what the captured call returned, filled by every replay)."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(2):
+        for _ in range(3):
             function()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        function()
-    graph.replay()
+        result = function()
+    return graph.replay, result
+
+
+def microseconds(function: Callable[[], object]) -> float:
+    """Median time of a replay of the call's CUDA graph."""
+    replay, _ = captured(function)
+    replay()
     marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(REPLAYS)]
     for begin, end in marks:
         begin.record()
-        graph.replay()
+        replay()
         end.record()
     torch.cuda.synchronize()
     return statistics.median(begin.elapsed_time(end) for begin, end in marks) * 1e3
