@@ -2,7 +2,8 @@
 
 Depth slices (BLOCK_S below BLOCK_D) are re-read from L1, so that a deep query costs no registers; a float32 product keeps its
 inner size at 32 or less a step. Rows that do not start at multiples of 16 elements load element by element, which takes
-registers: their 16-bit tiles are those of float32.
+registers: their 16-bit tiles are those of float32. On sm_80 and sm_86 registers admit one or two programs on a multiprocessor;
+a product has as many stages, up to three, as cost no program (C = 2048 on sm_86: two, in 99 KiB).
 """
 
 import torch
@@ -21,10 +22,17 @@ FORWARD = {
         (None, 64, 32, 512, 8, 2, 4, 256),
     ),
     "sm_80": (
-        (64, 64, 64, 64, 4, 2, 1, 16),
-        (128, 64, 64, 128, 8, 2, 1, 16),
-        (256, 64, 64, 256, 8, 2, 2, 32),
-        (512, 64, 64, 256, 8, 2, 2, 64),
+        (64, 64, 64, 64, 4, 3, 1, 16),
+        (128, 64, 64, 128, 8, 3, 1, 16),
+        (256, 64, 64, 256, 8, 3, 2, 32),
+        (512, 64, 64, 256, 8, 3, 2, 64),
+        (None, 64, 32, 256, 8, 3, 2, 256),
+    ),
+    "sm_86": (
+        (64, 64, 64, 64, 4, 3, 1, 16),
+        (128, 64, 64, 128, 8, 3, 1, 16),
+        (256, 64, 64, 256, 8, 3, 2, 32),
+        (512, 64, 64, 256, 8, 3, 2, 64),
         (None, 64, 32, 256, 8, 2, 2, 256),
     ),
     "gfx942": ((128, 64, 32, 128, 4, 1, 1, 32), (None, 64, 32, 256, 8, 1, 2, 64)),
@@ -38,12 +46,12 @@ VALUE_GRADIENT = {
         (None, 32, 64, 512, 8, 2, 256),
     ),
     "sm_80": (
-        (64, 64, 64, 64, 4, 2, 16),
-        (128, 64, 64, 128, 4, 2, 16),
-        (256, 32, 64, 256, 8, 2, 32),
-        (512, 32, 64, 256, 8, 2, 64),
-        (1024, 32, 64, 256, 8, 2, 128),
-        (None, 16, 32, 512, 8, 1, 256),
+        (64, 64, 64, 64, 4, 3, 16),
+        (128, 64, 64, 128, 4, 3, 16),
+        (256, 32, 64, 256, 8, 3, 32),
+        (512, 32, 64, 256, 8, 3, 64),
+        (1024, 32, 64, 256, 8, 3, 128),
+        (None, 16, 32, 512, 8, 2, 256),
     ),
     "gfx942": ((128, 32, 64, 128, 4, 1, 32), (None, 32, 64, 256, 8, 1, 64)),
 }
@@ -57,10 +65,10 @@ SCORE_GRADIENT = {
         (None, 32, 64, 128, 64, 4, 3),
     ),
     "sm_80": (
-        (16, 64, 64, 64, None, 4, 2),
-        (32, 64, 64, 64, None, 8, 2),
-        (64, 32, 64, 64, None, 8, 2),
-        (None, 64, 64, 64, 64, 8, 2),
+        (16, 64, 64, 64, None, 4, 3),
+        (32, 64, 64, 64, None, 8, 3),
+        (64, 32, 64, 64, None, 8, 3),
+        (None, 64, 64, 64, 64, 8, 3),
     ),
     "gfx942": ((None, 32, 32, 32, 32, 4, 1),),
 }
@@ -72,6 +80,7 @@ SCORE_GRADIENT_RESIDENT = {
         (512, 64, 32, 128, 8, 2),
     ),
 }
+# Whose rows an architecture uses where a table holds none of its own.
 ALIAS = {"sm_86": "sm_80", "sm_100": "sm_90"}
 
 # A slice of the depth where the queries do not stay in registers.
@@ -84,7 +93,8 @@ def _power_of_two(size: int, least: int = 16) -> int:
 
 def _row(table: dict, architecture: str, size: int, depth: int = 0) -> tuple:
     """The first row that serves `size` and, where several of one size follow each other, BLOCK_D `depth`."""
-    rows = [row for row in table[ALIAS.get(architecture, architecture)] if row[0] is None or size <= row[0]]
+    own = table.get(architecture) or table[ALIAS[architecture]]
+    rows = [row for row in own if row[0] is None or size <= row[0]]
     rows = [row for row in rows if row[0] == rows[0][0]]
     return next((row for row in rows if depth <= row[-1]), rows[-1])[1:]
 
