@@ -217,7 +217,7 @@ class Guard:
         return tuple(int(i) for i in np.unravel_index(self.current, self.sizes))
 
     def check(self, kind: str, pointers, mask) -> None:
-        addresses, active = np.broadcast_arrays(pointers.data, mask.data)
+        addresses, active = np.broadcast_arrays(pointers.data, mask.data.astype(bool))
         addresses = addresses[active].ravel()
         if not addresses.size:
             return

@@ -39,6 +39,8 @@ MUTANTS = [
     ("weight gradient: M rounded to the map's dtype", APPLY, "acc = tl.dot(m, x.to(COMPUTE), acc", "acc = tl.dot(m.to(X.dtype.element_ty), x, acc"),
     ("apply: mask of the positions dropped", APPLY, "(w * (x - acc)).to(OUT.dtype.element_ty), mask=inside)", "(w * (x - acc)).to(OUT.dtype.element_ty), mask=i_in[:, None])"),
     ("operands: weight of the row", MATRICES, "tl.load(W + batch * R + j, mask=j < R, other=0.0)[None, :]", "tl.load(W + batch * R + i, mask=i < R, other=0.0)[:, None]"),
+    ("operands: no unit", MATRICES, "unit = tl.exp2(tl.minimum(tl.maximum(tl.floor(tl.log2(tl.where(top > 0, top, 1.0))), -60.0), 60.0))", "unit = tl.exp2(top * 0.0)"),
+    ("feature gradient: Gbar rounded to 16 bits", APPLY, "    if SPLIT:\n        acc = multiply(acc, LOW", "    if False:\n        acc = multiply(acc, LOW"),
     ("apply: M rounded, not K", APPLY, "        matrix = tl.load(MATRIX + start + (i[:, None] * R + k[None, :]), mask=i_in[:, None] & k_in[None, :], other=0.0)\n", "        matrix = tl.load(MATRIX + start + (i[:, None] * R + k[None, :]), mask=i_in[:, None] & k_in[None, :], other=0.0)\n        matrix = (matrix.to(COMPUTE) + 1.0).to(MATRIX.dtype.element_ty).to(COMPUTE) - 1.0\n        matrix = tl.where(i_in[:, None] & k_in[None, :], matrix, 0.0).to(MATRIX.dtype.element_ty)\n"),
     ("feature gradient: dOut read with the map's strides", APPLY, "acc = multiply(acc, K + matrix, d_panel, d_rank, d_long,", "acc = multiply(acc, K + matrix, d_panel, x_rank, x_long,"),
     ("pull: dOut's images at the map's", GRAM, "d_tile = D + batch * d_batch + first", "d_tile = D + batch * x_batch + first"),

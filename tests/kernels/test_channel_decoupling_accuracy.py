@@ -115,9 +115,9 @@ def test_the_map_may_have_any_scale(scale, shape, device, rng):
         assert (one - other).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("scale", (1e-3, 300.0))
+@pytest.mark.parametrize("scale, slope", [(1e-3, 1e3), (300.0, 300.0)])
 @pytest.mark.parametrize("shape", [(1, 12, 5, 6), (1, 40, 4, 5)], ids=str)
-def test_float16_gradients_of_maps_of_any_scale(scale, shape, device, rng):
+def test_float16_gradients_of_maps_of_any_scale(scale, slope, shape, device, rng):
     """2 Gbar goes like the gradient over the map: float16 holds neither end of that without a unit of its own."""
     inputs = tensors(shape, rng, device)
     inputs[0] = (inputs[0] * scale).half()
@@ -125,12 +125,8 @@ def test_float16_gradients_of_maps_of_any_scale(scale, shape, device, rng):
     grads = gradients(inputs, rng)
     fused, low, truth = three(inputs, grads)
     budget.assert_within_budget(fused[1][0], low[1][0], truth[1][0], "d_features")
-    # Of the distance alone, where nothing hides what the unit must keep.
-    grads = [
-        torch.zeros_like(grads[0]),
-        torch.zeros_like(grads[1]),
-        torch.full_like(grads[2], 1e3 * scale, dtype=torch.float32),
-    ]
+    # Of the distance alone, where nothing hides what the unit must keep: Gbar lies beyond 65504, and among the subnormal.
+    grads = [torch.zeros_like(grads[0]), torch.zeros_like(grads[1]), torch.full_like(grads[2], slope)]
     fused, low, truth = three(inputs, grads)
     budget.assert_within_budget(fused[1][0], low[1][0], truth[1][0], "d_features of distance")
 
@@ -140,6 +136,15 @@ def test_float16_gradients_of_maps_of_any_scale(scale, shape, device, rng):
 def test_low_precision_of_maps_with_a_strong_common_direction(shape, squeeze, dtype, device, rng):
     """What M suppresses must not come back through the rounding of an operand: rounding M or Gbar costs ten times the error."""
     compare(tensors(shape, rng, device, dtype, mean=4.0), rng, squeeze=squeeze)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 12, 12), (1, 100, 6, 8)], ids=str)
+def test_low_precision_gradients_of_the_terms_alone(shape, device, rng):
+    """Beside the output's gradient 2 Gbar F is small; alone it is nearly orthogonal to F, and shows how Gbar is rounded."""
+    inputs = tensors(shape, rng, device, torch.bfloat16, mean=16.0)
+    grads = gradients(inputs, rng)
+    grads[0].zero_()
+    compare(inputs, rng, grads=grads)
 
 
 @pytest.mark.parametrize("shape", [(1, 40, 8, 8), (1, 96, 6, 6)], ids=str)
