@@ -15,11 +15,11 @@ DECODER = (256, 128, 64, 32, 16)
 PATHS = ("plain", "eager", "eager whole", "fused")
 # Maps of C channels alive at once in the window sums of the eager path, beside the network's own: see window_moments.
 WHITENING_MAPS = 10
-# Values a pixel of the widest moment outside the refined strides: the last decoder block, its input, its skips, and the copies
-# in the library's own layout that its convolutions make.
-DECODER_VALUES = 46 + 160
+# Values a pixel of the widest moment outside the refined strides, by the bytes of a value (4: float32 on a CPU, 2: autocast on
+# a GPU): the last decoder block, its input, its skips, and the copies and workspace that the library's convolutions make.
+DECODER_VALUES = {4: 46 + 130, 2: 46 + 160}
 # Training: the same moment in the backward pass, where a gradient stands beside each map.
-GRADIENT_VALUES = 160
+GRADIENT_VALUES = {4: 160, 2: 75}
 # Parameters of encoder and decoder: their gradients appear while what was saved goes.
 PLAIN_PARAMETERS = 32_511_000
 
@@ -29,7 +29,8 @@ def saved(path: str, size: int, strides: Sequence[int], batch: int = 1, item: in
 
     Args:
         path: one of PATHS. size: side of the square image. strides: refined strides, not used by "plain".
-        item: bytes of a feature map's element; statistics, matrices and the eager path's scores are float32.
+        item: bytes of a feature map's element, 4 on a CPU, 2 on a GPU (autocast); statistics, matrices and the eager path's
+            scores are float32.
     """
     pixels = size * size
     parts = {"encoder": _encoder(pixels) * item + 64 * (pixels // 16) * 8, "decoder": _decoder(pixels) * item}
@@ -67,13 +68,17 @@ def peak(path: str, mode: str, size: int, strides: Sequence[int], batch: int = 1
         refined = [] if path == "plain" else [CHANNELS[STRIDES.index(stride)] for stride in strides]
         gradients = 4 * (PLAIN_PARAMETERS + sum(channels * channels * 11 // 8 for channels in refined))
         kept = sum(saved(path, size, strides, batch, item).values())
+        first = GRADIENT_VALUES[item] * pixels * item * batch
+        if item == 2:
+            # What the backward pass frees serves it again: its beginning is its widest moment.
+            return kept + first
         chunk = 0
         if path.startswith("eager") and strides:
             # The gradients of a chunk's scores, of its probabilities, and the product of both.
             scores = batch * (pixels // min(strides) ** 2) ** 2
             chunk = 3 * 4 * min(scores, SCORES_AT_A_TIME)
-        return kept + max(GRADIENT_VALUES * pixels * item * batch, gradients) + chunk
-    moments = [DECODER_VALUES * pixels * item * batch]
+        return kept + max(first, gradients) + chunk
+    moments = [DECODER_VALUES[item] * pixels * item * batch + saved("plain", size, (), batch, item)["weights"]]
     kept = 0
     for stride, channels in zip(STRIDES, CHANNELS, strict=True):
         positions = pixels // stride**2
