@@ -1,7 +1,6 @@
 """Image files: one grey channel in [0, 1], masks in {0, 1}, and a clear error for whatever is no whole image."""
 
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ import cv2
 import numpy as np
 
 from intrasense_fast.data.integrity import fault, image_format, png_mode
+from intrasense_fast.files import atomic_path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LUMINANCE = (0.299, 0.587, 0.114)
@@ -169,20 +169,8 @@ def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
     done, data = cv2.imencode(".png", np.ascontiguousarray(array))
     if not done:
         raise ValueError(f"{path}: an array of shape {array.shape} cannot be encoded as PNG")
-    write_atomically(path, data.tobytes())
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole or not at all: a temporary file beside it, then a rename."""
-    path = Path(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with open(temporary, "xb") as stream:
-            stream.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic_path(path, flush=False) as temporary:
+        temporary.write_bytes(data.tobytes())
 
 
 def _read(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from intrasense_fast.data.images import ImageError, write_atomically, write_png
+from intrasense_fast.data.images import ImageError, write_png
 from intrasense_fast.data.layouts import open_dataset
 from intrasense_fast.data.records import DataError, Problem, Record, SegmentationData, accept, load_record, problem_of, threaded
 from intrasense_fast.data.transforms import resize_image, resize_mask
@@ -71,7 +71,8 @@ def prepare(
         left = {record.name: files[record.name] for record in written}
         for name, members in data.published.items():
             lines = [left[member] for member in members if member in left]
-            write_atomically(temporary / f"{name.replace('/', '-')}.txt", "".join(f"{line}\n" for line in lines).encode())
+            listed = "".join(f"{line}\n" for line in lines)
+            (temporary / f"{name.replace('/', '-')}.txt").write_text(listed, encoding="utf-8", newline="\n")
         _write_table(temporary / "manifest.csv", MANIFEST, rows)
         _write_table(temporary / "problems.csv", ("level", "file", "message"), [vars(problem) for problem in data.problems])
     return open_dataset(out, "unext", group_duplicates=False)
@@ -132,7 +133,7 @@ def _write_table(path: Path, columns: tuple[str, ...], rows: list[dict[str, obje
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    path.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
