@@ -37,20 +37,20 @@ def rescaled(shape, rng):
     return torch.randn(shape, generator=rng) * torch.logspace(-3, 3, shape[1])[:, None, None]
 
 
-def median_errors(actual, expected, scale):
-    """The median over the images of the error relative to each image's `scale`."""
-    return torch.tensor([budget.error(*image) for image in zip(actual, expected, scale, strict=True)]).median().item()
+def errors(actual, expected, scale):
+    """Of every image, relative to its `scale`."""
+    return torch.tensor([budget.error(*image) for image in zip(actual, expected, scale, strict=True)])
 
 
 @pytest.mark.parametrize(
     "shape",
-    [(25, 24, 8, 9), (25, 40, 5, 6)] + [pytest.param(s, marks=pytest.mark.slow) for s in ((3, 130, 12, 13), (3, 200, 9, 11))],
+    [(25, 24, 8, 9), (25, 40, 5, 6)] + [pytest.param(s, marks=pytest.mark.slow) for s in ((9, 130, 12, 13), (9, 200, 9, 11))],
     ids=str,
 )
 @pytest.mark.parametrize("squeeze", SQUEEZES)
 @pytest.mark.parametrize("make", (dominant, rank_one, duplicated, rescaled), ids=lambda make: make.__name__)
 def test_ill_conditioned_maps_err_at_most_three_times_as_much_as_torch(make, shape, squeeze, device, rng):
-    """Float32 against eager float32, in the median over the images: of one image the ratio is a matter of luck."""
+    """Float32 against eager float32: the median over the images of the ratio, which of one image is a matter of luck."""
     inputs = [make(shape, rng).to(device), *mlp(shape[1], 5, rng, device)]
     grads = gradients(inputs, rng)
     # Of the map's energy rank_gap sees the small eigenvalues only: its gradient has a bound of its own below.
@@ -60,8 +60,8 @@ def test_ill_conditioned_maps_err_at_most_three_times_as_much_as_torch(make, sha
         budget.check_form(actual, expected.float(), name)
     pairs = (("reweighted", 0, inputs[0]), ("d_features", 1, truth[1][0]))
     for name, part, scale in pairs:
-        error, other = (median_errors(found[part][0], truth[part][0], scale) for found in (fused, plain))
-        assert error <= 3 * other, f"{name}: {error:.1e}, eager {other:.1e}"
+        ratios = errors(fused[part][0], truth[part][0], scale) / errors(plain[part][0], truth[part][0], scale)
+        assert ratios.median() <= 3, f"{name}: {ratios.median():.2f} times eager's"
     budget.assert_close(fused[0][0], truth[0][0], 5e-6, "reweighted", scale=inputs[0])
     for name, actual, other, expected in zip(OUTPUTS[1:], fused[0][1:], plain[0][1:], truth[0][1:], strict=True):
         error, eager_error = ((t.double() - expected).abs().max().item() for t in (actual, other))
