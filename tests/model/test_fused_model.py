@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="the kernels need Triton, which has wheels 
 
 from intrasense_fast import IntraSenseNet
 from intrasense_fast.refine import ChannelDecoupling, GlobalLocalPerception
-from tests.support.equivalence import assert_equivalent, even_thresholds
+from tests.support.equivalence import assert_equivalent, with_even_thresholds
 from tests.support.networks import set_fused, wake
 
 # alpha and beta so large that L_IW shows in the gradients.
@@ -72,9 +72,12 @@ def test_the_cases_are_pairwise() -> None:
 )
 def test_equivalent_to_eager(strides, placement, memory_format, scale, squeeze, row, dtype, device) -> None:
     options = SLIM | ROWS[row] | {"refine_strides": strides, "placement": placement}
-    net = wake(IntraSenseNet(**options, entropy_scale=scale, squeeze=squeeze)).to(device, memory_format=memory_format)
-    x, target = lesions(2, 1, 33, 47, device=device)
-    even_thresholds(net, x)
+
+    def draw():
+        net = wake(IntraSenseNet(**options, entropy_scale=scale, squeeze=squeeze))
+        return net.to(device, memory_format=memory_format), *lesions(2, 1, 33, 47, device=device)
+
+    net, x, target = with_even_thresholds(draw)
     print(assert_equivalent(net, x, target, amp=dtype == "bfloat16"))
 
 
@@ -134,10 +137,10 @@ def test_float16_autocast_trains(device) -> None:
 
 @pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_compiles_whole(training: bool, device) -> None:
-    net = wake(IntraSenseNet(**SLIM, fused=True)).to(device)
-    x, _ = lesions(2, 1, 32, 40, device=device)
     # A position beside the threshold is whitened in one path and not in the other, after a rounding.
-    even_thresholds(net, x)
+    net, x, _ = with_even_thresholds(
+        lambda: (wake(IntraSenseNet(**SLIM, fused=True)).to(device), *lesions(2, 1, 32, 40, device=device))
+    )
     twin = copy.deepcopy(set_fused(net, True).train(training))
     torch._dynamo.reset()
     found, wanted = torch.compile(net, fullgraph=True, backend="aot_eager")(x), twin(x)
