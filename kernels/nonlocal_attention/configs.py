@@ -12,6 +12,12 @@ from intrasense_fast.kernels._common.configs import KernelConfig
 from intrasense_fast.kernels._common.tuned import tunable
 
 # (widest C served, BLOCK_M, BLOCK_N, BLOCK_C, warps, stages, SLICES, deepest BLOCK_D kept in registers)
+AMPERE = (
+    (64, 64, 64, 64, 4, 3, 1, 16),
+    (128, 64, 64, 128, 8, 3, 1, 16),
+    (256, 64, 64, 256, 8, 3, 2, 32),
+    (512, 64, 64, 256, 8, 3, 2, 64),
+)
 FORWARD = {
     "sm_90": (
         (64, 128, 64, 64, 4, 3, 1, 16),
@@ -21,20 +27,8 @@ FORWARD = {
         (1024, 64, 64, 512, 8, 2, 4, 128),
         (None, 64, 32, 512, 8, 2, 4, 256),
     ),
-    "sm_80": (
-        (64, 64, 64, 64, 4, 3, 1, 16),
-        (128, 64, 64, 128, 8, 3, 1, 16),
-        (256, 64, 64, 256, 8, 3, 2, 32),
-        (512, 64, 64, 256, 8, 3, 2, 64),
-        (None, 64, 32, 256, 8, 3, 2, 256),
-    ),
-    "sm_86": (
-        (64, 64, 64, 64, 4, 3, 1, 16),
-        (128, 64, 64, 128, 8, 3, 1, 16),
-        (256, 64, 64, 256, 8, 3, 2, 32),
-        (512, 64, 64, 256, 8, 3, 2, 64),
-        (None, 64, 32, 256, 8, 2, 2, 256),
-    ),
+    "sm_80": (*AMPERE, (None, 64, 32, 256, 8, 3, 2, 256)),
+    "sm_86": (*AMPERE, (None, 64, 32, 256, 8, 2, 2, 256)),
     "gfx942": ((128, 64, 32, 128, 4, 1, 1, 32), (None, 64, 32, 256, 8, 1, 2, 64)),
 }
 # (widest C served, BLOCK_M, BLOCK_N, BLOCK_C, warps, stages, deepest BLOCK_D kept in registers)
