@@ -10,6 +10,7 @@ pytest.importorskip("triton", reason="the kernels need Triton, which has wheels 
 
 from intrasense_fast.kernels._proof import budget
 from intrasense_fast.kernels._proof.registry import OperatorProof, Row, proofs
+from intrasense_fast.kernels.tune import captured
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FORMATS = (torch.contiguous_format, torch.channels_last)
@@ -390,18 +391,11 @@ def test_captured_in_a_cuda_graph(proof, device, rng):
     inputs = proof.make_inputs(Row(proof.shapes["odd"], torch.float32, device=device), rng)
     options = {"fused": True, **proof.option_sets[0]}
     grads = grads_for(proof, call(proof, proof.public, inputs, **options), rng)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run(proof, proof.public, inputs, grads, **options)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = run(proof, proof.public, inputs, grads, **options)
-    graph.replay()
+    replay, results = captured(lambda: run(proof, proof.public, inputs, grads, **options))
+    replay()
     torch.cuda.synchronize()
     plain = run(proof, proof.public, inputs, grads, **options)
-    for one, other in zip(plain, captured, strict=True):
+    for one, other in zip(plain, results, strict=True):
         for key in one:
             assert torch.equal(one[key], other[key]), key
 
