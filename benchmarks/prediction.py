@@ -65,13 +65,13 @@ def peak(path: str, mode: str, size: int, strides: Sequence[int], batch: int = 1
     """Bytes alive at once beyond the network and its input, in "inference" or "training" (forward, loss, backward)."""
     pixels = size * size
     if mode == "training":
-        refined = [] if path == "plain" else [CHANNELS[STRIDES.index(stride)] for stride in strides]
-        gradients = 4 * (PLAIN_PARAMETERS + sum(channels * channels * 11 // 8 for channels in refined))
         kept = sum(saved(path, size, strides, batch, item).values())
         first = GRADIENT_VALUES[item] * pixels * item * batch
         if item == 2:
             # What the backward pass frees serves it again: its beginning is its widest moment.
             return kept + first
+        refined = [] if path == "plain" else [CHANNELS[STRIDES.index(stride)] for stride in strides]
+        gradients = 4 * (PLAIN_PARAMETERS + sum(channels * channels * 11 // 8 for channels in refined))
         chunk = 0
         if path.startswith("eager") and strides:
             # The gradients of a chunk's scores, of its probabilities, and the product of both.

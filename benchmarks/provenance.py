@@ -42,9 +42,9 @@ def provenance() -> dict[str, str | None]:
 
 def commit() -> str:
     """$INTRASENSE_COMMIT where it is set (a copy without its history); else git's, "+" behind it where the tree differs."""
-    head = _output("git", "rev-parse", "--short=10", "HEAD")
     if given := os.environ.get("INTRASENSE_COMMIT"):
         return given
+    head = _output("git", "rev-parse", "--short=10", "HEAD")
     if not head:
         return "unknown"
     return head + ("+" if _output("git", "status", "--porcelain", "--untracked-files=no") else "")
