@@ -12,33 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.autograd.profiler import DeviceType
 
 from benchmarks.bench_model import awaken
+from benchmarks.common import CUDA, kernels
 from benchmarks.provenance import provenance, write_json
 from intrasense_fast import IntraSenseNet
 from intrasense_fast.functional import bce_dice, channel_decoupling, entropy_whitening, nonlocal_attention
 from intrasense_fast.losses import IntraSenseLoss
 
-CALLS = 5
-CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-
-
-def kernels(function: Callable[[], object]) -> dict[str, list[float]]:
-    """{kernel: [microseconds a call, launches a call]}, the longest first."""
-    for _ in range(3):
-        function()
-    synchronise = torch.cuda.synchronize if CUDA else lambda: None
-    synchronise()
-    with torch.profiler.profile() as profile:
-        for _ in range(CALLS):
-            function()
-        synchronise()
-    time = lambda event: event.self_device_time_total if CUDA else event.self_cpu_time_total
-    rows = [event for event in profile.key_averages() if event.device_type == (DeviceType.CUDA if CUDA else DeviceType.CPU)]
-    rows.sort(key=lambda event: -time(event))
-    return {event.key[:90]: [time(event) / CALLS, event.count / CALLS] for event in rows}
 
 
 def operators(dry: bool) -> dict[str, Callable[[], object]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.profiler import DeviceType
 
 from benchmarks.saved import saved_bytes
 from intrasense_fast.kernels._proof.budget import error
@@ -15,7 +16,10 @@ CUDA = torch.cuda.is_available()
 # The walk through everything with tiny shapes: gpu.sh --dry-run.
 QUICK = os.environ.get("INTRASENSE_BENCH_QUICK") == "1"
 DTYPE = torch.bfloat16 if CUDA else torch.float32
-MODES = ("forward", "backward", "both")
+# On a GPU what the report shows: time there is dear.
+MODES = ("forward", "both") if CUDA else ("forward", "backward", "both")
+# Of which torch's profiler takes the mean.
+CALLS = 5
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
 
@@ -27,6 +31,22 @@ def choose(on_gpu: Sequence, on_cpu: Sequence, quick: Sequence) -> list:
 def choose_paths(paths: Mapping[str, Callable], on_cpu: Sequence[str]) -> list[str]:
     """Every path on a GPU and in a quick walk; on a CPU those that are not interpreted or compiled."""
     return list(paths) if CUDA or QUICK else [name for name in paths if name in on_cpu]
+
+
+def kernels(function: Callable[[], object]) -> dict[str, list[float]]:
+    """{kernel: [microseconds a call, launches a call]} by torch's profiler, the longest first."""
+    for _ in range(3):
+        function()
+    synchronise = torch.cuda.synchronize if CUDA else lambda: None
+    synchronise()
+    with torch.profiler.profile() as profile:
+        for _ in range(CALLS):
+            function()
+        synchronise()
+    time = lambda event: event.self_device_time_total if CUDA else event.self_cpu_time_total
+    rows = [event for event in profile.key_averages() if event.device_type == (DeviceType.CUDA if CUDA else DeviceType.CPU)]
+    rows.sort(key=lambda event: -time(event))
+    return {event.key[:90]: [time(event) / CALLS, event.count / CALLS] for event in rows}
 
 
 class Compiled:

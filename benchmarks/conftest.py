@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from benchmarks.ceilings import measure
-from benchmarks.common import CUDA, QUICK
+from benchmarks.common import CUDA, QUICK, kernels
 from benchmarks.provenance import provenance
-from intrasense_fast.kernels.tune import captured
 
 ROUNDS = 20 if CUDA else 15
 # A round of the model on a CPU takes seconds: fewer rounds of what is slow.
 SECONDS = 1.0 if CUDA else 0.5
+CLOCK_RATE = 2e9  # cycles a second of the GPU, at most
 FLUSHED = 256 << 20  # bytes written before each round, more than any L2
 L2 = "flushed: 256 MiB written before each round" if CUDA else "caches of the CPU as the round before left them"
 _ceilings: dict[str, float] = {}
@@ -40,6 +40,12 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict) -> None:
     commit_info.update(project="intrasense-fast", branch="")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On a GPU an operator's compiled paths come last: one of them takes as long as ten that are not."""
+    if CUDA and not QUICK and not any("bench_model" in item.nodeid for item in items):
+        items.sort(key=lambda item: "compiled" in item.nodeid or "Flex" in item.nodeid)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -66,7 +72,8 @@ def timed(benchmark, ceilings):
     """timed(function, group=, error=, allowed=, **info): time a call after its error has been judged.
 
     error: relative error against float64. allowed: the most with which a speed is reported. rival: another call, timed in
-    turns with the first, for a ratio that drifting clocks and neighbours touch alike; against: its name.
+    turns with the first, for a ratio that drifting clocks and neighbours touch alike; against: its name. busy: take as the
+    GPU's time the sum over its kernels (torch's profiler), for calls of more launches than its queue holds.
     """
     benchmark._timer = now
 
@@ -78,6 +85,7 @@ def timed(benchmark, ceilings):
         allowed: float,
         rival: Callable[[], object] | None = None,
         against: str = "",
+        busy: bool = False,
         useful_flops: int = 0,
         useful_bytes: int = 0,
         **info,
@@ -92,17 +100,18 @@ def timed(benchmark, ceilings):
             return
         benchmark.extra_info.update(info, error=error, useful_flops=useful_flops, useful_bytes=useful_bytes)
         seconds = benchmark.stats.stats.median
+        calls = [function] if rival is None else [function, rival]
         if CUDA:
-            peak = peak_mib(function)
-            function, clock = replayed(function)
-            rival = None if rival is None else replayed(rival)[0]
-            times = device_times([function], flush, rounds)[0]
-            seconds = statistics.median(times)
-            spread = (max(times) - min(times)) * 1e3
-            benchmark.extra_info.update(device_ms=seconds * 1e3, device_ms_spread=spread, device_clock=clock, peak_mib=peak)
+            peak = peak_mib(function) or None  # a graph allocates nothing
+            times, clock = busy_times(calls) if busy else device_times(calls, flush, rounds)
+            seconds, spread = statistics.median(times[0]), max(times[0]) - min(times[0])
+            benchmark.extra_info.update(device_ms=seconds * 1e3, device_ms_spread=spread * 1e3, peak_mib=peak)
+            benchmark.extra_info.update(device_clock=clock)
+        elif rival is not None:
+            times = wall_times(calls, rounds)
         benchmark.extra_info.update(fractions(seconds, useful_flops, useful_bytes, info["dtype"], ceilings))
         if rival is not None:
-            benchmark.extra_info.update(ratio(function, rival, flush, rounds, against))
+            benchmark.extra_info.update(ratio(*times), against=against)
 
     return run
 
@@ -123,38 +132,10 @@ def clear(flush: torch.Tensor | None) -> None:
         flush.zero_()
 
 
-def replayed(function: Callable[[], object]) -> tuple[Callable[[], object], str]:
-    """(the call as a replay of its CUDA graph, "graph"), or where it cannot be captured (the call, "events").
-
-    Between plain calls the GPU waits for Python wherever kernels take less than their launches: events would time the host.
-    """
-    try:
-        replay, _ = captured(function)
-        replay()
-        torch.cuda.synchronize()
-    except RuntimeError:
-        torch.cuda.synchronize()
-        return function, "events"
-    return replay, "graph"
-
-
-def ratio(
-    function: Callable[[], object], rival: Callable[[], object], flush: torch.Tensor | None, rounds: int, against: str
-) -> dict[str, object]:
-    """How many times as long as `rival` the call takes: median and range over rounds in turns."""
-    rival()
-    if CUDA:
-        mine, theirs = device_times([function, rival], flush, rounds)
-    else:
-        mine, theirs = [], []
-        for _ in range(rounds):
-            for call, times in ((function, mine), (rival, theirs)):
-                start = now()
-                call()
-                times.append(now() - start)
+def ratio(mine: list[float], theirs: list[float]) -> dict[str, object]:
+    """How many times as long as the rival the call takes: median and range over rounds in turns."""
     ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
     return {
-        "against": against,
         "times_as_long": statistics.median(ratios),
         "times_as_long_range": [min(ratios), max(ratios)],
         "rival_ms": statistics.median(theirs) * 1e3,
@@ -174,19 +155,60 @@ def fractions(seconds: float, flops: int, size: int, dtype: str, ceilings: dict[
     return found
 
 
-def device_times(calls: list[Callable[[], object]], flush: torch.Tensor, rounds: int) -> list[list[float]]:
-    """Seconds of each round of each call by events, the calls in turns."""
+def wall_times(calls: list[Callable[[], object]], rounds: int) -> list[list[float]]:
+    """Seconds of each round of each call, the calls in turns."""
+    found: list[list[float]] = [[] for _ in calls]
+    for call in calls[1:]:
+        call()
+    for _ in range(rounds):
+        for call, times in zip(calls, found, strict=True):
+            start = now()
+            call()
+            times.append(now() - start)
+    return found
+
+
+def device_times(calls: list[Callable[[], object]], flush: torch.Tensor, rounds: int) -> tuple[list[list[float]], str]:
+    """Seconds of each round of each call by events, the calls in turns; and "queued", or "events": the GPU waited for Python.
+
+    Before each call the GPU sleeps for as long as Python takes to queue it: else it waits for Python wherever kernels take less
+    than their launches. In vain where a call waits for the GPU itself, or has more launches than the queue holds (about 1000).
+    """
     pair = lambda: (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
     events = [[pair() for _ in range(rounds)] for _ in calls]
-    torch.cuda.synchronize()
+    ahead = [min(0.2, 1.5 * queueing(call) + 2e-4) for call in calls]
+    late = 0
     for index in range(rounds):
-        for call, marks in zip(calls, events, strict=True):
+        for call, wait, marks in zip(calls, ahead, events, strict=True):
             flush.zero_()
+            torch.cuda._sleep(int(wait * CLOCK_RATE))
             marks[index][0].record()
             call()
             marks[index][1].record()
+            late += marks[index][0].query()
+            torch.cuda.synchronize()
+    clock = "queued" if late <= len(calls) * rounds // 4 else "events"
+    return [[start.elapsed_time(stop) * 1e-3 for start, stop in marks] for marks in events], clock
+
+
+def queueing(call: Callable[[], object]) -> float:
+    """Seconds until Python has queued a call."""
+    call()
     torch.cuda.synchronize()
-    return [[start.elapsed_time(stop) * 1e-3 for start, stop in marks] for marks in events]
+    start = time.perf_counter()
+    call()
+    found = time.perf_counter() - start
+    torch.cuda.synchronize()
+    return found
+
+
+def busy_times(calls: list[Callable[[], object]], rounds: int = 3) -> tuple[list[list[float]], str]:
+    """Seconds that the GPU's kernels of each call take in sum, the calls in turns; and "busy"."""
+    found: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, times in zip(calls, found, strict=True):
+            times.append(sum(time for time, _ in kernels(call).values()) * 1e-6)
+    return found, "busy"
 
 
 def peak_mib(function: Callable[[], object]) -> float:

@@ -52,6 +52,8 @@ def load(paths: Sequence[Path]) -> dict[str, list[dict]]:
         shown = path.resolve()
         name = shown.relative_to(ROOT).as_posix() if shown.is_relative_to(ROOT) else path.name
         found[kind].append({**content, "file": name})
+    # A later measurement of the same takes an earlier one's place in the tables.
+    found["benchmarks"].sort(key=lambda run: run.get("datetime", ""))
     return found
 
 

@@ -13,17 +13,22 @@ def summary(results: dict[str, list[dict]]) -> str:
     on_gpu = [run for run in results["benchmarks"] if run["machine_info"]["gpu"]]
     on_cpu = [run for run in results["benchmarks"] if not run["machine_info"]["gpu"]]
     parts = []
-    if on_gpu:
+    for gpu in dict.fromkeys(run["machine_info"]["gpu"] for run in on_gpu):
+        runs = [run for run in on_gpu if run["machine_info"]["gpu"] == gpu]
         parts += [
-            "On a GPU, in bfloat16: time of a call of the fused operators, and how many times as long others take, in turns "
-            "with them (below 1: they are quicker). What was timed, and under which conditions, stands below the table.",
-            headline(on_gpu),
+            f"On a GPU ({gpu}), in bfloat16: time of a call of the fused operators, and how many times as long others take, in "
+            "turns with them (below 1: they are quicker). (host): the GPU waited for Python, whose time it is. What was timed, "
+            "and under which conditions, stands below the table.",
+            headline(runs),
         ]
-        if any(row["extra_info"]["operator"] == "model" for run in on_gpu for row in run["benchmarks"]):
-            parts += ["The network under autocast, in multiples of the plain U-Net (no GCP, no CDR) of the same run:"]
-            parts += [network_table(on_gpu)]
-        parts += map(provenance_line, on_gpu)
-    else:
+        if any(row["extra_info"]["operator"] == "model" for run in runs for row in run["benchmarks"]):
+            parts += [
+                "The network under autocast, in multiples of the plain U-Net (no GCP, no CDR) of the same run: the GPU's time "
+                "and, in brackets, the whole call's:"
+            ]
+            parts += [network_table(runs)]
+        parts += map(provenance_line, runs)
+    if not on_gpu:
         parts.append(
             "**No GPU result has been measured yet.** `bash benchmarks/gpu.sh` measures everything on any GPU with one "
             "command. Until then, this is what a machine without a GPU can prove (`python -m benchmarks.static_report`): every "
@@ -122,11 +127,14 @@ def bounds_table(table: dict) -> str:
 def headline(runs: Sequence[dict]) -> str:
     """A row a shape of every operator: fused time, and how many times as long other paths take, also where they are faster."""
     cells: dict[tuple[str, str], dict[str, dict[str, dict]]] = {}
-    for row in (row for run in runs for row in run["benchmarks"]):
-        info = row["extra_info"]
-        if info["operator"] != "model" and info["mode"] in ("forward", "both"):
-            shape = "x".join(map(str, info["shape"]))
-            cells.setdefault((info["operator"], shape), {}).setdefault(info["mode"], {})[info["path"]] = info
+    for run in runs:
+        found: dict[tuple[str, str, str], dict[str, dict]] = {}
+        for info in (row["extra_info"] for row in run["benchmarks"]):
+            if info["operator"] != "model" and info["mode"] in ("forward", "both"):
+                shape = "x".join(map(str, info["shape"]))
+                found.setdefault((info["operator"], shape, info["mode"]), {})[info["path"]] = info
+        for (operator, shape, mode), paths in found.items():
+            cells.setdefault((operator, shape), {})[mode] = paths
     rows = []
     for (operator, shape), modes in cells.items():
         row = [operator, shape]
@@ -149,17 +157,25 @@ def headline(runs: Sequence[dict]) -> str:
 def network_table(runs: Sequence[dict]) -> str:
     """A row a pass and size: the plain U-Net's time, and how many times as long the network takes by each path."""
     cells: dict[tuple[str, str], dict[str, dict]] = {}
-    for row in (row for run in runs for row in run["benchmarks"]):
-        info = row["extra_info"]
-        if info["operator"] == "model" and info["mode"] in ("inference", "step"):
-            size = "{} x {} x {}".format(info["shape"][0], *info["shape"][2:])
-            cells.setdefault((info["mode"], size), {})[info["path"]] = info
+    for run in runs:
+        found: dict[tuple[str, str], dict[str, dict]] = {}
+        for row in run["benchmarks"]:
+            info = row["extra_info"]
+            if info["operator"] == "model" and info["mode"].startswith(("inference", "step")):
+                size = "{} x {} x {}".format(info["shape"][0], *info["shape"][2:])
+                found.setdefault((info["mode"], size), {})[info["path"]] = row
+        cells |= found
     paths = ("fused", "eager", "fused compiled", "eager compiled", "plain U-Net compiled")
+    wall = lambda row: row["stats"]["median"] * 1e3
     rows = []
     for (mode, size), members in cells.items():
-        ratios = [f"{members[p]['times_as_long']:.2f} x" if "times_as_long" in members.get(p, {}) else "-" for p in paths]
-        plain = milliseconds(members["plain U-Net"]) if "plain U-Net" in members else "-"
-        rows.append(["training step" if mode == "step" else mode, size, plain, *ratios])
+        plain = members.get("plain U-Net")
+        cell = f"{milliseconds(plain['extra_info'])} ({time_text(wall(plain))})" if plain else "-"
+        ratios = []
+        for row in map(members.get, paths):
+            ratio = row and row["extra_info"].get("times_as_long")
+            ratios.append(f"{ratio:.2f} x ({wall(row) / wall(plain):.2f} x)" if ratio and plain else "-")
+        rows.append([mode.replace("step", "training step", 1), size, cell, *ratios])
     return markdown(["pass", "images", "plain U-Net", *paths], rows)
 
 
@@ -284,7 +300,8 @@ def seconds_of(row: dict) -> float:
 def milliseconds(info: dict, row: dict | None = None) -> str:
     """Device time where it was measured, else wall time."""
     if "device_ms" in info:
-        return f"{info['device_ms']:.3f} ms"
+        # Results that do not name the clock are of events around calls as Python makes them.
+        return f"{info['device_ms']:.3f} ms" + (" (host)" if info.get("device_clock", "events") == "events" else "")
     return "-" if row is None else time_text(row["stats"]["median"] * 1e3)
 
 

@@ -96,16 +96,19 @@ def compiled(case: Case) -> str:
 
 
 def captured(function: Callable[[], Result]) -> tuple[Callable[[], None], Result]:
-    """(the replay of the call's CUDA graph, what the captured call returned, filled by every replay)."""
-    stream = torch.cuda.Stream()
+    """(the replay of the call's CUDA graph, what the captured call returned, filled by every replay).
+
+    For calls of the kernels: after a capture that fails, torch before 2.12 takes no other in this process.
+    """
+    # One stream for warm-up and capture: autograd remembers where a leaf was first used.
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             function()
+        with torch.cuda.graph(graph, stream=stream):
+            result = function()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = function()
     return graph.replay, result
 
 

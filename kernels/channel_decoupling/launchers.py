@@ -17,8 +17,6 @@ from intrasense_fast.kernels.channel_decoupling.vectors import decoupling_matvec
 # Programs a product over the long axis aims at, an image; its parts are at most MAX_SPLITS matrices.
 PROGRAMS = 64
 MAX_SPLITS = 8
-# Above it the library factors: there the blocked inverse takes more launches than it saves.
-LARGEST_INVERSE = 512
 
 
 class View(NamedTuple):
@@ -73,13 +71,10 @@ def sizes(features: Tensor) -> tuple[bool, int, int]:
 def inverse(matrix: Tensor) -> Tensor:
     """Inverse of symmetric positive definite (B, R, R), NaN for one that is NaN; `matrix` is overwritten.
 
-    One launch for R <= 64, two a block of 64 up to R = 512, the library's factorisation above.
+    One launch for R <= 64, two a block of 64 above.
     """
     batch, rank, _ = matrix.shape
     compute, precision = compute_dtype(matrix.dtype), matrix_precision(matrix.dtype, matrix.device)
-    if rank > LARGEST_INVERSE:
-        factor, info = torch.linalg.cholesky_ex(matrix, check_errors=False)
-        return torch.cholesky_inverse(factor).masked_fill((info != 0)[:, None, None], torch.nan)
     out = torch.empty_like(matrix)
     if rank <= configs.SMALL:
         size = configs.power_of_two(rank)

@@ -35,6 +35,18 @@ def test_a_loss_is_shown_as_one():
     assert "slower than it" in headline([bench_run()]) and "0.50 x" in headline([bench_run()])
 
 
+def test_the_latest_measurement_of_a_shape_is_shown(tmp_path):
+    """Whatever its file is called, and without what only an older run of that shape held."""
+    newer, older = bench_run(), bench_run()
+    newer["benchmarks"] = newer["benchmarks"][:1]
+    newer["benchmarks"][0]["extra_info"].update(device_ms=1.5, device_clock="queued")
+    for name, run, date in (("a", newer, "2026-01-02"), ("b", older, "2026-01-01")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**run, "datetime": date}))
+    table = headline(report.load(sorted(tmp_path.glob("*.json")))["benchmarks"])
+    assert "| 1.500 ms |" in table and "0.50 x" not in table
+    assert "2.000 ms (host)" in headline([older])
+
+
 def test_a_changed_result_is_noticed_and_rendered(tmp_path, capsys):
     readme, document, result = tmp_path / "README.md", tmp_path / "out.md", tmp_path / "bce_dice.json"
     shutil.copy(report.README, readme)

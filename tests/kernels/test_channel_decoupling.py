@@ -196,11 +196,11 @@ def test_gram_computes_one_triangle(device, rng):
 @pytest.mark.parametrize("decoupled", (False, True))
 @pytest.mark.parametrize("channels, positions", [(1, 9), (64, 65), (65, 64), (200, 144), (512, 900), (2048, 512), (600, 4096)])
 def test_launches(channels, positions, decoupled, monkeypatch):
-    """Forward: at most two a block of 64 and eight, whatever the batch; none for the library. Backward: at most twelve."""
+    """Forward: at most two a block of 64 and eight, whatever the batch. Backward: at most twelve."""
     started = []
     monkeypatch.setattr(launching, "_start", lambda kernel, *rest: started.append(kernel))
     rank = min(channels, positions)
-    blocks = -(-rank // 64) if rank <= launchers.LARGEST_INVERSE else 0
+    blocks = -(-rank // 64)
     for batch in (1, 4):
         features = torch.empty(batch, channels, 1, positions, dtype=torch.bfloat16, device="meta")
         reduced = max(1, channels // 16)

@@ -175,7 +175,7 @@ def test_every_ridge(shape, ridge, device, rng):
 
 @pytest.mark.parametrize("ridge", (0.1, 1.0, 10.0))
 @pytest.mark.parametrize(
-    "rank", [1, 2, 16, 17, 64, 65, 129, *(pytest.param(r, marks=pytest.mark.slow) for r in (63, 100, 128, 200, 256))]
+    "rank", [1, 2, 16, 17, 64, 65, 129, *(pytest.param(r, marks=pytest.mark.slow) for r in (63, 100, 128, 200, 256, 640, 1100))]
 )
 def test_inverse(rank, ridge, device, rng):
     """M = (I + Gh / ridge)^-1 of maps with one dominant direction, and what M leaves of the map: M F, relative to ||F||."""
@@ -195,19 +195,7 @@ def test_inverse(rank, ridge, device, rng):
         budget.assert_close(launchers.inverse(exact[None].clone())[0], truth, 1e-12, "inverse in float64")
 
 
-@pytest.mark.parametrize("shape", [(1, 70, 9, 9), (1, 90, 8, 9)], ids=str)
-def test_above_the_largest_inverse_the_library_factors(shape, device, rng, monkeypatch):
-    """The same results and gradients, NaN for an image that is not finite."""
-    monkeypatch.setattr(launchers, "LARGEST_INVERSE", 64)
-    compare(tensors(shape, rng, device), rng)
-    inputs = tensors((3, *shape[1:]), rng, device)
-    clean = channel_decoupling(*inputs, fused=True)
-    inputs[0][0, 0, 0, 0], inputs[0][1, 0, 0, 0] = torch.inf, torch.nan
-    for actual, expected in zip(channel_decoupling(*inputs, fused=True), clean, strict=True):
-        assert actual[:2].isnan().all() and torch.equal(actual[2], expected[2])
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(1, 512, 23, 23), (1, 520, 24, 22), (1, 600, 16, 32)], ids=str)
-def test_ranks_around_the_largest_inverse(shape, device, rng):
+@pytest.mark.parametrize("shape", [(1, 520, 24, 22), (1, 600, 16, 32)], ids=str)
+def test_large_ranks(shape, device, rng):
     compare(tensors(shape, rng, device, reduced=32), rng)
