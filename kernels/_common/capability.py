@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from typing import NamedTuple
 
 import torch
@@ -24,9 +25,14 @@ class FusedStatus(NamedTuple):
     reason: str
 
 
+@torch.compiler.assume_constant_result
 def interpreting() -> bool:
     """True where Triton's kernels run in its interpreter (TRITON_INTERPRET=1 before Triton is first imported)."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    language = sys.modules.get("triton.language")
+    if language is not None:
+        # Triton has decided when it was imported, whatever the environment says now.
+        return type(getattr(language, "sum", None)).__name__ == "InterpretedFunction"
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 
 
 def fused_status(tensor: Tensor) -> FusedStatus:

@@ -40,6 +40,11 @@ def launch(
 def _start(kernel: Any, grid: tuple[int, ...], args: tuple, constexprs: dict[str, Any], options: dict[str, Any]) -> None:
     """The launch itself; the proof system replaces it to record what would have been launched."""
     device = next(arg.device for arg in args if isinstance(arg, Tensor))
+    if device.type == "cpu":
+        # As it comes, Triton's interpreter computes garbage from bfloat16 without a word.
+        from intrasense_fast.kernels._proof.interpreter import install
+
+        install()
     elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
     with torch.cuda.device(device) if elsewhere else contextlib.nullcontext():
         kernel[grid](*args, **constexprs, **options)

@@ -26,11 +26,11 @@ def register(name: str, *, fake: Callable) -> Callable[[Callable], Callable]:
     return decorate
 
 
-def refuse_double_backward(operator: str) -> None:
+def refuse_double_backward(operator: str, instead: str = "use fused=False") -> None:
     """Call first in every backward: a gradient of a gradient would be silently wrong, so it is an error."""
     if torch.is_grad_enabled():
         raise NotImplementedError(
-            f"{operator} (fused) has no double backward; use fused=False where gradients of gradients are needed"
+            f"{operator} (fused) has no double backward; {instead} where gradients of gradients are needed"
         )
 
 

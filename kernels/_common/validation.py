@@ -1,7 +1,11 @@
 """Checks of the operators' arguments. Every message says what came, what is needed and what to do."""
 
+import numbers
+
 import torch
 from torch import Tensor
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def shape_of(tensor: Tensor) -> str:
@@ -9,13 +13,18 @@ def shape_of(tensor: Tensor) -> str:
 
 
 def check_tensors(operator: str, **tensors: Tensor) -> None:
-    """Raise TypeError for an argument that is no tensor, ValueError for an integer one or one on another device."""
+    """Raise TypeError for an argument that is no tensor, ValueError for one of another dtype or on another device."""
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{operator}: {name} must be a tensor, got {type(tensor).__name__}")
         if not tensor.dtype.is_floating_point:
             raise ValueError(f"{operator}: {name} must be floating point, got {tensor.dtype}; convert it with .float()")
+        if tensor.dtype not in DTYPES:
+            needed = "float16, bfloat16, float32 or float64"
+            raise ValueError(f"{operator}: {name} must be {needed}, got {tensor.dtype}; convert it with .to(torch.bfloat16)")
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{operator}: {name} must be dense, got {tensor.layout}; convert it with .to_dense()")
         if tensor.device != first.device:
             raise ValueError(
                 f"{operator}: {name} is on {tensor.device} and {first_name} on {first.device}; move them together with .to()"
@@ -33,6 +42,13 @@ def check_dim(operator: str, name: str, tensor: Tensor, dim: int, meaning: str) 
     """Raise ValueError unless `tensor` has `dim` axes."""
     if tensor.dim() != dim:
         raise ValueError(f"{operator}: {name} must have shape {meaning}, got {shape_of(tensor)}")
+
+
+def check_number(operator: str, **values: float) -> None:
+    """Raise TypeError for an option that is no real number."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(f"{operator}: {name} must be a number, got {value!r}")
 
 
 def check_positive(operator: str, **sizes: int) -> None:

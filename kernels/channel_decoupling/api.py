@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from intrasense_fast.kernels._common.capability import use_fused
-from intrasense_fast.kernels._common.validation import check_dim, check_positive, check_shape, check_tensors
+from intrasense_fast.kernels._common.validation import check_dim, check_number, check_positive, check_shape, check_tensors
 from intrasense_fast.kernels.channel_decoupling.eager import eager
 
 SQUEEZES = ("input", "decoupled")
@@ -45,6 +45,7 @@ def channel_decoupling(
 
     Raises:
         ValueError: shapes or devices that do not agree, integer tensors, an empty map, ridge <= 0, or an unknown squeeze.
+        TypeError: an argument that is no tensor, or a ridge that is no number.
         FusedUnavailableError: fused=True where the kernels cannot run.
     """
     name = "channel_decoupling"
@@ -65,6 +66,7 @@ def channel_decoupling(
     check_shape(name, "reduce_bias", reduce_bias, (reduced,), "(C_r,)")
     check_shape(name, "expand_weight", expand_weight, (channels, reduced), "(C, C_r)")
     check_shape(name, "expand_bias", expand_bias, (channels,), "(C,)")
+    check_number(name, ridge=ridge)
     if not 0 < ridge < math.inf:
         raise ValueError(f"{name}: ridge must be a finite number > 0, got {ridge}")
     if squeeze not in SQUEEZES:

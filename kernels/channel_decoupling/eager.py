@@ -61,9 +61,10 @@ def eager(
 
         trace = gram.diagonal(dim1=1, dim2=2).sum(-1)
         zero_map = trace == 0
-        scaled = gram * (r / trace.masked_fill(zero_map, 1))[:, None, None]
+        # Divided first: r / trace, and its gradient more so, leave float32's range for maps that are tiny or huge.
+        scaled = gram / trace.masked_fill(zero_map, 1)[:, None, None] * r
         matrix = RidgeInverse.apply(scaled, ridge)
-        rank_gap, distance = _terms(scaled, matrix, zero_map, r)
+        rank_gap, distance = _terms(scaled, matrix, zero_map, r, ridge)
 
         mean = rows.mean(1)
         if squeeze == "decoupled":
@@ -76,13 +77,18 @@ def eager(
         return from_rows(reweighted.to(features.dtype), features), rank_gap, distance
 
 
-def _terms(scaled: Tensor, matrix: Tensor, zero_map: Tensor, r: int) -> tuple[Tensor, Tensor]:
+def _terms(scaled: Tensor, matrix: Tensor, zero_map: Tensor, r: int, ridge: float) -> tuple[Tensor, Tensor]:
     """rank_gap and distance of Eq. 9 from Gh and M: with K = I - M and S = M K, F_dec F_dec^T = lambda S."""
-    shared = torch.eye(r, dtype=matrix.dtype, device=matrix.device) - matrix
+    # 1 - M_jj keeps few digits where the ridge is large: K's diagonal is that of M Gh / ridge, its gradient that of -M.
+    own = matrix.diagonal(dim1=1, dim2=2)
+    exact = (matrix * scaled).detach().sum(-1) / ridge
+    shared = torch.diag_embed(exact + (own.detach() - own)) - (matrix - torch.diag_embed(own))
     kept = matrix @ shared
     rank = r / scaled.detach().square().sum((1, 2)).masked_fill(zero_map, 1)
-    energy = kept.square().sum((1, 2)).masked_fill(zero_map, 1)
-    rank_decoupled = kept.diagonal(dim1=1, dim2=2).sum(-1).square() / (r * energy)
+    # Divided by its trace before it is squared: S is of the order of 1 / ridge.
+    trace = kept.diagonal(dim1=1, dim2=2).sum(-1).masked_fill(zero_map, 1)
+    energy = (kept / trace[:, None, None]).square().sum((1, 2)).masked_fill(zero_map, 1)
+    rank_decoupled = 1 / (r * energy)
     rank_gap = (rank - rank_decoupled).masked_fill(zero_map, 0)
     distance = ((shared - kept) * scaled).sum((1, 2)).masked_fill(zero_map, 0) / r
     return rank_gap, distance

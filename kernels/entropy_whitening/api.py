@@ -9,6 +9,7 @@ from intrasense_fast.kernels._common.capability import use_fused
 from intrasense_fast.kernels._common.layout import without_autocast
 from intrasense_fast.kernels._common.validation import (
     check_dim,
+    check_number,
     check_positive,
     check_shape,
     check_tensors,
@@ -61,12 +62,14 @@ def entropy_whitening(
     Raises:
         ValueError: shapes or devices that do not agree, integer tensors, an empty map, an even or non-positive window or gate,
             a negative or non-finite threshold, eps <= 0, or an unknown scale.
+        TypeError: an argument that is no tensor, or an option that is no number.
         FusedUnavailableError: fused=True where the kernels cannot run.
     """
     name = "entropy_whitening"
     _check(name, features, channel_mean, channel_max, gate_weight, gate_bias, entropy_scale)
     if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
         raise ValueError(f"{name}: window must be an odd integer >= 1, got {window!r}; the nearest are 3, 5 and 7")
+    check_number(name, threshold=threshold, eps=eps)
     if not 0 <= threshold < math.inf:
         raise ValueError(f"{name}: threshold must be finite and >= 0, got {threshold}")
     if not 0 < eps < math.inf:

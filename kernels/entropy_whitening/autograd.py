@@ -62,7 +62,7 @@ class _EntropyWhitening(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_whitened: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        refuse_double_backward("entropy_whitening")
+        refuse_double_backward("entropy_whitening", "differentiate its reference.py")
         needed = ctx.needs_input_grad[:5]
         grads = _backward(*ctx.saved_tensors, grad_whitened, *ctx.options, any(needed[1:]))
         return *(grad if wanted else None for grad, wanted in zip(grads, needed, strict=True)), *(None,) * 5

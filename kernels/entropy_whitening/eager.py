@@ -83,6 +83,8 @@ class MaskedWhitening(torch.autograd.Function):
         count = _counts(height, window, attended)[:, None] * _counts(width, window, attended)[None, :]
         share = g / count
         q = torch.where(masked, share * (attended - mean) * scale * scale, 0)
+        # A window with a value that is not finite sends NaN by its q; a pivot must send none where q is 0.
+        attended = torch.where(attended.isfinite(), attended, 0)
         moment = torch.where(masked, mean, 0)
         # Rows first, each with its own pivot p = F at (row, column of j): sums of q and of q (mu - p) - g s / n; then columns.
         row_q, row_first = q.clone(), torch.addcmul(-share, q, moment - attended)

@@ -33,7 +33,8 @@ def nonlocal_attention(
         key: (B, N, d), as query.
         value: (B, N, C), as query; C may be much larger than d.
         residual: (B, N, C), as query.
-        fused: True = the Triton kernels or an error; False = eager; None = the kernels where they can run.
+        fused: True = the Triton kernels or an error; False = eager; None = the kernels where they can run. Eager products are
+            in the inputs' dtype: a float16 score above 65504 is infinite there, in the kernels it is not.
 
     Returns:
         (features, channel_mean, channel_max): (B, N, C) in the inputs' dtype, and twice (B, N) in float64 for float64 inputs,

@@ -172,6 +172,25 @@ def test_channel_decoupling_follows_equations_8_to_12(function, squeeze, shape, 
     assert np.abs(distance.numpy() - distances).max() <= TOLERANCE
 
 
+@pytest.mark.parametrize("scale, ridge", [(1e-20, 10.0), (1e-12, 10.0), (1e12, 10.0), (1e17, 10.0), (1.0, 1e-3), (1.0, 1e8)])
+@pytest.mark.parametrize("shape", [(2, 12, 5, 7), (2, 30, 3, 4)])
+def test_channel_decoupling_of_any_scale_and_ridge(shape, scale, ridge, rng):
+    """Outputs and gradients in float32 against the specification in float64."""
+    channels = shape[1]
+    features = (torch.randn(shape, generator=rng).relu() + 0.1) * scale
+    weights = [torch.randn(size, generator=rng) for size in ((2, channels), (2,), (channels, 2), (channels,))]
+    found, wanted = features.clone().requires_grad_(), features.double().requires_grad_()
+    out, gap, distance = channel_decoupling(found, *weights, ridge=ridge, fused=False)
+    exact = channel_decoupling_reference.channel_decoupling(wanted, *(t.double() for t in weights), ridge=ridge)
+    grad = torch.randn(shape, generator=rng)
+    for actual, expected, g in ((out, exact[0], grad), (gap, exact[1], torch.ones(2))):
+        (got,) = torch.autograd.grad(actual, found, g, retain_graph=True)
+        (truth,) = torch.autograd.grad(expected, wanted, g.double(), retain_graph=True)
+        assert got.isfinite().all() and (got - truth).norm() <= 1e-4 * truth.norm()
+    assert (out - exact[0]).norm() <= 5e-6 * wanted.norm()
+    assert (gap - exact[1]).abs().max() <= 1e-5 and (distance - exact[2]).abs().max() <= 1e-5
+
+
 @pytest.mark.parametrize("function", [channel_decoupling, channel_decoupling_reference.channel_decoupling])
 def test_zero_and_non_finite_images_stay_apart(function, rng):
     f = torch.randn(4, 5, 3, 4, dtype=torch.float64, generator=rng)

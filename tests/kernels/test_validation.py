@@ -67,6 +67,8 @@ def loss(logits=MAP, target=MAP, **options):
             "H must be at least 1",
         ),
         (lambda: whitening(features=MAP.int()), "must be floating point"),
+        (lambda: whitening(features=MAP.to(torch.float8_e4m3fn)), "must be float16, bfloat16, float32 or float64, got"),
+        (lambda: decoupling(features=MAP.to_sparse()), r"features must be dense, got torch.sparse_coo; .*\.to_dense\(\)"),
         (lambda: decoupling(features=torch.zeros(4, 5, 6)), r"features must have shape \(B, C, H, W\), got \(4, 5, 6\)"),
         (lambda: decoupling(w1=torch.zeros(2, 3)), r"reduce_weight must have shape .*\(2, 4\), got \(2, 3\)"),
         (lambda: decoupling(w2=torch.zeros(4, 3)), r"expand_weight must have shape .*\(4, 2\), got \(4, 3\)"),
@@ -82,6 +84,20 @@ def loss(logits=MAP, target=MAP, **options):
 )
 def test_bad_input_says_what_came_and_what_is_needed(call, message):
     with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: decoupling(ridge="10"), "ridge must be a number, got '10'"),
+        (lambda: whitening(threshold=None), "threshold must be a number, got None"),
+        (lambda: whitening(eps=True), "eps must be a number, got True"),
+        (lambda: loss(logits=[1.0]), "logits must be a tensor, got list"),
+    ],
+)
+def test_what_is_no_tensor_or_number_is_named(call, message):
+    with pytest.raises(TypeError, match=message):
         call()
 
 
@@ -122,6 +138,50 @@ except FusedUnavailableError as error:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     assert "CUDA or ROCm GPU" in result.stdout and "TRITON_INTERPRET=1" in result.stdout and "fused=None" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "before, after, message",
+    [
+        ("import triton.language", 'os.environ["TRITON_INTERPRET"] = "1"', "set TRITON_INTERPRET=1 before Python starts"),
+        ('os.environ["TRITON_INTERPRET"] = "on"', "import triton.language", "Triton interpreter on the CPU"),
+        ('os.environ["TRITON_INTERPRET"] = "on"', "", "Triton interpreter on the CPU"),
+        ('os.environ["TRITON_INTERPRET"] = "0"', "", "set TRITON_INTERPRET=1 before Python starts"),
+    ],
+)
+def test_status_is_what_triton_decided(before, after, message):
+    code = f"""
+import os, torch
+{before}
+{after}
+from intrasense_fast import fused_status
+print(fused_status(torch.zeros(1)).reason)
+"""
+    environment = {"PATH": "", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert message in result.stdout
+
+
+def test_bfloat16_in_the_interpreter_is_right_without_the_tests_repairs():
+    code = """
+import torch
+from intrasense_fast.functional import nonlocal_attention
+q = torch.randn(1, 8, 4).bfloat16()
+fused, eager = (nonlocal_attention(q, q, q, q, fused=fused)[0].float() for fused in (True, False))
+print(float((fused - eager).norm() / eager.norm()))
+"""
+    environment = {"PATH": "", "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) <= 2e-2
+
+
+def test_a_refused_double_backward_names_a_way_that_works(device):
+    features = MAP.to(device).requires_grad_()
+    out, _ = whitening(features, *(t.to(device) for t in (POSITIONS, POSITIONS, *GATE)), fused=True)
+    with pytest.raises(NotImplementedError, match=r"differentiate its reference\.py"):
+        torch.autograd.grad(out.sum(), features, create_graph=True)
 
 
 def test_status_of_devices_and_dtypes_the_kernels_do_not_serve():
