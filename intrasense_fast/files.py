@@ -1,7 +1,8 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and file names as text that every reader of UTF-8 takes."""
 
 import contextlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ def atomic_path(path: str | os.PathLike[str], *, flush: bool = True) -> Iterator
     Raises:
         FileNotFoundError: the block ended without writing the temporary path.
         IsADirectoryError: `path` is a folder.
+        OSError: it cannot be written; the error names `path`, not the temporary one.
     """
     final = Path(path)
     if final.is_dir():
@@ -28,12 +30,13 @@ def atomic_path(path: str | os.PathLike[str], *, flush: bool = True) -> Iterator
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.parent / f".{uuid.uuid4().hex}.tmp{final.suffix}"
     try:
-        yield temporary
-        if not temporary.exists():
-            raise FileNotFoundError(f"nothing was written for {final}")
-        if flush:
-            _flush(temporary)
-        os.replace(temporary, final)
+        with _named(temporary, final):
+            yield temporary
+            if not temporary.exists():
+                raise FileNotFoundError(f"nothing was written for {final}")
+            if flush:
+                _flush(temporary)
+            os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
     if flush:
@@ -47,6 +50,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         UsageError: `path` is in use: a file, a link, or a folder that is not empty.
+        OSError: it cannot be written; the error names a file in `path`, not in the temporary folder.
     """
     final = Path(path)
     if final.is_symlink() or final.is_file() or (final.is_dir() and any(final.iterdir())):
@@ -54,14 +58,59 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.parent / f".{uuid.uuid4().hex}.part"
     try:
-        temporary.mkdir()
-        yield temporary
-        if final.is_dir():
-            final.rmdir()
-        temporary.rename(final)
+        with _named(temporary, final):
+            temporary.mkdir()
+            yield temporary
+            if final.is_dir():
+                final.rmdir()
+            temporary.rename(final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Find out before long work whether `path` could be written; nothing is left behind.
+
+    Raises:
+        OSError: no file can be made there; the error names `path`.
+    """
+    final = Path(path)
+    place = next(folder for folder in final.absolute().parents if folder.exists())
+    temporary = place / f".{uuid.uuid4().hex}.tmp{final.suffix}"
+    with _named(temporary, final):
+        temporary.touch()
+        temporary.unlink()
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file whole, in UTF-8; what is `legible` only stands in it legibly.
+
+    Raises:
+        OSError: it cannot be written; what stood at `path` is untouched.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(legible(text), encoding="utf-8")
+
+
+def legible(name: str) -> str:
+    """A file name as valid Unicode: each byte that is no UTF-8 as %E9 or the like, the rest as it is.
+
+    Every table, list and copy names such files so: a single raw byte would make the whole of a text file unreadable.
+    """
+    return re.sub("[\udc80-\udcff]", lambda found: f"%{ord(found[0]) - 0xDC00:02X}", name)
+
+
+@contextlib.contextmanager
+def _named(temporary: Path, final: Path) -> Iterator[None]:
+    """An error of the block that names no file, or the temporary path, names the final one."""
+    try:
+        yield
+    except OSError as error:
+        name = final if error.filename is None else str(error.filename).replace(str(temporary), str(final))
+        if error.errno is None or (str(name) == str(error.filename) and error.filename2 is None):
+            raise
+        raise OSError(error.errno, error.strerror, str(name)) from error
 
 
 def _flush(path: Path) -> None:

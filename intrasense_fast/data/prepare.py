@@ -14,7 +14,7 @@ from intrasense_fast.data.layouts import open_dataset
 from intrasense_fast.data.records import DataError, Problem, Record, SegmentationData, accept, load_record, problem_of, threaded
 from intrasense_fast.data.transforms import resize_image, resize_mask
 from intrasense_fast.data.verify import add_reading_arguments, show
-from intrasense_fast.files import atomic_folder
+from intrasense_fast.files import atomic_folder, legible
 
 MANIFEST = (
     "name", "label", "case", "group", "width", "height", "source_width", "source_height",
@@ -32,6 +32,8 @@ def prepare(
     progress: bool = False,
 ) -> SegmentationData:
     """Copy a data set as grey PNG and {0, 255} masks to `out`: images/, masks/0/, its split lists, manifest.csv, problems.csv.
+
+    Names of files and in tables are valid UTF-8, as the records' names are: other bytes stand as %E9 or the like.
 
     Args:
         path: the folder of the data set.
@@ -133,7 +135,7 @@ def _write_table(path: Path, columns: tuple[str, ...], rows: list[dict[str, obje
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))
+    path.write_bytes(legible(text.getvalue()).encode("utf-8"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from intrasense_fast.data.images import SUFFIXES
-from intrasense_fast.data.layouts._files import NAME_COLUMNS, read_rows
+from intrasense_fast.data.layouts._files import NAME_COLUMNS, read_lines, read_rows
 from intrasense_fast.data.order import Row, deal, natural_key
 from intrasense_fast.data.records import DataError, Finding
 from intrasense_fast.files import atomic_path
@@ -54,7 +54,9 @@ class Splits:
             "folds": [fold._asdict() for fold in self.folds],
         }
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            # What UTF-8 cannot hold becomes JSON's own escape, and is read back as it was.
+            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Splits":
@@ -251,8 +253,7 @@ def _list_file(folder: Path, role: str, names: Sequence[str]) -> list[str] | Non
         )
     if not candidates:
         return None
-    lines = [line.strip() for line in candidates[0].read_text(encoding="utf-8-sig").splitlines()]
-    return _resolved([line for line in lines if line], names, candidates[0])
+    return _resolved(read_lines(candidates[0]), names, candidates[0])
 
 
 def _fold_column(path: Path, names: Sequence[str]) -> list[list[str]]:

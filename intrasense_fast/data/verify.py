@@ -14,6 +14,7 @@ from intrasense_fast.data.contact_sheet import write_contact_sheet
 from intrasense_fast.data.duplicates import Duplicates, find_duplicates, regrouped
 from intrasense_fast.data.layouts import LAYOUTS, read_dataset
 from intrasense_fast.data.records import DataError, Finding, Problem, SegmentationData, accept, table
+from intrasense_fast.files import check_place, legible
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
     if sheet and (sheet.exists() or sheet.suffix.casefold() != ".png"):
         reason = "exists already, and nothing is overwritten" if sheet.exists() else "a name that ends in .png is needed"
         raise DataError(f"--contact-sheet {sheet}: {reason}: choose another name")
+    if sheet:
+        check_place(sheet)
     report = verify(args.path, args.layout, skip_bad=args.skip_bad, progress=True)
     show(str(report))
     if sheet:
@@ -107,7 +110,7 @@ def show(text: str, stream: TextIO | None = None) -> None:
     """Print text that may hold file names the terminal's encoding does not know."""
     target = stream or sys.stdout
     encoding = getattr(target, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=target)
+    print(legible(text).encode(encoding, "backslashreplace").decode(encoding), file=target)
 
 
 def _counts(counter: Counter[str]) -> str:

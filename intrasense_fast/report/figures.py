@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from intrasense_fast.files import atomic_path
+from intrasense_fast.files import atomic_path, legible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,6 +63,7 @@ def blank(axes: "Axes", text: str = "") -> None:
 
 def row_name(axes: "Axes", name: str, note: str = "") -> None:
     """`name`, shortened in its middle, and `note` below it, to the left of a row's first picture."""
+    name = legible(name)
     short = name if len(name) <= 22 else f"{name[:10]}…{name[-11:]}"
     label = f"{short}\n{note}" if note else short
     axes.set_ylabel(label, fontsize=8, color=INK, parse_math=False)

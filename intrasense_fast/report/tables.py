@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from intrasense_fast.files import atomic_path
+from intrasense_fast.files import atomic_path, legible
 from intrasense_fast.metrics import DISTANCES, METRICS, PAPER_METRICS, Summary
 
 LABELS = {
@@ -58,6 +58,8 @@ def comparison_table(rows: Mapping[str, Summary]) -> str:
 def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Write `rows` to `path` atomically, in UTF-8; floats keep all their digits, and a missing value is an empty field.
 
+    Bytes of a file name that are no UTF-8 stand as %E9 or the like.
+
     Columns are in the order in which the rows first name them, or as `columns` lists them.
 
     Raises:
@@ -73,7 +75,7 @@ def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], c
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(table)
+        writer.writerows({key: legible(v) if isinstance(v, str) else v for key, v in row.items()} for row in table)
 
 
 def _text(value: float, digits: int = 4) -> str:

@@ -1,6 +1,7 @@
 """Tables, CSV files and pictures: what they hold, what they refuse, and that a failed write leaves the old file."""
 
 import csv
+import errno
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from intrasense_fast.files import atomic_path
+from intrasense_fast.files import atomic_folder, atomic_path, check_place, legible
 from intrasense_fast.metrics import image_metrics, summarize
 from intrasense_fast.report import overlays
 from intrasense_fast.report.curves import save_curves
@@ -68,6 +69,34 @@ def test_atomic_path_keeps_the_old_file(tmp_path: Path, error: type[BaseExceptio
         pass
     with pytest.raises(IsADirectoryError, match="it is a folder"), atomic_path(tmp_path):
         pass
+
+
+def test_errors_name_the_final_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for named in (True, False):
+        with pytest.raises(OSError) as caught, atomic_path(path) as temporary:
+            raise OSError(errno.EFBIG, "File too large", *([str(temporary)] if named else []))
+        assert caught.value.filename == str(path) and caught.value.errno == errno.EFBIG
+    with pytest.raises(PermissionError) as refused, atomic_folder(tmp_path / "new") as folder, atomic_path(folder / "b"):
+        raise PermissionError(errno.EACCES, "Permission denied")
+    assert refused.value.filename == str(tmp_path / "new" / "b")
+    with pytest.raises(FileNotFoundError) as other, atomic_path(path):
+        (tmp_path / "absent").read_bytes()
+    assert other.value.filename == str(tmp_path / "absent"), "an error of another file stays"
+    path.write_text("a file")
+    with pytest.raises(NotADirectoryError) as nowhere:
+        check_place(path / "b.png")
+    assert nowhere.value.filename == str(path / "b.png")
+    check_place(tmp_path / "absent" / "b.png")
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_names_that_are_no_utf8_are_legible(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9 \xc3\xa9%")
+    assert legible(name) == "caf%E9 é%"
+    write_csv(tmp_path / "t.csv", [{"name": name}])
+    assert (tmp_path / "t.csv").read_text(encoding="utf-8") == "name\ncaf%E9 é%\n"
+    save_overlays(tmp_path / "o.png", [item(name)])
 
 
 def test_csv_round_trip(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from intrasense_fast.cli import main
 from intrasense_fast.data import open_dataset
+from intrasense_fast.data.phantom import write_phantom
 from intrasense_fast.data.prepare import prepare
 from intrasense_fast.data.records import DataError
 from intrasense_fast.data.verify import verify
@@ -106,3 +108,21 @@ def test_split_lists_come_along(trees: Trees, tmp_path: Path) -> None:
     before, after = open_dataset(root), prepare(root, tmp_path / "copy", 64)
     kept = set(record.name for record in before.records)
     assert after.published == {name: tuple(m for m in members if m in kept) for name, members in before.published.items()}
+
+
+def test_a_near_duplicate_whose_name_is_no_utf8_stays_in_its_group(tmp_path: Path) -> None:
+    root = write_phantom(tmp_path / "data", 6, size=96, seed=3)
+    odd = os.fsdecode(b"caf\xe9.png")
+    image = cv2.imread(str(root / "images" / "phantom_0001.png"), 0)
+    brighter = cv2.imencode(".png", np.clip(image * 1.1 + 12, 0, 255).astype(np.uint8))[1].tobytes()
+    try:
+        (root / "images" / odd).write_bytes(brighter)
+        (root / "masks" / odd).write_bytes((root / "masks" / "phantom_0001.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    assert main(["prepare", str(root), "--out", str(tmp_path / "copy"), "--size", "64"]) == 0
+    assert sorted(file.name for file in (tmp_path / "copy" / "images").iterdir())[0] == "caf%E9.png"
+    (row,) = (row for row in rows(tmp_path / "copy" / "manifest.csv") if row["name"] == "caf%E9")
+    assert row["source"] == str(root / "images" / "caf%E9.png")
+    groups = {record.name: record.group for record in open_dataset(tmp_path / "copy", group_duplicates=False).records}
+    assert len(groups) == 7 and groups["caf%E9"] == groups["phantom_0001"] and len(set(groups.values())) == 6

@@ -107,6 +107,16 @@ def _python(version: str) -> str | None:
     return None
 
 
+def test_lists_may_name_files_that_are_no_utf8(tmp_path: Path) -> None:
+    for role, name in (("train", b"caf\xe9.png"), ("val", b"b")):
+        (tmp_path / f"{role}.txt").write_bytes(name + b"\n")
+    splits = read_splits(tmp_path, ["b", "caf%E9"], ["1", "2"], ["", ""])
+    assert splits.folds == (Fold(("caf%E9",), ("b",), ()),)
+    odd = Splits((Fold(("caf\udce9",), ("b",), ()),), {})
+    odd.save(tmp_path / "splits.json")
+    assert Splits.load(tmp_path / "splits.json") == odd
+
+
 def test_strata_spread_evenly() -> None:
     names = [f"i{i}" for i in range(600)]
     strata = ["benign"] * 400 + ["malignant"] * 200

@@ -148,6 +148,12 @@ def test_wrong_folders(trees: Trees, tmp_path: Path) -> None:
         open_dataset(tmp_path / "absent")
     with pytest.raises(DataError, match="an empty folder"):
         open_dataset(_folder(tmp_path / "empty"))
+    (tmp_path / "one" / "empty").mkdir(parents=True)
+    with pytest.raises(DataError, match="one/empty: an empty folder"):
+        open_dataset(tmp_path / "one")
+    cv2.imwrite(str(tmp_path / "one" / "a.png"), np.zeros((8, 8), np.uint8))
+    with pytest.raises(DataError, match=r"one: holds empty/, a\.png; expected one of"):
+        open_dataset(tmp_path / "one")
     with pytest.raises(DataError, match="unpack an archive first"):
         open_dataset(_folder(tmp_path / "archive", "busi.zip") / "busi.zip")
     for name in ("a", "b"):
@@ -170,6 +176,11 @@ def test_wrong_folder_from_the_command(trees: Trees, tmp_path: Path, capsys: pyt
     assert main(["verify", str(tmp_path / "absent")]) == 2
     assert main(["verify", str(root), "--contact-sheet", str(root / "labels.csv")]) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
+    (tmp_path / "file").write_text("keep")
+    sheet = tmp_path / "file" / "sheet.png"
+    assert main(["verify", str(root), "--contact-sheet", str(sheet)]) == 2
+    shown = capsys.readouterr()
+    assert f"verify: {sheet}: Not a directory" in shown.err and not shown.out, "said before the work"
 
 
 def test_names_the_terminal_cannot_show(trees: Trees, tmp_path: Path) -> None:

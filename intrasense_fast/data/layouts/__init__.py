@@ -99,7 +99,7 @@ def _locate(path: Path, layout: str) -> tuple[Path, ModuleType]:
 
 
 def _search(path: Path, wanted: str) -> tuple[Path, ModuleType]:
-    folder = path
+    folder = shown = path
     looks_like = None
     for _ in range(_MAX_DESCENT + 1):
         found = next((module for module in LAYOUTS.values() if module.detect(folder)), None)
@@ -111,22 +111,24 @@ def _search(path: Path, wanted: str) -> tuple[Path, ModuleType]:
         inside = list(folders(folder).values())
         if len(inside) != 1:
             break
+        if shown == folder and not files(folder):
+            # Nothing is beside it: what lies further down is all there is to tell of.
+            shown = inside[0]
         folder = inside[0]
     if looks_like:
         raise DataError(
             f"{path}: this looks like {looks_like.NAME} ({looks_like.EXPECTED}), expected {wanted} "
             f"({LAYOUTS[wanted].EXPECTED}): use layout {looks_like.NAME!r} or 'auto'"
         )
-    raise DataError(_unrecognised(path, folder, wanted))
+    raise DataError(_unrecognised(shown, folder, wanted))
 
 
-def _unrecognised(path: Path, folder: Path, wanted: str) -> str:
-    inside = folders(folder)
-    names = [f"{entry.name}/" for entry in inside.values()] + [file.name for file in files(folder)]
+def _unrecognised(path: Path, deepest: Path, wanted: str) -> str:
+    names = [f"{entry.name}/" for entry in folders(path).values()] + [file.name for file in files(path)]
     if not names:
         return f"{path}: an empty folder; a data set is needed"
     found = f"{path}: holds {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
-    candidates = [entry for entry in inside.values() if any(module.detect(entry) for module in LAYOUTS.values())]
+    candidates = [entry for entry in folders(deepest).values() if any(module.detect(entry) for module in LAYOUTS.values())]
     if candidates:
         return f"{found}; open one of its folders: {', '.join(str(entry) for entry in candidates)}"
     if wanted != "auto":

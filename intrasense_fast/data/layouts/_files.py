@@ -12,6 +12,7 @@ from typing import NamedTuple
 from intrasense_fast.data.images import SUFFIXES
 from intrasense_fast.data.order import natural_key
 from intrasense_fast.data.records import Problem, Record
+from intrasense_fast.files import legible
 
 Reading = tuple[list[Record], list[Problem]]
 
@@ -93,9 +94,18 @@ def not_images(paths: Iterable[Path]) -> list[Problem]:
 
 
 def name_of(path: Path, root: Path | None = None) -> str:
-    """The name of a file without its ending, relative to `root`, in the Unicode form that macOS and Linux copies share."""
+    """The name of a file without its ending, relative to `root`, in the Unicode form that macOS and Linux copies share.
+
+    Bytes of it that are no UTF-8 stand as %E9 or the like: tables and lists hold the same name as the record.
+    """
     relative = path.relative_to(root) if root else Path(path.name)
-    return unicodedata.normalize("NFC", relative.with_suffix("").as_posix())
+    return legible(unicodedata.normalize("NFC", relative.with_suffix("").as_posix()))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list of names, stripped and without the empty ones; bytes that are no UTF-8 as in `name_of`."""
+    text = legible(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def by_name(paths: Iterable[Path], root: Path | None = None) -> tuple[dict[str, Path], list[Problem]]:

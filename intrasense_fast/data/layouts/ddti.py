@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from intrasense_fast.data.layouts._files import Reading, by_name, files, is_image, nearest
+from intrasense_fast.data.layouts._files import Reading, by_name, files, is_image, name_of, nearest
 from intrasense_fast.data.order import natural_key
 from intrasense_fast.data.records import Problem, Record
 
@@ -48,7 +48,7 @@ def read(path: Path) -> Reading:
 
 
 def _read_case(table: Path, images: dict[str, Path], used: set[str], problems: list[Problem]) -> Iterator[Record]:
-    case = table.stem
+    case = name_of(table)
     own = sorted((name for name in images if (match := _IMAGE_NAME.match(name)) and match["case"] == case), key=natural_key)
     try:
         tree = ElementTree.fromstring(table.read_bytes())

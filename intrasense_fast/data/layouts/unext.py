@@ -14,6 +14,7 @@ from intrasense_fast.data.layouts._files import (
     not_images,
     pair,
     read_labels,
+    read_lines,
 )
 from intrasense_fast.data.layouts.busi import CLASSES
 from intrasense_fast.data.records import Problem
@@ -57,8 +58,7 @@ def published(path: Path) -> dict[str, tuple[str, ...]]:
     lists = {}
     for file in files(path):
         if file.suffix.casefold() == ".txt" and _SPLIT_LIST.match(file.stem):
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-            lists[file.stem] = tuple(_bare(line.strip()) for line in lines if line.strip())
+            lists[name_of(file)] = tuple(_bare(line) for line in read_lines(file))
     return lists
 
 
