@@ -15,7 +15,7 @@ from intrasense_fast.data.layouts import open_dataset
 from intrasense_fast.data.records import Sample, SegmentationData
 from intrasense_fast.data.verify import add_reading_arguments, show
 from intrasense_fast.errors import UsageError
-from intrasense_fast.files import atomic_path
+from intrasense_fast.files import write_text
 from intrasense_fast.metrics import image_metrics, summarize
 from intrasense_fast.model import IntraSenseNet
 from intrasense_fast.predict import add_checkpoint_arguments, load_checkpoint, predict_probabilities
@@ -81,10 +81,8 @@ def run(args: argparse.Namespace) -> int:
     write_csv(out / "per_image.csv", rows)
     record = {"checkpoint": str(args.checkpoint), "data": str(args.data), "layout": data.layout, "image_size": size}
     record |= {"threshold": args.threshold, **summary.as_dict()}
-    with atomic_path(out / "summary.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    with atomic_path(out / "summary.txt") as temporary:
-        temporary.write_text(table + "\n", encoding="utf-8")
+    write_text(out / "summary.json", json.dumps(record, indent=2) + "\n")
+    write_text(out / "summary.txt", table + "\n")
     save_overlays(out / "overlays.png", _drawn(net, data, rows, size, args.threshold))
     show(table)
     show(f"per_image.csv, summary.json, summary.txt and overlays.png (worst to best) are in {out}")

@@ -18,6 +18,7 @@ from intrasense_fast.data.order import natural_key
 from intrasense_fast.data.transforms import resize_image, resize_probability
 from intrasense_fast.data.verify import show
 from intrasense_fast.errors import UsageError
+from intrasense_fast.files import legible
 from intrasense_fast.model import IntraSenseNet, read_config
 from intrasense_fast.report.figures import MAX_ROWS
 from intrasense_fast.report.overlays import OverlayItem, overlay, save_overlays
@@ -74,6 +75,21 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def usable_device(name: str) -> torch.device:
+    """The device of that name, if numbers put on it can be read back.
+
+    Raises:
+        UsageError: it is unknown, not there, or holds no numbers.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"--device {name}: cannot be used here ({reason}); try --device cpu") from error
+    return device
+
+
 def load_checkpoint(args: argparse.Namespace) -> tuple[IntraSenseNet, int]:
     """The network on its device, and the image size; every argument checked, and the folder --out made.
 
@@ -87,16 +103,19 @@ def load_checkpoint(args: argparse.Namespace) -> tuple[IntraSenseNet, int]:
         net = IntraSenseNet.from_pretrained(args.checkpoint, fused=args.fused)
     except ValueError as error:
         raise UsageError(f"--checkpoint {error}") from error
+    if net.config["num_classes"] != 1:
+        classes = net.config["num_classes"]
+        raise UsageError(f"--checkpoint {args.checkpoint}: has {classes} classes, a network with one class (lesion) is needed")
     size = args.size if args.size is not None else config.get("image_size")
     if size is None:
         raise UsageError(f"{args.checkpoint}/config.json has no image_size; give --size, the side the network was trained at")
     if not isinstance(size, int) or size < 32:
         raise UsageError(f"--size must be an integer >= 32, got {size!r}")
+    device = usable_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
-        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         net.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {args.device}: cannot be used here ({str(error).splitlines()[0]})") from error
+    except RuntimeError as error:
+        raise UsageError(f"--device {device}: the network cannot be put there ({str(error).splitlines()[0]})") from error
     if args.fused:
         unavailable = [path.reason for path in net.fused_report().values() if path.path == "unavailable"]
         if unavailable:
@@ -144,7 +163,7 @@ def run(args: argparse.Namespace) -> int:
                 mask = (probability > args.threshold).astype(np.uint8)
                 rows.append(_write(out, relative, image, probability, mask, args))
                 if len(drawn) < MAX_ROWS:
-                    drawn.append(OverlayItem(str(relative), image, None, mask))
+                    drawn.append(OverlayItem(relative.as_posix(), image, None, mask))
             bar.update(len(chunk))
     write_csv(out / "predictions.csv", rows, COLUMNS)
     if drawn:
@@ -158,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
 def _write(
     out: Path, relative: Path, image: np.ndarray, probability: np.ndarray, mask: np.ndarray, args: argparse.Namespace
 ) -> dict[str, Any]:
-    stem = out / relative.with_suffix("")
+    stem = _target(out, relative)
     target = stem.with_name(f"{stem.name}_mask.png")
     target.parent.mkdir(parents=True, exist_ok=True)
     write_png(target, mask * np.uint8(255))
@@ -172,14 +191,27 @@ def _write(
     return dict(zip(COLUMNS, values, strict=True))
 
 
+def _target(out: Path, relative: Path) -> Path:
+    """Where the results of an image begin: its place in `out`, its name in UTF-8 as predictions.csv holds it."""
+    return out / legible(relative.with_suffix("").as_posix())
+
+
 def _images(source: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """(relative path, path) of every image, in natural order, and the masks left out."""
+    """(relative path, path) of every image, in natural order, and the masks left out. A linked folder is not read twice."""
     if source.is_file():
         return [(Path(source.name), source)], []
     if not source.is_dir():
         raise UsageError(f"{source}: no such image or folder")
     found = []
-    for folder, _, names in os.walk(source, followlinks=True):
+    seen = set()
+    for folder, inside, names in os.walk(source, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            inside.clear()
+            continue
+        seen.add(real)
+        # The folder itself is read before links to it that lie beside it.
+        inside.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
         found += [Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]
     if not found:
         raise UsageError(f"{source}: holds no images ({', '.join(SUFFIXES)})")
@@ -196,7 +228,7 @@ def _check_targets(files: Sequence[tuple[Path, Path]], probabilities: bool) -> N
     for relative, _ in files:
         for kind in kinds:
             # Compared without case: on many file systems a.png and A.png are one file.
-            writers[f"{relative.with_suffix('')}_{kind}".casefold()].append(relative)
+            writers[f"{_target(Path(), relative)}_{kind}".casefold()].append(relative)
     for target, sources in writers.items():
         if len(sources) > 1:
             names = " and ".join(str(path) for path in sources)

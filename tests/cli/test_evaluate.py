@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -58,12 +59,30 @@ def test_an_image_spoilt_since_is_named(data: Path, tmp_path: Path, capsys: pyte
     assert "p3.png" in capsys.readouterr().err
 
 
+def test_a_name_that_is_no_utf8(data: Path, tmp_path: Path) -> None:
+    checkpoint = str(tiny_checkpoint(tmp_path / "best"))
+    odd = tmp_path / os.fsdecode(b"donn\xe9es")
+    try:
+        data.rename(odd)
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    for folder in ("images", "masks"):
+        (odd / folder / "p2.png").rename(odd / folder / os.fsdecode(b"caf\xe9.png"))
+    assert main(["evaluate", "--checkpoint", checkpoint, "--data", str(odd), "--out", str(tmp_path / "e")]) == 0
+    with open(tmp_path / "e" / "per_image.csv", newline="", encoding="utf-8") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["caf%E9", "p0", "p1", "p3", "p4"]
+    assert "donn%E9es (generic)" in (tmp_path / "e" / "summary.txt").read_text(encoding="utf-8")
+
+
 def test_usage_errors(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = str(tiny_checkpoint(tmp_path / "best"))
+    three = str(tiny_checkpoint(tmp_path / "three", num_classes=3))
     for arguments, message in (
         (["--checkpoint", checkpoint, "--data", str(tmp_path / "absent"), "--out", str(tmp_path / "o")], "absent"),
         (["--checkpoint", checkpoint, "--data", str(data), "--out", str(data)], "is in use"),
         (["--checkpoint", str(tmp_path), "--data", str(data), "--out", str(tmp_path / "o")], "checkpoint folder"),
+        (["--checkpoint", three, "--data", str(data), "--out", str(tmp_path / "o")], "has 3 classes"),
+        (["--checkpoint", checkpoint, "--data", str(data), "--out", str(tmp_path / "o"), "--device", "meta"], "--device meta"),
     ):
         assert main(["evaluate", *arguments]) == 2
         shown = capsys.readouterr().err

@@ -1,6 +1,10 @@
 """`predict` as a user runs it, on every kind of image file and on everything that can be wrong."""
 
 import csv
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -127,6 +131,42 @@ def test_masks_beside_their_images_are_left_out_and_said(
     assert "a_mask.png" in said and "a_mask_1.png" in said
 
 
+def test_a_name_that_is_no_utf8(checkpoint: Path, picture: np.ndarray, tmp_path: Path) -> None:
+    source, odd = tmp_path / "in", os.fsdecode(b"caf\xe9.png")
+    source.mkdir()
+    try:
+        (source / odd).write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    assert main(["predict", "--checkpoint", str(checkpoint), str(source), "--out", str(tmp_path / "out")]) == 0
+    (row,) = rows(tmp_path / "out" / "predictions.csv")
+    assert (row["image"], row["mask"]) == ("caf%E9.png", "caf%E9_mask.png")
+    assert read(tmp_path / "out" / row["mask"]).shape == picture.shape
+
+
+def test_a_folder_that_links_to_itself_is_read_once(checkpoint: Path, picture: np.ndarray, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    (source / "z").mkdir(parents=True)
+    cv2.imwrite(str(source / "a.png"), picture)
+    cv2.imwrite(str(source / "z" / "b.png"), picture)
+    (source / "self").symlink_to(".")
+    (source / "also z").symlink_to("z")
+    (tmp_path / "elsewhere").mkdir()
+    cv2.imwrite(str(tmp_path / "elsewhere" / "c.png"), picture)
+    (source / "c").symlink_to(tmp_path / "elsewhere")
+    assert main(["predict", "--checkpoint", str(checkpoint), str(source), "--out", str(tmp_path / "out")]) == 0
+    assert [row["image"] for row in rows(tmp_path / "out" / "predictions.csv")] == ["a.png", "c/c.png", "z/b.png"]
+
+
+def test_a_write_that_fails_names_the_file(checkpoint: Path, picture: np.ndarray, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    command = [sys.executable, "-m", "intrasense_fast", "predict", "--checkpoint", checkpoint, "a.png", "--out", "out"]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))
+    done = subprocess.run(command, cwd=tmp_path, preexec_fn=limit, capture_output=True, text=True)
+    assert done.returncode == 2 and "predict: out/a_mask.png: File too large" in done.stderr, done.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
 @pytest.mark.parametrize("names", [("a.png", "a.jpg"), ("a.png", "A.png")])
 def test_two_inputs_of_one_output_are_an_error(
     names: tuple[str, str], checkpoint: Path, picture: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -148,6 +188,7 @@ def test_usage_errors(checkpoint: Path, picture: np.ndarray, tmp_path: Path, cap
     (tmp_path / "used" / "precious.txt").write_text("keep")
     (tmp_path / "none").mkdir()
     sizeless = tiny_checkpoint(tmp_path / "sizeless", None)
+    three = str(tiny_checkpoint(tmp_path / "three", num_classes=3))
     image, out, best = str(tmp_path / "a.png"), str(tmp_path / "out"), str(checkpoint)
     for arguments, message in (
         (["--checkpoint", best, image, "--out", str(tmp_path / "used")], "is in use"),
@@ -157,6 +198,9 @@ def test_usage_errors(checkpoint: Path, picture: np.ndarray, tmp_path: Path, cap
         (["--checkpoint", best, image, "--out", out, "--threshold", "1.5"], r"--threshold must lie in [0, 1]"),
         (["--checkpoint", best, image, "--out", out, "--size", "16"], "--size must be an integer >= 32"),
         (["--checkpoint", best, image, "--out", out, "--device", "cuda:7"], "--device cuda:7"),
+        (["--checkpoint", best, image, "--out", out, "--device", "meta"], "--device meta: cannot be used here"),
+        (["--checkpoint", best, image, "--out", out, "--device", "privateuseone"], "--device privateuseone: cannot be used"),
+        (["--checkpoint", three, image, "--out", out], "three: has 3 classes, a network with one class (lesion) is needed"),
         (["--checkpoint", str(sizeless), image, "--out", out], "give --size"),
     ):
         assert main(["predict", *arguments]) == 2, arguments
