@@ -1,18 +1,17 @@
 """ResNet-50 v1.5 with torchvision's names, and the loading of its weights from a file or a local cache."""
 
 import os
-import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from intrasense_fast.errors import first_line
 
 STRIDES = (2, 4, 8, 16, 32)
 CHANNELS = (64, 256, 512, 1024, 2048)
@@ -122,26 +121,49 @@ def load_encoder_weights(encoder: ResNet50Encoder, source: str | os.PathLike[str
 
     Raises:
         EncoderWeightsError: the file is missing, damaged or no state dict; the download failed; or fewer than 95 % of the
-            265 keys other than `num_batches_tracked` match in name and shape.
+            265 keys other than `num_batches_tracked` match in name, shape and kind. Fewer mismatches are a warning that
+            names them.
+        TypeError: `source` is no path.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f'encoder_weights must be None, "imagenet" or the path of a file, got {source!r}')
     path = _imagenet_file() if source == "imagenet" else Path(source)
     weights = _torchvision_keys(_read(path))
     own = encoder.state_dict()
-    conv1 = weights.get("conv1.weight")
-    if conv1 is not None and conv1.dim() == 4 and conv1.shape[1] == 3 and own["conv1.weight"].shape[1] == 1:
-        weights["conv1.weight"] = conv1.sum(1, keepdim=True)
+    conv1, own_conv1 = weights.get("conv1.weight"), own["conv1.weight"]
+    if conv1 is not None and own_conv1.shape[1] == 1 and _fits(conv1, own_conv1.expand(-1, 3, -1, -1)):
+        weights["conv1.weight"] = conv1.to(own_conv1.dtype).sum(1, keepdim=True)
     counted = [key for key in own if not key.endswith("num_batches_tracked")]
-    unmatched = [key for key in counted if key not in weights or weights[key].shape != own[key].shape]
+    missing = [key for key in counted if key not in weights]
+    misfits = [key for key in own if key in weights and not _fits(weights[key], own[key])]
+    unmatched = {*missing, *misfits}.intersection(counted)
     if len(counted) - len(unmatched) < _MATCHED_AT_LEAST * len(counted):
         raise EncoderWeightsError(
             f"{path}: only {len(counted) - len(unmatched)} of ResNet-50's {len(counted)} keys match; needed are torchvision's "
-            f"names and shapes (conv1.weight, layer1.0.conv1.weight ...). Missing or misshapen: {_shortened(unmatched)}. "
+            f"names and shapes (conv1.weight, layer1.0.conv1.weight ...). {_mismatch(missing, misfits, weights, own)}. "
             f"The file begins with: {_shortened(list(weights)[:5])}"
         )
-    if unmatched:
-        warnings.warn(f"{path}: left at their initial values, not in the file: {_shortened(unmatched)}", stacklevel=2)
-    missing = set(unmatched)
-    encoder.load_state_dict({key: weights[key] for key in own if key in weights and key not in missing}, strict=False)
+    if missing or misfits:
+        found = _mismatch(missing, misfits, weights, own)
+        warnings.warn(f"{path}: some of the encoder stays at its initial values. {found}", stacklevel=2)
+    encoder.load_state_dict({key: weights[key] for key in own if key in weights and key not in misfits}, strict=False)
+
+
+def _fits(given: Tensor, own: Tensor) -> bool:
+    plain = given.layout == torch.strided and not (given.is_meta or given.is_quantized or given.is_complex())
+    return plain and given.shape == own.shape and given.is_floating_point() == own.is_floating_point()
+
+
+def _mismatch(missing: list[str], misfits: list[str], weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """What `load_state_dict` would say: the keys that are not in the file, and those that are there but do not fit."""
+    shown = [f"{key} ({_described(weights[key])} for {_described(own[key])})" for key in misfits]
+    parts = {"Not in the file": missing, "Of another shape or kind": shown}
+    return ". ".join(f"{title}: {_shortened(keys)}" for title, keys in parts.items() if keys)
+
+
+def _described(tensor: Tensor) -> str:
+    layout = "" if tensor.layout == torch.strided else f" {tensor.layout}"
+    return f"{tuple(tensor.shape)} {tensor.dtype}{layout}".replace("torch.", "")
 
 
 def _imagenet_file() -> Path:
@@ -166,9 +188,11 @@ def _read(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EncoderWeightsError(f"{path}: cannot be read as weights, damaged or of another kind ({reason})") from error
+    except Exception as error:  # what a damaged pickle does is anyone's guess: IndexError, KeyError, struct.error ...
+        raise EncoderWeightsError(
+            f"{path}: cannot be read as weights, damaged or of another kind ({first_line(error)}); needed is a .pth or "
+            ".safetensors of ResNet-50: download or copy it again"
+        ) from error
     for name in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from intrasense_fast.encoder import EncoderWeightsError, ResNet50Encoder, load_e
 from tests.support.seeded_weights import seeded_image, seeded_weights
 
 FIXTURES = Path(__file__).parent / "fixtures"
+ENCODER = ResNet50Encoder(3)
 SHAPES: dict[str, list[int]] = json.loads((FIXTURES / "resnet50.json").read_text())
 
 
@@ -81,8 +83,40 @@ def test_weights_of_every_packaging_load(kind: str, weights: dict[str, torch.Ten
 def test_a_few_missing_keys_are_named(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
     partial = {key: value for key, value in weights.items() if not key.startswith("layer4.2.conv3")}
     torch.save(partial, tmp_path / "partial.pth")
-    with pytest.warns(UserWarning, match=r"layer4\.2\.conv3\.weight"):
+    with pytest.warns(UserWarning, match=r"Not in the file: layer4\.2\.conv3\.weight$"):
         load_encoder_weights(ResNet50Encoder(3), tmp_path / "partial.pth")
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "message"),
+    [
+        (
+            "conv1.weight",
+            lambda w: w.sum(1, keepdim=True),
+            r"conv1\.weight \(\(64, 1, 7, 7\) float32 for \(64, 3, 7, 7\) float32\)",
+        ),
+        ("conv1.weight", lambda w: w.to_sparse(), r"conv1\.weight \(.*sparse_coo for"),
+        ("conv1.weight", lambda w: w.to(torch.int8), r"conv1\.weight \(.*int8 for"),
+        ("bn1.num_batches_tracked", lambda w: w.expand(3), r"bn1\.num_batches_tracked \(\(3,\) int64 for \(\) int64\)"),
+    ],
+)
+def test_a_few_misshapen_keys_are_named_apart(
+    key: str, kind: Callable, message: str, weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    partial = {name: value for name, value in weights.items() if name != "layer4.2.conv3.weight"}
+    torch.save({**partial, key: kind(weights[key])}, tmp_path / "partial.pth")
+    encoder = ResNet50Encoder(3)
+    before = encoder.state_dict()[key].clone()
+    with pytest.warns(UserWarning, match=r"Not in the file: layer4\.2\.conv3\.weight\. Of another shape or kind: " + message):
+        load_encoder_weights(encoder, tmp_path / "partial.pth")
+    assert torch.equal(encoder.state_dict()[key], before)
+    assert torch.equal(encoder.layer4[2].conv2.weight, weights["layer4.2.conv2.weight"])
+
+
+def test_a_sparse_first_convolution_is_not_folded(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save({**weights, "conv1.weight": weights["conv1.weight"].to_sparse()}, tmp_path / "sparse.pth")
+    with pytest.warns(UserWarning, match=r"kind: conv1\.weight"):
+        load_encoder_weights(ResNet50Encoder(1), tmp_path / "sparse.pth")
 
 
 def test_too_few_matches_are_an_error_that_lists_them(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
@@ -95,13 +129,29 @@ def test_too_few_matches_are_an_error_that_lists_them(weights: dict[str, torch.T
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04truncated"])
+# For the second line's torch.load raises IndexError, KeyError, struct.error and TypeError.
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a checkpoint", b"PK\x03\x04truncated"]
+    + [b"Repository not found\n", b"h\x00.", b"J\x00.", b"ccollections\nOrderedDict\nN\x85R."],
+    ids=repr,
+)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_damaged_files_are_named(content: bytes, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
     with pytest.raises(EncoderWeightsError, match="damaged or of another kind"):
-        IntraSenseNet(encoder_weights=path)
+        load_encoder_weights(ENCODER, path)
+
+
+def test_a_changed_byte_is_never_another_error(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"conv1.weight": torch.zeros(2), "epoch": 3}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    for position in range(0, len(content), 7):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
+        with pytest.raises(EncoderWeightsError):
+            load_encoder_weights(ENCODER, path)
 
 
 def test_truncated_file(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
@@ -113,6 +163,8 @@ def test_truncated_file(weights: dict[str, torch.Tensor], tmp_path: Path) -> Non
 
 
 def test_missing_file_and_other_content(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="path of a file, got 50"):
+        load_encoder_weights(ENCODER, 50)  # type: ignore[arg-type]
     with pytest.raises(EncoderWeightsError, match="no such file"):
         load_encoder_weights(ResNet50Encoder(3), tmp_path / "absent.pth")
     torch.save([1, 2, 3], tmp_path / "list.pth")
