@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from intrasense_fast.functional import bce_dice
+from intrasense_fast.kernels._common.validation import statistics_dtype
 
 
 class IntraSenseLoss(nn.Module):
@@ -40,14 +41,10 @@ class IntraSenseLoss(nn.Module):
             ValueError: shapes that differ, or a CPU target with values outside [0, 1].
             FusedUnavailableError: fused=True where the kernels cannot run.
         """
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-        if not isinstance(logits, Tensor):
-            raise TypeError(
-                f"IntraSenseLoss: needs logits, or the output of an IntraSenseNet in training mode, got {type(output).__name__}"
-            )
+        logits, whitening = (output, None) if isinstance(output, Tensor) else _fields(output)
         _check_target(target, logits)
         bce, dice = bce_dice(logits, target, fused=self.fused)
-        whitening = bce.new_zeros(()) if isinstance(output, Tensor) else output.whitening_loss.to(bce.dtype)
+        whitening = bce.new_zeros(()) if whitening is None else whitening.to(bce.dtype)
         self.terms = {"bce": bce.detach(), "dice": dice.detach(), "whitening": whitening.detach()}
         return self.weights[0] * bce + self.weights[1] * dice + self.weights[2] * whitening
 
@@ -65,6 +62,16 @@ def _checked_weights(weights: tuple[float, float, float]) -> tuple[float, float,
     return bce, dice, whitening
 
 
+def _fields(output: Any) -> tuple[Tensor, Tensor]:
+    logits, whitening = (getattr(output, name, None) for name in ("logits", "whitening_loss"))
+    if not isinstance(logits, Tensor) or not isinstance(whitening, Tensor):
+        raise TypeError(
+            "IntraSenseLoss: needs a tensor of logits, or the output of an IntraSenseNet in training mode with the tensors "
+            f"logits and whitening_loss, got {type(output).__name__}; for an output without L_IW pass its logits"
+        )
+    return logits, whitening
+
+
 def _check_target(target: Tensor, logits: Tensor) -> None:
     if not isinstance(target, Tensor):
         raise TypeError(f"IntraSenseLoss: target must be a tensor, got {type(target).__name__}; use torch.as_tensor")
@@ -77,7 +84,8 @@ def _check_target(target: Tensor, logits: Tensor) -> None:
     checkable = target.device.type == "cpu" and target.dtype != torch.bool and not target.dtype.is_complex and target.numel()
     if not checkable or torch.compiler.is_compiling():
         return
-    low, high = (float(value) for value in target.detach().aminmax())
+    # aminmax knows neither uint16, uint32 and uint64 nor 8-bit floats.
+    low, high = (float(value) for value in target.detach().to(statistics_dtype(target.dtype)).aminmax())
     if not (low >= 0 and high <= 1):
         hint = "; masks hold 0..255: divide by 255" if low >= 0 and 1 < high <= 255 else ""
         raise ValueError(f"IntraSenseLoss: target must lie in [0, 1], got values from {low:g} to {high:g}{hint}")

@@ -1,5 +1,6 @@
 """IntraSenseLoss against a float64 computation in numpy, under autocast, and with bad arguments."""
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +60,10 @@ def test_gradient_reaches_logits_and_whitening(case: tuple[Tensor, Tensor]) -> N
     assert whitening.grad is not None and whitening.grad.item() == 0.25
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float32])
+INTEGERS = [torch.bool, torch.uint8, torch.int64, torch.uint16, torch.uint32, torch.uint64]
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, torch.float8_e4m3fn, torch.float16, torch.float32])
 def test_target_dtypes_agree(case: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
     logits, target = case
     loss = IntraSenseLoss(fused=False)
@@ -81,6 +85,8 @@ def test_values_outside_the_unit_interval(case: tuple[Tensor, Tensor]) -> None:
     loss = IntraSenseLoss()
     with pytest.raises(ValueError, match=r"from 0 to 255; masks hold 0\.\.255: divide by 255"):
         loss(logits, target.to(torch.uint8) * 255)
+    with pytest.raises(ValueError, match=r"from 0 to 65535$"):
+        loss(logits, target.to(torch.uint16) * 65535)
     with pytest.raises(ValueError, match=r"from -1 to 0\.5$"):
         loss(logits, 0.5 - 1.5 * target.float())
     holed = target.float()
@@ -100,6 +106,9 @@ def test_shapes_and_types(case: tuple[Tensor, Tensor]) -> None:
         loss(logits, target.numpy())
     with pytest.raises(TypeError, match="got tuple"):
         loss((logits, torch.tensor(0.0)), target)
+    for output in (SimpleNamespace(logits=logits), Output(logits, 0.0)):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"tensors logits and whitening_loss, got \w+; .*pass its logits"):
+            loss(output, target)
 
 
 @pytest.mark.parametrize(
