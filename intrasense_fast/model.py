@@ -1,29 +1,22 @@
 """IntraSense-Net: ResNet-50 encoder, GCP and CDR at the refined strides, U-Net decoder."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from intrasense_fast.decoder import UNetDecoder
 from intrasense_fast.encoder import CHANNELS, STRIDES, ResNet50Encoder, load_encoder_weights
-from intrasense_fast.files import atomic_path
-from intrasense_fast.kernels._common.capability import fused_status
-from intrasense_fast.kernels.channel_decoupling.api import SQUEEZES
-from intrasense_fast.kernels.entropy_whitening.api import ENTROPY_SCALES
+from intrasense_fast.errors import first_line
+from intrasense_fast.kernels._common.capability import fused_status, use_fused
+from intrasense_fast.options import PLACEMENTS as PLACEMENTS
+from intrasense_fast.options import REFINABLE_STRIDES as REFINABLE_STRIDES
+from intrasense_fast.options import checked_fused, checked_options
+from intrasense_fast.pretrained import CONFIG_FILE, read_config, read_weights, write_folder
 from intrasense_fast.refine import ChannelDecoupling, GlobalLocalPerception
-from intrasense_fast.version import __version__
-
-REFINABLE_STRIDES = (4, 8, 16, 32)
-PLACEMENTS = ("skips", "trunk")
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 
 _SMALLEST = 32
 _MEAN = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
@@ -72,10 +65,11 @@ class IntraSenseNet(nn.Module):
 
     Attributes:
         encoder: the ResNet-50, with torchvision's names.
-        masked_fraction: {stride: fraction of positions whitened in the last forward}, detached scalars.
+        masked_fraction: {stride: fraction of positions whitened in the last forward}, detached scalars; NaN after B = 0.
+        fused: as the argument; setting it sets every operator of the network.
 
     Raises:
-        ValueError: an argument outside its range.
+        ValueError: an argument of another type or outside its range.
         EncoderWeightsError: encoder weights that cannot be found, read or matched.
     """
 
@@ -101,45 +95,57 @@ class IntraSenseNet(nn.Module):
         fused: bool | None = None,
     ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
-            "in_channels": in_channels,
-            "num_classes": num_classes,
-            "refine_strides": list(refine_strides),
-            "placement": placement,
-            "gcp": gcp,
-            "cdr": cdr,
-            "entropy_normalization": entropy_normalization,
-            "entropy_scale": entropy_scale,
-            "entropy_threshold": entropy_threshold,
-            "window": window,
-            "ridge": ridge,
-            "squeeze": squeeze,
-            "alpha": alpha,
-            "beta": beta,
-            "decoder_channels": list(decoder_channels),
+        self.config = config = checked_options(
+            in_channels=in_channels,
+            num_classes=num_classes,
+            refine_strides=refine_strides,
+            placement=placement,
+            gcp=gcp,
+            cdr=cdr,
+            entropy_normalization=entropy_normalization,
+            entropy_scale=entropy_scale,
+            entropy_threshold=entropy_threshold,
+            window=window,
+            ridge=ridge,
+            squeeze=squeeze,
+            alpha=alpha,
+            beta=beta,
+            decoder_channels=decoder_channels,
+        )
+        self._fused = checked_fused(fused)
+        self.placement = config["placement"]
+        self.register_buffer("input_mean", torch.tensor(_MEAN[config["in_channels"]]).view(1, -1, 1, 1))
+        self.register_buffer("input_std", torch.tensor(_STD[config["in_channels"]]).view(1, -1, 1, 1))
+        self.encoder = ResNet50Encoder(config["in_channels"])
+        perception = {
+            "normalize": config["entropy_normalization"],
+            "entropy_scale": config["entropy_scale"],
+            "threshold": config["entropy_threshold"],
+            "window": config["window"],
         }
-        _check_config(self.config)
-        if fused not in (True, False, None):
-            raise ValueError(f"IntraSenseNet: fused must be True, False or None, got {fused!r}")
-        self.fused = fused
-        self.placement = placement
-        self.register_buffer("input_mean", torch.tensor(_MEAN[in_channels]).view(1, -1, 1, 1))
-        self.register_buffer("input_std", torch.tensor(_STD[in_channels]).view(1, -1, 1, 1))
-        self.encoder = ResNet50Encoder(in_channels)
-        refined = {stride: CHANNELS[STRIDES.index(stride)] for stride in sorted(refine_strides)}
-        perception = {"normalize": entropy_normalization, "entropy_scale": entropy_scale, "threshold": entropy_threshold}
-        decoupling = {"ridge": ridge, "squeeze": squeeze, "alpha": alpha, "beta": beta}
+        decoupling = {name: config[name] for name in ("ridge", "squeeze", "alpha", "beta")}
         self.gcp = nn.ModuleDict()
         self.cdr = nn.ModuleDict()
-        for stride, channels in refined.items():
-            if gcp:
-                self.gcp[str(stride)] = GlobalLocalPerception(channels, window=window, fused=fused, **perception)  # type: ignore[arg-type]
-            if cdr:
-                self.cdr[str(stride)] = ChannelDecoupling(channels, fused=fused, **decoupling)  # type: ignore[arg-type]
-        self.decoder = UNetDecoder(num_classes, decoder_channels)
+        for stride in sorted(config["refine_strides"]):
+            channels = CHANNELS[STRIDES.index(stride)]
+            if config["gcp"]:
+                self.gcp[str(stride)] = GlobalLocalPerception(channels, fused=self._fused, **perception)
+            if config["cdr"]:
+                self.cdr[str(stride)] = ChannelDecoupling(channels, fused=self._fused, **decoupling)
+        self.decoder = UNetDecoder(config["num_classes"], config["decoder_channels"])
         self.masked_fraction: dict[int, Tensor] = {}
         if encoder_weights is not None:
             load_encoder_weights(self.encoder, encoder_weights)
+
+    @property
+    def fused(self) -> bool | None:
+        return self._fused
+
+    @fused.setter
+    def fused(self, fused: bool | None) -> None:
+        self._fused = checked_fused(fused)
+        for module in self._refinements():
+            module.fused = self._fused  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> IntraSenseOutput | Tensor:
         """Segment a batch.
@@ -151,8 +157,9 @@ class IntraSenseNet(nn.Module):
             IntraSenseOutput(logits, whitening_loss) in training mode, logits (B, num_classes, H, W) in eval mode.
 
         Raises:
+            TypeError: x is no tensor.
             ValueError: another shape or dtype; or training on one image whose deepest map is a single position.
-            FusedUnavailableError: fused=True where the kernels cannot run.
+            FusedUnavailableError: fused=True where the kernels cannot run; the network is as it was.
         """
         height, width = self._check_input(x)
         maps, losses = self._refined_maps(self._normalized(x))
@@ -167,7 +174,7 @@ class IntraSenseNet(nn.Module):
         """What Eq. 6 sees at each refined stride with GCP: {stride: (entropy, mask)}, both (B, H / stride, W / stride).
 
         The entropy is the scaled one that is compared with the threshold, the mask True where whitened; empty with
-        entropy_normalization=False. Runs in eval mode and leaves the network's mode as it was.
+        entropy_normalization=False. Runs in eval mode and leaves the network's mode and `masked_fraction` as they were.
 
         Args:
             x: as for the network; padded positions are included.
@@ -201,7 +208,7 @@ class IntraSenseNet(nn.Module):
     def save_pretrained(
         self, path: str | os.PathLike[str], extra: dict[str, Any] | None = None, *, overwrite: bool = False
     ) -> None:
-        """Write `config.json` and `model.safetensors` into a folder, each complete or not at all.
+        """Write `config.json` and `model.safetensors` into a folder: both, or neither if something cannot be written.
 
         Args:
             path: the folder; created if missing.
@@ -210,19 +217,10 @@ class IntraSenseNet(nn.Module):
 
         Raises:
             FileExistsError: the folder holds a network and `overwrite` is False.
+            TypeError: `extra` holds what JSON cannot.
+            ValueError: the network's floating-point tensors are of several dtypes.
         """
-        folder = Path(path)
-        existing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if (folder / name).exists()]
-        if existing and not overwrite:
-            raise FileExistsError(
-                f"{folder} already holds {' and '.join(existing)}; choose another folder or pass overwrite=True"
-            )
-        own = {"architecture": type(self).__name__, "version": __version__, "arguments": self.config}
-        weights = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
-        with atomic_path(folder / WEIGHTS_FILE) as temporary:
-            save_file(weights, temporary)
-        with atomic_path(folder / CONFIG_FILE) as temporary:
-            temporary.write_text(json.dumps({**(extra or {}), **own}, indent=2) + "\n", encoding="utf-8")
+        write_folder(path, self.config, self.state_dict(), extra, overwrite=overwrite)
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], *, fused: bool | None = None) -> "IntraSenseNet":
@@ -235,24 +233,23 @@ class IntraSenseNet(nn.Module):
         Raises:
             ValueError: the folder or a file is missing, damaged, or of another network.
         """
-        folder = Path(path)
-        arguments = read_config(folder)["arguments"]
+        file = Path(path) / CONFIG_FILE
+        arguments = read_config(path)["arguments"]
+        fused = checked_fused(fused)
         try:
+            if "encoder_weights" in arguments:
+                raise TypeError("encoder_weights, which is never stored")
             with torch.device("meta"):
                 net = cls(**arguments, fused=fused)
-            weights = load_file(folder / WEIGHTS_FILE)
-        except FileNotFoundError:
-            raise ValueError(f"{folder}: has {CONFIG_FILE} but no {WEIGHTS_FILE}; the checkpoint is incomplete") from None
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{folder / WEIGHTS_FILE}: damaged or truncated ({error}); copy the checkpoint again") from error
         except TypeError as error:
-            raise ValueError(f"{folder / CONFIG_FILE}: arguments this version does not know ({error})") from error
-        own = net.state_dict()
-        wrong = sorted(key for key in own.keys() | weights.keys() if key not in own or key not in weights)
-        wrong += sorted(key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape)
-        if wrong:
-            shown = ", ".join(wrong[:8]) + (f" ... and {len(wrong) - 8} more" if len(wrong) > 8 else "")
-            raise ValueError(f"{folder}: {WEIGHTS_FILE} and {CONFIG_FILE} disagree on {shown}")
+            raise ValueError(
+                f"{file}: arguments this version does not know ({first_line(error)}); update this package or copy it again"
+            ) from error
+        except (ValueError, RuntimeError, OverflowError) as error:
+            raise ValueError(
+                f"{file}: describes no network that can be built ({first_line(error)}); copy the checkpoint again"
+            ) from error
+        weights = read_weights(path, net.state_dict())
         # Tensors inside the file are not aligned, and other alignments choose other CPU kernels with other last bits.
         net.load_state_dict({key: value.clone() for key, value in weights.items()}, assign=True)
         return net.eval()
@@ -260,6 +257,9 @@ class IntraSenseNet(nn.Module):
     def _refined_maps(
         self, x: Tensor, found: dict[int, tuple[Tensor, Tensor]] | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
+        for module in self._refinements():
+            # Before the encoder: its BatchNorm learns from every image that it sees.
+            use_fused(module.fused, x, "IntraSenseNet")  # type: ignore[arg-type]
         maps, losses, fractions = [], [], {}
         for stride in STRIDES:
             x = self.encoder.stage(stride, x)
@@ -276,9 +276,12 @@ class IntraSenseNet(nn.Module):
             maps.append(refined)
             if self.placement == "trunk":
                 x = refined
-        if not torch.compiler.is_exporting():
+        if found is None and not torch.compiler.is_exporting():
             self.masked_fraction = fractions
         return maps, losses
+
+    def _refinements(self) -> list[nn.Module]:
+        return [*self.gcp.values(), *self.cdr.values()]
 
     def _normalized(self, x: Tensor) -> Tensor:
         x = x.to(self.input_mean.dtype)  # type: ignore[arg-type]
@@ -292,6 +295,8 @@ class IntraSenseNet(nn.Module):
 
     def _check_input(self, x: Tensor) -> tuple[int, int]:
         channels = self.config["in_channels"]
+        if not isinstance(x, Tensor):
+            raise TypeError(f"IntraSenseNet: x must be a tensor, got {type(x).__name__}; use torch.as_tensor")
         if x.dim() != 4 or x.shape[1] != channels:
             raise ValueError(f"IntraSenseNet: needs x of shape (B, {channels}, H, W), got {tuple(x.shape)}")
         if not x.dtype.is_floating_point:
@@ -305,52 +310,3 @@ class IntraSenseNet(nn.Module):
                 "use a larger batch or larger images, or freeze the encoder's BatchNorm with net.encoder.eval()"
             )
         return height, width
-
-
-def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """config.json of a folder written by `save_pretrained`: "architecture", "version", "arguments" and what `extra` added.
-
-    Raises:
-        ValueError: the folder or the file is missing, damaged, or of another network.
-    """
-    folder = Path(path)
-    file = folder / CONFIG_FILE
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; needed is one with {CONFIG_FILE} and {WEIGHTS_FILE}")
-    if not file.is_file() or (not (folder / WEIGHTS_FILE).exists() and (folder / "best").is_dir()):
-        inside = next((f"; did you mean {folder / name}?" for name in ("best", "last") if (folder / name).is_dir()), "")
-        raise ValueError(f"{folder}: is no checkpoint folder: it needs {CONFIG_FILE} and {WEIGHTS_FILE}{inside}")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{file}: damaged ({error}); copy the checkpoint again") from error
-    if not isinstance(content, dict) or content.get("architecture") != "IntraSenseNet":
-        raise ValueError(f'{file}: describes no IntraSenseNet (its "architecture" is missing or another)')
-    if not isinstance(content.get("arguments"), dict):
-        raise ValueError(f'{file}: has no "arguments" of the network')
-    return content
-
-
-def _check_config(config: dict[str, Any]) -> None:
-    def require(fits: bool, name: str, needed: str) -> None:
-        if not fits:
-            raise ValueError(f"IntraSenseNet: {name} must be {needed}, got {config[name]!r}")
-
-    strides, widths, window = config["refine_strides"], config["decoder_channels"], config["window"]
-    require(config["in_channels"] in (1, 3), "in_channels", "1 or 3")
-    require(_is_count(config["num_classes"]), "num_classes", "an integer >= 1")
-    require(set(strides) <= set(REFINABLE_STRIDES), "refine_strides", f"some of {REFINABLE_STRIDES}")
-    require(len(set(strides)) == len(strides), "refine_strides", "free of duplicates")
-    require(config["placement"] in PLACEMENTS, "placement", f"one of {PLACEMENTS}")
-    require(config["entropy_scale"] in ENTROPY_SCALES, "entropy_scale", f"one of {ENTROPY_SCALES}")
-    require(0 <= config["entropy_threshold"] < float("inf"), "entropy_threshold", "finite and >= 0")
-    require(_is_count(window) and window % 2 == 1, "window", "an odd integer >= 1, such as 3, 5 or 7")
-    require(0 < config["ridge"] < float("inf"), "ridge", "finite and > 0")
-    require(config["squeeze"] in SQUEEZES, "squeeze", f"one of {SQUEEZES}")
-    for name in ("alpha", "beta"):
-        require(abs(config[name]) < float("inf"), name, "finite")
-    require(len(widths) == len(STRIDES) and all(map(_is_count, widths)), "decoder_channels", "five integers >= 1")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -5,6 +5,7 @@ import itertools
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from intrasense_fast import FusedUnavailableError, IntraSenseNet, IntraSenseOutput
+from intrasense_fast.kernels._common import capability
 from intrasense_fast.kernels.channel_decoupling.reference import channel_decoupling
 from intrasense_fast.kernels.entropy_whitening.reference import entropy_whitening
 from intrasense_fast.kernels.nonlocal_attention.reference import nonlocal_attention
@@ -190,11 +192,14 @@ def test_masked_fraction_and_diagnose_agree_with_the_mask() -> None:
     net = wake(IntraSenseNet(refine_strides=(4, 8, 16, 32))).train()
     x = torch.rand(2, 1, 64, 64)
     net(x)
-    assert list(net.masked_fraction) == [4, 8, 16, 32]
-    assert all(0 <= value <= 1 and not value.requires_grad for value in net.masked_fraction.values())
+    fractions = net.masked_fraction
+    assert list(fractions) == [4, 8, 16, 32]
+    assert all(0 <= value <= 1 and not value.requires_grad for value in fractions.values())
     before = {key: value.clone() for key, value in net.state_dict().items()}
     maps = net.diagnose(x)
+    assert net.masked_fraction is fractions
     assert net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    net.eval()(x)
     for stride, (entropy, mask) in maps.items():
         assert entropy.shape == mask.shape == (2, 64 // stride, 64 // stride)
         # NaN, an image whose entropies are all alike, is below no threshold.
@@ -215,6 +220,12 @@ def test_empty_batch() -> None:
     assert net(torch.rand(0, 1, 40, 40)).shape == (0, 1, 40, 40)
     output = net.train()(torch.rand(0, 1, 64, 64))
     assert output.logits.shape == (0, 1, 64, 64) and output.whitening_loss == 0
+    assert net.masked_fraction.keys() == {8, 16, 32} and all(value.isnan() for value in net.masked_fraction.values())
+
+
+@pytest.fixture
+def no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capability, "interpreting", lambda: False)
 
 
 @pytest.mark.parametrize("amp", [torch.bfloat16, torch.float16])
@@ -229,15 +240,32 @@ def test_autocast_keeps_statistics_and_loss_in_float32(amp: torch.dtype) -> None
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in net.parameters())
 
 
-def test_fused_on_a_cpu_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+@pytest.mark.usefixtures("no_interpreter")
+def test_fused_on_a_cpu_says_why() -> None:
     net = IntraSenseNet(fused=True)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
     with pytest.raises(FusedUnavailableError, match=r"need.* a CUDA or ROCm GPU.*fused=None"):
-        net(torch.rand(2, 1, 64, 64))
+        net.train()(torch.rand(2, 1, 64, 64))
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert {path.path for path in net.fused_report().values()} == {"unavailable"}
     report = IntraSenseNet(fused=False).fused_report()
     assert report["nonlocal_attention"] == ("eager", "fused=False was asked for")
     assert set(report) == {"nonlocal_attention", "entropy_whitening", "channel_decoupling"}
+
+
+@pytest.mark.usefixtures("no_interpreter")
+def test_fused_has_one_source_of_truth() -> None:
+    net, x = IntraSenseNet(fused=True, refine_strides=(32,)).eval(), torch.rand(1, 1, 32, 32)
+    net.fused = False
+    assert net.fused is False and {path.path for path in net.fused_report().values()} == {"eager"}
+    net(x)
+    net.fused = True
+    assert {path.path for path in net.fused_report().values()} == {"unavailable"}
+    with pytest.raises(FusedUnavailableError):
+        net(x)
+    with pytest.raises(ValueError, match="fused must be True, False or None, got 1"):
+        net.fused = 1
+    assert net.fused is True
 
 
 def test_compiles_whole() -> None:
@@ -298,6 +326,11 @@ def test_integer_images_are_an_error() -> None:
         IntraSenseNet()(torch.zeros(2, 1, 64, 64, dtype=torch.uint8))
 
 
+def test_images_that_are_no_tensor_are_an_error() -> None:
+    with pytest.raises(TypeError, match=r"x must be a tensor, got ndarray; use torch\.as_tensor"):
+        IntraSenseNet()(np.zeros((2, 1, 64, 64), np.float32))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -315,6 +348,28 @@ def test_integer_images_are_an_error() -> None:
         ({"alpha": float("inf")}, "alpha must be finite"),
         ({"decoder_channels": (16, 8)}, "decoder_channels must be five integers"),
         ({"fused": "yes"}, "fused must be True, False or None"),
+        ({"fused": 1}, "fused must be True, False or None, got 1"),
+        ({"fused": 0}, "fused must be True, False or None, got 0"),
+        ({"in_channels": 1.0}, r"in_channels must be 1 or 3, got 1\.0"),
+        ({"in_channels": True}, "in_channels must be 1 or 3, got True"),
+        ({"num_classes": "2"}, "num_classes must be an integer >= 1 .*, got '2'"),
+        ({"refine_strides": 8}, r"refine_strides must be some of \(4, 8, 16, 32\), got 8"),
+        ({"refine_strides": (8.0,)}, r"refine_strides must be some of .*, got \(8\.0,\)"),
+        ({"refine_strides": ([8],)}, r"refine_strides must be some of .*, got \(\[8\],\)"),
+        ({"refine_strides": np.array(8)}, r"refine_strides must be some of .*, got array\(8\)"),
+        ({"placement": ["skips"]}, "placement must be one of"),
+        ({"gcp": "no"}, "gcp must be True or False, got 'no'"),
+        ({"cdr": 0}, "cdr must be True or False, got 0"),
+        ({"entropy_normalization": None}, "entropy_normalization must be True or False"),
+        ({"entropy_threshold": None}, "entropy_threshold must be finite and >= 0, a number such as 0.5, got None"),
+        ({"window": 7.0}, "window must be an odd integer"),
+        ({"ridge": "10"}, "ridge must be finite and > 0, a number such as 10.0, got '10'"),
+        ({"ridge": True}, "ridge must be finite and > 0"),
+        ({"ridge": 10**400}, "ridge must be finite and > 0"),
+        ({"alpha": None}, "alpha must be finite, a number such as 0.01, got None"),
+        ({"beta": 1j}, "beta must be finite"),
+        ({"decoder_channels": 16}, "decoder_channels must be five integers"),
+        ({"decoder_channels": (16.0, 8, 8, 8, 8)}, "decoder_channels must be five integers"),
     ],
     ids=str,
 )

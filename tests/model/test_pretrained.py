@@ -1,10 +1,15 @@
 """save_pretrained and from_pretrained: exact, offline, and clear about what is wrong."""
 
 import json
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from intrasense_fast import IntraSenseNet
 from intrasense_fast.model import read_config
@@ -50,6 +55,77 @@ def test_channels_last_networks_are_saved(tmp_path: Path) -> None:
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in net.state_dict().items())
 
 
+def test_numpys_arguments_are_saved_as_pythons(tmp_path: Path) -> None:
+    given = {
+        "in_channels": np.int64(3),
+        "refine_strides": np.array([32]),
+        "gcp": np.bool_(False),
+        "window": np.int32(5),
+        "ridge": np.float32(2.5),
+        "decoder_channels": np.full(5, 8),
+    }
+    net = IntraSenseNet(**given, fused=np.bool_(False))
+    net.save_pretrained(tmp_path / "net")
+    config = IntraSenseNet.from_pretrained(tmp_path / "net").config
+    plain = {"in_channels": 3, "refine_strides": [32], "gcp": False, "window": 5, "ridge": 2.5, "decoder_channels": [8] * 5}
+    for found in (net.config, config):
+        assert {name: found[name] for name in given} == plain
+    assert net.fused is False
+
+
+def test_subclasses_round_trip(tmp_path: Path) -> None:
+    class Mine(IntraSenseNet):
+        pass
+
+    Mine(**OPTIONS).save_pretrained(tmp_path / "net")
+    assert type(Mine.from_pretrained(tmp_path / "net")) is Mine
+    assert type(IntraSenseNet.from_pretrained(tmp_path / "net")) is IntraSenseNet
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_networks_of_another_dtype_keep_it(dtype: torch.dtype, tmp_path: Path) -> None:
+    net = IntraSenseNet(**OPTIONS).to(dtype)
+    net.save_pretrained(tmp_path / "net")
+    loaded = IntraSenseNet.from_pretrained(tmp_path / "net").state_dict()
+    assert all(torch.equal(value, loaded[key]) and value.dtype == loaded[key].dtype for key, value in net.state_dict().items())
+
+
+def test_what_cannot_be_saved_leaves_the_network_before_it(saved: tuple[IntraSenseNet, Path]) -> None:
+    _, path = saved
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    other = IntraSenseNet(**OPTIONS)
+    for extra in ({"split": {1, 2}}, {"seed": np.int64(3)}):
+        with pytest.raises(TypeError, match=r"extra must be a dictionary .*not JSON serializable"):
+            other.save_pretrained(path, extra, overwrite=True)
+    other.decoder.half()
+    with pytest.raises(ValueError, match=r"they are torch\.float32 .* and torch\.float16 .*net\.to\(dtype\)"):
+        other.save_pretrained(path, overwrite=True)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+@pytest.mark.parametrize("failing", ["config.json", "model.safetensors"])
+def test_interrupted_renames_leave_no_mixed_pair(
+    failing: str, saved: tuple[IntraSenseNet, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, path = saved
+    rename = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        if target.name == failing:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        IntraSenseNet(**OPTIONS).save_pretrained(path, overwrite=True)
+    with pytest.raises(ValueError, match=r"it needs config\.json"):
+        IntraSenseNet.from_pretrained(path)
+    monkeypatch.undo()
+    net.save_pretrained(path, overwrite=True)
+    IntraSenseNet.from_pretrained(path)
+    assert sorted(file.name for file in path.iterdir()) == ["config.json", "model.safetensors"]
+
+
 def test_nothing_is_overwritten_unasked(saved: tuple[IntraSenseNet, Path]) -> None:
     net, path = saved
     before = (path / "model.safetensors").read_bytes()
@@ -69,7 +145,54 @@ def test_truncated_weights(saved: tuple[IntraSenseNet, Path]) -> None:
 def test_weights_of_another_configuration(saved: tuple[IntraSenseNet, Path], tmp_path: Path) -> None:
     IntraSenseNet(**{**OPTIONS, "refine_strides": (16,)}).save_pretrained(tmp_path / "other")
     (tmp_path / "other" / "model.safetensors").rename(saved[1] / "model.safetensors")
-    with pytest.raises(ValueError, match=r"disagree.*cdr\.16|disagree.*cdr\.32"):
+    with pytest.raises(ValueError, match=r"disagree on cdr\.32\.expand\.bias \(missing\).* copy both files again"):
+        IntraSenseNet.from_pretrained(saved[1])
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("encoder.conv1.weight", lambda w: w.half(), r"torch\.float16 \(encoder\.conv1\.weight\)"),
+        ("decoder.head.bias", lambda w: w.to(torch.float8_e4m3fn), r"torch\.float8_e4m3fn \(decoder\.head\.bias\)"),
+        ("input_mean", lambda w: w.int(), r"disagree on input_mean \(\(1, 1, 1, 1\) int32 for \(1, 1, 1, 1\) float32\)"),
+        ("encoder.bn1.num_batches_tracked", lambda w: w.float(), r"num_batches_tracked \(\(\) float32 for \(\) int64\)"),
+        ("decoder.head.bias", lambda w: w.expand(2).clone(), r"head\.bias \(\(2,\) float32 for \(1,\) float32\)"),
+    ],
+)
+def test_tensors_of_another_kind_are_named(key: str, change: Callable, message: str, saved: tuple[IntraSenseNet, Path]) -> None:
+    weights = load_file(saved[1] / "model.safetensors")
+    save_file({**weights, key: change(weights[key])}, saved[1] / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"{re.escape(str(saved[1]))}.*{message}.*again"):
+        IntraSenseNet.from_pretrained(saved[1])
+
+
+def test_weights_of_no_float_at_all_are_named(saved: tuple[IntraSenseNet, Path]) -> None:
+    weights = load_file(saved[1] / "model.safetensors")
+    save_file({key: value.int() for key, value in weights.items()}, saved[1] / "model.safetensors")
+    with pytest.raises(ValueError, match=r"disagree on .*int32 for .*and \d+ more"):
+        IntraSenseNet.from_pretrained(saved[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"refine_strides": [32.0]}, r"refine_strides must be some of"),
+        ({"refine_strides": None}, r"refine_strides must be some of"),
+        ({"refine_strides": {"8": [[]]}}, r"refine_strides must be some of"),
+        ({"decoder_channels": [10**12] * 5}, "no network that can be built"),
+        ({"decoder_channels": [2**30] * 5}, "no network that can be built"),
+        ({"num_classes": 10**30}, "num_classes must be an integer >= 1"),
+        ({"ridge": "10"}, "ridge must be finite"),
+        ({"encoder_weights": "imagenet"}, "arguments this version does not know.*encoder_weights"),
+        ({"fused": True}, "arguments this version does not know.*fused"),
+    ],
+    ids=str,
+)
+def test_arguments_of_no_network_are_named(arguments: dict, message: str, saved: tuple[IntraSenseNet, Path]) -> None:
+    file = saved[1] / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "arguments": {**config["arguments"], **arguments}}))
+    with pytest.raises(ValueError, match=rf"{re.escape(str(file))}: .*{message}.* again"):
         IntraSenseNet.from_pretrained(saved[1])
 
 
@@ -83,6 +206,8 @@ def test_missing_and_damaged_files_are_named(saved: tuple[IntraSenseNet, Path], 
     config = json.loads((path / "config.json").read_text())
     for content, message in (
         ("{", r"config\.json: damaged"),
+        ("[" * 100_000, r"config\.json: damaged"),
+        ("1" * 5000, r"config\.json: damaged"),
         (json.dumps({"architecture": "UNet"}), "describes no IntraSenseNet"),
         (json.dumps({"architecture": "IntraSenseNet"}), 'has no "arguments"'),
         (json.dumps({**config, "arguments": {**config["arguments"], "heads": 4}}), "does not know.*heads"),

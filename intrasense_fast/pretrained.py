@@ -1,0 +1,122 @@
+"""The folder of a network, config.json and model.safetensors: written as a pair, and read with every fault named."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from intrasense_fast.errors import first_line
+from intrasense_fast.files import atomic_path
+from intrasense_fast.version import __version__
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+_ARCHITECTURE = "IntraSenseNet"
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def write_folder(
+    path: str | os.PathLike[str],
+    arguments: dict[str, Any],
+    weights: Mapping[str, Tensor],
+    extra: dict[str, Any] | None,
+    *,
+    overwrite: bool,
+) -> None:
+    """Write a network's arguments, with `extra` beside them, and its weights; see `IntraSenseNet.save_pretrained`."""
+    folder = Path(path)
+    config, tensors = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    existing = [file.name for file in (config, tensors) if file.exists()]
+    if existing and not overwrite:
+        raise FileExistsError(f"{folder} already holds {' and '.join(existing)}; choose another folder or pass overwrite=True")
+    if fault := _dtype_fault(weights):
+        raise ValueError(f"{folder}: not written, the network's floating-point tensors {fault}; convert it with net.to(dtype)")
+    own = {"architecture": _ARCHITECTURE, "version": __version__, "arguments": arguments}
+    try:
+        text = json.dumps({**(extra or {}), **own}, indent=2) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"{folder}: not written, extra must be a dictionary of values that JSON can hold ({first_line(error)}); "
+            "convert the others, for instance with int(), float() or str()"
+        ) from error
+    with atomic_path(config) as new_config, atomic_path(tensors) as new_tensors:
+        new_config.write_text(text, encoding="utf-8")
+        save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, new_tensors)
+        with open(new_tensors, "rb") as file:
+            os.fsync(file.fileno())
+        # Whatever interrupts the two renames, the old configuration never stands beside the new weights.
+        config.unlink(missing_ok=True)
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """config.json of a folder written by `save_pretrained`: "architecture", "version", "arguments" and what `extra` added.
+
+    Raises:
+        ValueError: the folder or the file is missing, damaged, or of another network.
+    """
+    folder = Path(path)
+    file = folder / CONFIG_FILE
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; needed is one with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    if not file.is_file() or (not (folder / WEIGHTS_FILE).exists() and (folder / "best").is_dir()):
+        inside = next((f"; did you mean {folder / name}?" for name in ("best", "last") if (folder / name).is_dir()), "")
+        raise ValueError(f"{folder}: is no checkpoint folder: it needs {CONFIG_FILE} and {WEIGHTS_FILE}{inside}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise ValueError(f"{file}: damaged ({error}); copy the checkpoint again") from error
+    if not isinstance(content, dict) or content.get("architecture") != _ARCHITECTURE:
+        raise ValueError(f'{file}: describes no {_ARCHITECTURE} (its "architecture" is missing or another)')
+    if not isinstance(content.get("arguments"), dict):
+        raise ValueError(f'{file}: has no "arguments" of the network')
+    return content
+
+
+def read_weights(path: str | os.PathLike[str], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """model.safetensors of a folder, for a network whose state dict is `own`: its keys, its shapes, and one floating dtype.
+
+    Raises:
+        ValueError: the file is missing, damaged, or of another network.
+    """
+    folder = Path(path)
+    file = folder / WEIGHTS_FILE
+    try:
+        weights = load_file(file)
+    except FileNotFoundError:
+        raise ValueError(f"{folder}: has {CONFIG_FILE} but no {WEIGHTS_FILE}; the checkpoint is incomplete") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file}: damaged or truncated ({error}); copy the checkpoint again") from error
+    wrong = [f"{key} (missing)" for key in sorted(own.keys() - weights.keys())]
+    wrong += [f"{key} (unknown)" for key in sorted(weights.keys() - own.keys())]
+    for key in sorted(own.keys() & weights.keys()):
+        given, needed = weights[key], own[key]
+        alike = given.is_floating_point() if needed.is_floating_point() else given.dtype == needed.dtype
+        if given.shape != needed.shape or not alike:
+            wrong.append(f"{key} ({_shown(given)} for {_shown(needed)})")
+    if wrong:
+        shown = ", ".join(wrong[:8]) + (f" ... and {len(wrong) - 8} more" if len(wrong) > 8 else "")
+        raise ValueError(
+            f"{folder}: {WEIGHTS_FILE} and {CONFIG_FILE} disagree on {shown}; copy both files again, from one checkpoint"
+        )
+    if fault := _dtype_fault(weights):
+        raise ValueError(f"{file}: its floating-point tensors {fault}; copy the checkpoint again")
+    return weights
+
+
+def _dtype_fault(weights: Mapping[str, Tensor]) -> str:
+    found = {value.dtype: key for key, value in weights.items() if value.is_floating_point()}
+    if len(found) == 1 and set(found) <= set(_DTYPES):
+        return ""
+    kinds = " and ".join(f"{dtype} ({key})" for dtype, key in found.items())
+    return f"must all be float32, float16, bfloat16 or float64 alike, they are {kinds}"
+
+
+def _shown(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
