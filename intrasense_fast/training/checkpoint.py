@@ -163,7 +163,7 @@ def _written(run: Path, name: str, fill: Callable[[Path], None]) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, (OSError, RuntimeError)) or type(error).__name__ == "SafetensorError":
             full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(run).free < 2**20
-            reason = "the disk is full" if full else str(error).splitlines()[0]
+            reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise CheckpointError(
                 f"{run / name} could not be written: {reason}. The checkpoints before it are whole; make room, then: "
                 f"python train.py --resume {run}"

@@ -3,17 +3,13 @@
 import argparse
 import csv
 import datetime
-import json
-import platform
-import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from intrasense_fast.data.records import DataError, SegmentationData
@@ -21,19 +17,30 @@ from intrasense_fast.data.splits import Fold, Splits
 from intrasense_fast.data.torch_dataset import SegmentationDataset
 from intrasense_fast.data.verify import show
 from intrasense_fast.errors import UsageError
-from intrasense_fast.files import atomic_path
 from intrasense_fast.kernels._common.capability import fused_status
+from intrasense_fast.metrics import summarize
 from intrasense_fast.model import IntraSenseNet
-from intrasense_fast.training import checkpoint, logs, sources
+from intrasense_fast.predict import usable_device
+from intrasense_fast.training import checkpoint, logs, run_folder, sources
 from intrasense_fast.training import config as configuration
+from intrasense_fast.training.checkpoint import BEST, LAST, PREVIOUS, CheckpointError
 from intrasense_fast.training.config import RESUMABLE, TrainConfig
 from intrasense_fast.training.crossval import write_summary
 from intrasense_fast.training.results import write_results
 from intrasense_fast.training.signals import Stopped
-from intrasense_fast.training.trainer import Trainer
-from intrasense_fast.version import __version__
+from intrasense_fast.training.trainer import Trainer, steps_of
 
-CONFIG, SPLITS, DONE = "config.json", "splits.json", "summary.json"
+
+@dataclass(frozen=True)
+class _Work:
+    """What a run trains; `record` is what its config.json must hold, `resumed` whether it began earlier."""
+
+    config: TrainConfig
+    data: SegmentationData
+    splits: Splits
+    device: torch.device
+    record: dict[str, Any]
+    resumed: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         UsageError, DataError: bad usage or input.
     """
     try:
-        if args.resume:
+        if args.resume is not None:
             _resume(args)
         else:
             _begin(args)
@@ -68,66 +75,69 @@ def _begin(args: argparse.Namespace) -> None:
     with torch.device("cpu" if config.encoder_weights else "meta"):
         _network(config)
     now = datetime.datetime.now()
-    run = Path(args.out or Path("runs", now.strftime("%Y%m%d-%H%M%S")))
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise UsageError(f"--out {run} is in use; nothing is overwritten: choose a new folder, or --resume {run}")
-    if config.data is None:
-        _make_folder(run)
-        sources.simulate(run, config)
-    data, findings = sources.open_source(run, config)
-    splits = sources.split(config, data, findings)
-    config = replace(config, folds=len(splits.folds) if len(splits.folds) > 1 else 0)
-    if config.fold is not None and not config.folds:
-        raise UsageError("--fold needs --folds: there is one split of these data")
-    if config.fold is not None and config.fold >= len(splits.folds):
-        raise UsageError(f"--fold must be below the number of folds, {len(splits.folds)}, got {config.fold}")
-    _make_folder(run)
-    splits.save(run / SPLITS)
-    record = {
-        "config": config.as_dict(),
-        "splits": splits.digest,
-        "images": len(data),
-        "layout": data.layout,
-        "started": now.isoformat(timespec="seconds"),
-        "device": _device_name(device),
-        "versions": _versions(),
-        "commit": _commit(),
-    }
-    _write_record(run, record)
-    _announce(config, run, device)
-    _train_all(run, config, data, splits, device)
+    run = run_folder.new_place(args.out, now)
+    with run_folder.claimed(run):
+        if config.data is None:
+            sources.simulate(run, config)
+        data, findings = sources.open_source(run, config)
+        splits = sources.split(config, data, findings)
+        config = replace(config, folds=len(splits.folds) if len(splits.folds) > 1 else 0)
+        _check_roles(config, splits)
+        splits.save(run / run_folder.SPLITS)
+        record = {
+            "config": config.as_dict(),
+            "splits": splits.digest,
+            "images": len(data),
+            "layout": data.layout,
+            "started": now.isoformat(timespec="seconds"),
+            "device": _device_name(device),
+            "versions": run_folder.versions(),
+            "commit": run_folder.commit(),
+        }
+        run_folder.write_record(run, record)
+        _announce(config, run, device)
+        _train_all(run, _Work(config, data, splits, device, record, resumed=False))
 
 
 def _resume(args: argparse.Namespace) -> None:
     run = Path(args.resume)
+    if not args.resume or not run.is_dir():
+        named = f"{run}: is no run folder" if args.resume else "--resume was given an empty name"
+        raise UsageError(f"{named}; name the folder of a run that began, or leave --resume out to begin a new one")
     allowed = {*RESUMABLE, "resume", "command", "run"}
     extra = [name for name, value in vars(args).items() if value is not None and name not in allowed]
     if extra:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(extra))
-        raise UsageError(f"--resume takes every value from {run}/{CONFIG}; not allowed beside it: {flags}")
-    record = _read_record(run)
-    config = TrainConfig.from_dict(record["config"])
+        flags = ", ".join(map(configuration.flag_of, sorted(extra)))
+        raise UsageError(f"--resume takes every value from {run}/{run_folder.CONFIG}; not allowed beside it: {flags}")
     changes = {name: getattr(args, name) for name in RESUMABLE if getattr(args, name) is not None}
-    if changes.get("epochs", config.epochs) < config.epochs:
-        raise UsageError(f"--epochs can only be raised on resume: the run has {config.epochs}, got {changes['epochs']}")
-    if changes.get("epochs", config.epochs) > config.epochs and config.scheduler in ("cosine", "onecycle"):
-        raise UsageError(f"--epochs: a {config.scheduler} schedule ends with the {config.epochs} epochs it was made for")
-    config = replace(config, **changes)
-    device = _device(config)
-    data, _ = sources.open_source(run, config)
-    splits = Splits.load(run / SPLITS)
-    if splits.digest != record["splits"]:
-        raise UsageError(f"{run / SPLITS}: is not the one this run began with; put it back, or start a new run")
-    splits.check(image.name for image in data.records)
-    if changes:
-        _write_record(run, record | {"config": config.as_dict()})
-    _train_all(run, config, data, splits, device)
+    # Nothing is read before the lock, and nothing written before every check: a refused resume changes nothing.
+    with checkpoint.exclusive(run):
+        record = run_folder.read_record(run)
+        config = run_folder.changed(run, record, changes)
+        device = _device(config)
+        data, _ = sources.open_source(run, config)
+        splits = Splits.load(run / run_folder.SPLITS)
+        if splits.digest != record["splits"]:
+            raise UsageError(f"{run / run_folder.SPLITS}: is not the one this run began with; put it back, or start a new run")
+        splits.check(image.name for image in data.records)
+        _check_roles(config, splits)
+        record |= {"config": config.as_dict()}
+        _train_all(run, _Work(config, data, splits, device, record, resumed=True))
 
 
-def _train_all(run: Path, config: TrainConfig, data: SegmentationData, splits: Splits, device: torch.device) -> None:
+def _check_roles(config: TrainConfig, splits: Splits) -> None:
+    """Refuse a --fold that there is not, and folds too small for a batch."""
+    if config.fold is not None and not config.folds:
+        raise UsageError("--fold needs --folds: there is one split of these data")
+    if config.fold is not None and config.fold >= len(splits.folds):
+        raise UsageError(f"--fold must be below the number of folds, {len(splits.folds)}, got {config.fold}")
+    for fold in splits.folds if config.fold is None else [splits.folds[config.fold]]:
+        steps_of(len(fold.train), config.batch_size)
+
+
+def _train_all(run: Path, work: _Work) -> None:
     try:
-        with checkpoint.exclusive(run):
-            _train_folds(run, config, data, splits, device)
+        _train_folds(run, work)
     except Stopped:
         # The folder of a fold is no run of its own.
         show(f"go on with: python train.py --resume {run}")
@@ -145,35 +155,34 @@ def _train_all(run: Path, config: TrainConfig, data: SegmentationData, splits: S
         raise
 
 
-def _train_folds(run: Path, config: TrainConfig, data: SegmentationData, splits: Splits, device: torch.device) -> None:
-    if not config.folds:
-        _train_fold(run, config, data, splits, 0, device, show)
+def _train_folds(run: Path, work: _Work) -> None:
+    checkpoint.tidy(run)
+    if not work.config.folds:
+        _train_fold(run, work, 0, {run: work.record}, show)
         return
-    numbers = range(len(splits.folds)) if config.fold is None else [config.fold]
-    for number in numbers:
+    folds = len(work.splits.folds)
+    for number in range(folds) if work.config.fold is None else [work.config.fold]:
         folder = run / f"fold-{number}"
+        begun = replace(work, resumed=folder.exists())
         folder.mkdir(exist_ok=True)
-        _write_record(folder, _read_record(run) | {"fold": number})
-        _train_fold(folder, config, data, splits, number, device, partial(_show_of_fold, number))
+        checkpoint.tidy(folder)
+        records = {run: work.record, folder: work.record | {"fold": number}}
+        _train_fold(folder, begun, number, records, partial(_show_of_fold, number))
     done = {
-        number: _rows(run / f"fold-{number}") for number in range(len(splits.folds)) if (run / f"fold-{number}" / DONE).exists()
+        number: _rows(run / f"fold-{number}") for number in range(folds) if (run / f"fold-{number}" / run_folder.DONE).exists()
     }
-    show(write_summary(run, done, config.subset, len(data)))
-    if len(done) < len(splits.folds):
-        show(f"{len(done)} of {len(splits.folds)} folds are trained")
+    show(write_summary(run, done, work.config.subset, len(work.data)))
+    if len(done) < folds:
+        show(f"{len(done)} of {folds} folds are trained")
 
 
 def _train_fold(
-    run: Path,
-    config: TrainConfig,
-    data: SegmentationData,
-    splits: Splits,
-    number: int,
-    device: torch.device,
-    say: Callable[[str], None],
+    run: Path, work: _Work, number: int, records: Mapping[Path, dict[str, Any]], say: Callable[[str], None]
 ) -> None:
+    """Train in the folder `run`; `records` are written once a checkpoint was taken up, or the network made."""
+    config, data, fold = work.config, work.data, work.splits.folds[number]
     places = {record.name: index for index, record in enumerate(data.records)}
-    roles = {role: [places[name] for name in names] for role, names in zip(Fold._fields, splits.folds[number], strict=True)}
+    roles = {role: [places[name] for name in names] for role, names in zip(Fold._fields, fold, strict=True)}
     options: dict[str, Any] = {
         "size": config.size,
         "cache": config.cache,
@@ -182,19 +191,28 @@ def _train_fold(
     }
     train = SegmentationDataset(data, roles["train"], augment=config.augment, seed=config.seed, **options)  # type: ignore[arg-type]
     val = SegmentationDataset(data, roles["val"], **options)
-    extra = {"image_size": config.size, "splits": splits.digest, "fold": number, "layout": data.layout}
-    trainer = Trainer(run, config, train, val, device=device, extra=extra, say=say)
-    if (run / checkpoint.LAST).exists() or (run / checkpoint.PREVIOUS).exists():
+    extra = {"image_size": config.size, "splits": work.splits.digest, "fold": number, "layout": data.layout}
+    trainer = Trainer(run, config, train, val, device=work.device, extra=extra, say=say)
+    if (run / LAST).exists() or (run / PREVIOUS).exists():
         trainer.restore()
-        if trainer.position.finished and (run / DONE).exists():
-            say("finished already")
-            return
     else:
-        # A run that was killed before its first checkpoint begins again.
-        logs.cut(run, step=0, epoch=0)
+        left = [name for name in (BEST, logs.METRICS, run_folder.DONE) if (run / name).exists()]
+        if left:
+            raise CheckpointError(
+                f"{run}: {LAST}/ and {PREVIOUS}/ are missing, and {', '.join(left)} would be overwritten: "
+                f"put {LAST}/ back from a copy, or start a new run with --out"
+            )
+        if work.resumed:
+            say(f"{run} has no checkpoint yet: it begins again")
+        logs.cut(run, step=0, epoch=0, say=say)
         trainer.start(_network(config))
+    for folder, record in records.items():
+        run_folder.write_record(folder, record)
+    if trainer.position.finished and (run / run_folder.DONE).exists():
+        say("finished already")
+        return
     trainer.fit()
-    write_results(run, config, data, roles, train, device, say)
+    write_results(run, config, data, roles, train, work.device, say)
 
 
 def _show_of_fold(number: int, text: str) -> None:
@@ -214,16 +232,18 @@ def _network(config: TrainConfig) -> IntraSenseNet:
 def _device(config: TrainConfig) -> torch.device:
     """The device, and whether --fused can be had on it."""
     name = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: cannot be used here ({str(error).splitlines()[0]})") from error
+    device = usable_device(name)
     if config.fused:
         status = fused_status(torch.zeros(1, device=device))
         if not status.available:
             raise UsageError(f"--fused: {status.reason}; leave --fused out to train with eager operators")
     return device
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({torch.get_num_threads()} threads)"
 
 
 def _announce(config: TrainConfig, run: Path, device: torch.device) -> None:
@@ -239,57 +259,14 @@ def _announce(config: TrainConfig, run: Path, device: torch.device) -> None:
     show(f"training on {_device_name(device)}; run folder {run}; Ctrl-C saves and stops")
 
 
-def _make_folder(run: Path) -> None:
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {run}: cannot be made ({error.strerror})") from error
-
-
-def _write_record(run: Path, record: dict[str, Any]) -> None:
-    with atomic_path(run / CONFIG) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def _read_record(run: Path) -> dict[str, Any]:
-    file = run / CONFIG
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if not {"config", "splits"} <= set(record):
-            raise KeyError("config")
-        return record
-    except OSError as error:
-        raise UsageError(f"{run}: is no run folder, {CONFIG} cannot be read ({error.strerror})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise UsageError(f"{file}: is damaged, or not the record of a run") from error
-
-
 def _rows(run: Path) -> list[dict[str, Any]]:
-    with open(run / "per_image.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [row for row in rows if row["role"] == "test"]
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({torch.get_num_threads()} threads)"
-
-
-def _versions() -> dict[str, str]:
-    import cv2
-
-    versions = {"intrasense_fast": __version__, "python": platform.python_version(), "torch": torch.__version__}
-    return versions | {"numpy": np.__version__, "opencv": cv2.__version__, "cuda": str(torch.version.cuda)}
-
-
-def _commit() -> str | None:
-    """The commit of the checkout this package runs from, if it is one."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
+    file = run / "per_image.csv"
     try:
-        found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None
+        with open(file, newline="", encoding="utf-8") as stream:
+            rows = [row for row in csv.DictReader(stream) if row["role"] == "test"]
+        summarize(rows)
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise UsageError(
+            f"{file}: missing or damaged ({error}); remove {run / run_folder.DONE} and resume: it is made again"
+        ) from error
+    return rows

@@ -1,10 +1,12 @@
 """Every value of a run: the paper's defaults, the named presets, and the command line."""
 
 import argparse
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 from intrasense_fast.data.torch_dataset import CACHES
 from intrasense_fast.data.transforms import AUGMENTATIONS
@@ -17,6 +19,17 @@ AMPS = ("off", "bf16", "fp16")
 SCHEDULERS = ("none", "plateau", "cosine", "onecycle")
 SUBSETS = ("all", "lesions", "deduplicated", "curated")
 PRESETS = ("paper", "cpu-small", "quick")
+_CHOICES = {
+    "subset": SUBSETS,
+    "scheduler": SCHEDULERS,
+    "augment": AUGMENTATIONS,
+    "amp": AMPS,
+    "cache": CACHES,
+    "placement": PLACEMENTS,
+    "entropy_scale": ENTROPY_SCALES,
+    "squeeze": SQUEEZES,
+    "preset": PRESETS,
+}
 # What may be given beside --resume.
 RESUMABLE = ("epochs", "workers", "device")
 
@@ -84,13 +97,16 @@ class TrainConfig:
         """The run that `as_dict` described.
 
         Raises:
-            UsageError: a value is missing or unknown.
+            UsageError: a value is missing, unknown or of another type; ranges are left to `check`.
         """
-        known = {field.name for field in fields(cls)}
-        if set(values) != known:
-            odd = ", ".join(sorted(set(values) ^ known))
-            raise UsageError(f"config.json was written by another version: unknown or missing values {odd}")
+        known: dict[str, Any] = {field.name: field.type for field in fields(cls)}
+        if set(values) != set(known):
+            odd = ", ".join(sorted(set(values) ^ set(known)))
+            raise UsageError(f"was written by another version: unknown or missing values {odd}")
         plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        for key, value in plain.items():
+            if not _fits(value, known[key]):
+                raise UsageError(f"{key} must be {_described(known[key])}, got {json.dumps(value)}; put it right")
         return cls(**plain)
 
     def model_arguments(self) -> dict[str, Any]:
@@ -222,16 +238,24 @@ def resolve(args: argparse.Namespace, *, gpu: bool) -> TrainConfig:
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     given = {key: None if value == "none" and key in ("clip", "patience") else value for key, value in given.items()}
     config = replace(TrainConfig(**{**_PRESET_VALUES[preset], **given}), preset=preset)
-    _check(config)
+    check(config)
     return config
 
 
-def _check(config: TrainConfig) -> None:
+def check(config: TrainConfig, label: Callable[[str], str] | None = None) -> None:
+    """Refuse values outside their range; `label` says where a value came from, by default its flag.
+
+    Raises:
+        UsageError: an impossible value.
+    """
+
     def require(fits: bool, name: str, needed: str) -> None:
         if not fits:
             value = getattr(config, name)
-            raise UsageError(f"--{name.replace('_', '-')} must be {needed}, got {_shown(value)}")
+            raise UsageError(f"{(label or flag_of)(name)} must be {needed}, got {_shown(value)}")
 
+    for name, choices in _CHOICES.items():
+        require(getattr(config, name) in choices, name, f"one of {', '.join(choices)}")
     require(config.size >= 32, "size", "at least 32")
     for name in ("epochs", "phantom_train", "phantom_val", "phantom_test"):
         require(getattr(config, name) >= 1, name, "at least 1")
@@ -255,8 +279,32 @@ def _check(config: TrainConfig) -> None:
     require(config.window >= 1 and config.window % 2 == 1, "window", "an odd number, such as 3, 5 or 7")
     require(abs(config.alpha) < math.inf, "alpha", "finite")
     require(abs(config.beta) < math.inf, "beta", "finite")
-    require(all(width >= 1 for width in config.decoder_channels), "decoder_channels", "five numbers >= 1")
+    widths = config.decoder_channels
+    require(len(widths) == 5 and all(width >= 1 for width in widths), "decoder_channels", "five numbers >= 1")
     require(config.cache != "disk" or config.cache_dir is not None, "cache_dir", "given with --cache disk")
+
+
+def flag_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Is a value of the type of its field? An integer is a number too, true and false are none."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, each) for each in get_args(kind))
+    if get_origin(kind) is tuple:
+        items = get_args(kind)
+        wanted = items[:1] * len(value) if isinstance(value, tuple) and items[-1] is Ellipsis else items
+        return isinstance(value, tuple) and len(value) == len(wanted) and all(map(_fits, value, wanted))
+    return type(value) in ((int, float) if kind is float else (kind,))
+
+
+def _described(kind: Any) -> str:
+    if isinstance(kind, UnionType):
+        return " or ".join(map(_described, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return f"a list, each {_described(get_args(kind)[0])}"
+    return {int: "an integer", float: "a number", str: "text", bool: "true or false", NoneType: "null"}[kind]
 
 
 def _optional(kind: type) -> Any:

@@ -14,7 +14,7 @@ from intrasense_fast.data.torch_dataset import SegmentationDataset
 from intrasense_fast.data.transforms import resize_image
 from intrasense_fast.errors import UsageError
 from intrasense_fast.evaluate import evaluate_samples
-from intrasense_fast.files import atomic_path
+from intrasense_fast.files import write_text
 from intrasense_fast.metrics import Summary, image_metrics, summarize
 from intrasense_fast.model import IntraSenseNet
 from intrasense_fast.predict import predict_probabilities
@@ -63,12 +63,13 @@ def write_results(
     write_csv(run / "per_image.csv", [*selection, *test])
     summaries = {name: summarize(found) for name, found in rows.items()}
     text = _text(summaries, config, data, shown, len(roles[shown]))
-    save_curves(run / "curves.png", logs.read_epochs(run))
+    # No rows: metrics.csv was lost or damaged after the last epoch.
+    if epochs := logs.read_epochs(run):
+        save_curves(run / "curves.png", epochs)
     _draw(run, net, data, roles[shown], rows[_NETWORK], config)
     # summary.json comes last: it marks a run whose results are complete.
     for name, content in (("summary.txt", text), ("summary.json", _json(summaries, shown))):
-        with atomic_path(run / name) as temporary:
-            temporary.write_text(content + "\n", encoding="utf-8")
+        write_text(run / name, content + "\n")
     say(text)
     names = "config.json metrics.csv history.jsonl per_image.csv summary.txt curves.png overlays.png maps.png".split()
     say(f"\n{', '.join(name for name in names if (run / name).exists())}, best/ and last/ are in {run}")

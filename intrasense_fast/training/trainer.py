@@ -45,6 +45,17 @@ class Position:
     finished: bool = False
 
 
+def steps_of(images: int, batch_size: int) -> int:
+    """Steps of an epoch.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if images < batch_size:
+        raise UsageError(f"{images} training images do not fill one batch of {batch_size}; lower --batch-size")
+    return images // batch_size
+
+
 class Trainer:
     """Trains one network in one run folder.
 
@@ -72,9 +83,7 @@ class Trainer:
     ) -> None:
         self.run, self.config, self.train, self.val = run, config, train, val
         self.device, self.extra, self.stop, self.say = device, extra, stop or StopRequest(), say
-        self.steps = len(train) // config.batch_size
-        if self.steps == 0:
-            raise UsageError(f"{len(train)} training images do not fill one batch of {config.batch_size}; lower --batch-size")
+        self.steps = steps_of(len(train), config.batch_size)
         self.loss = IntraSenseLoss(config.loss_weights, fused=config.fused)
         self.position = Position()
         self.sampler = ResumableSampler(len(train), seed=config.seed)
@@ -90,7 +99,6 @@ class Trainer:
             CheckpointError: neither can be used.
             UsageError: the checkpoint is of another configuration.
         """
-        checkpoint.tidy(self.run)
         restored = checkpoint.load_last(self.run, fused=self.config.fused, say=self.say)
         state = restored.state
         self._check_same(restored.path, state)
@@ -103,7 +111,7 @@ class Trainer:
         self.position = Position(**state["position"])
         # --epochs may have been raised since the run finished.
         self.position.finished = self.position.epoch >= self.config.epochs or self._out_of_patience()
-        logs.cut(self.run, step=self.position.total, epoch=self.position.epoch)
+        logs.cut(self.run, step=self.position.total, epoch=self.position.epoch, say=self.say)
         self.say(f"going on from {restored.path}: epoch {self.position.epoch + 1}, step {self.position.step} of {self.steps}")
 
     def fit(self) -> None:
@@ -223,6 +231,9 @@ class Trainer:
 
     def _finish_epoch(self) -> None:
         position, config = self.position, self.config
+        if not (self.run / checkpoint.LAST).exists():
+            # Before metrics.csv and best/: where these stand without a checkpoint, it was lost, and no kill came before it.
+            self._save()
         val_loss, val_dice = self._validate()
         means = {name: value / position.sums["steps"] for name, value in position.sums.items()} if position.sums else {}
         row: dict[str, Any] = {"epoch": position.epoch + 1}

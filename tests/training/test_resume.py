@@ -129,13 +129,110 @@ def test_resume_takes_everything_from_the_run(uninterrupted: Path, tmp_path: Pat
         file.write_text(json.dumps(record | {"config": record["config"] | {name: value}}))
         assert main(["train", "--resume", str(run)]) == 2
         assert f"was made with {name} = {then}, now {value}" in capsys.readouterr().err
-    for text, message in (("{", "is damaged"), ("{}", "is damaged"), ("[1]", "is damaged")):
+    for key, value, message in (
+        ("epochs", "x", 'epochs must be an integer, got "x"'),
+        ("epochs", True, "epochs must be an integer, got true"),
+        ("device", None, "device must be text, got null"),
+        ("fused", 1, "fused must be true or false or null, got 1"),
+        ("decoder_channels", [8, 8.5], "decoder_channels must be a list, each an integer, got [8, 8.5]"),
+        ("loss_weights", [1.0], "loss_weights must be a list, each a number, got [1.0]"),
+        ("workers", -1, f"{file}: workers must be at least 0, got -1"),
+        ("scheduler", "linear", f"{file}: scheduler must be one of none, plateau"),
+    ):
+        file.write_text(json.dumps(record | {"config": record["config"] | {key: value}}))
+        assert main(["train", "--resume", str(run)]) == 2
+        shown = capsys.readouterr().err
+        assert message in shown and str(file) in shown
+    for text, message in (
+        ("{", "is damaged"),
+        ("{}", "is damaged"),
+        ("[1]", "is damaged"),
+        ('{"config": null, "splits": ""}', '"config" must be'),
+        ('{"config": {}, "splits": 1}', '"splits" must be'),
+        ('{"config": {}, "splits": ""}', "written by another version"),
+    ):
         file.write_text(text)
         assert main(["train", "--resume", str(run)]) == 2
         assert message in capsys.readouterr().err
     for folder in (tmp_path, tmp_path / "absent"):
         assert main(["train", "--resume", str(folder)]) == 2
         assert "is no run folder" in capsys.readouterr().err
+    assert main(["train", "--resume", ""]) == 2
+    assert "--resume was given an empty name" in capsys.readouterr().err
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(run)): file.read_bytes() for file in sorted(run.rglob("*")) if file.is_file()}
+
+
+def test_a_refused_resume_changes_nothing(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
+    before = contents(run)
+    for arguments, message in (
+        (["--workers", "-1"], "--workers must be at least 0, got -1"),
+        (["--device", "meta"], "--device meta: cannot be used here"),
+        (["--epochs", "500"], "schedule ends"),
+    ):
+        assert main(["train", "--resume", str(run), *arguments]) == 2
+        assert message in capsys.readouterr().err and contents(run) == before
+    with exclusive(run):
+        assert main(["train", "--resume", str(run), "--workers", "2"]) == 2
+    assert "another process is working in this folder" in capsys.readouterr().err and contents(run) == before
+    # Only what the checkpoints themselves say shows that they cannot be used.
+    for name in ("last", "previous"):
+        (run / name / "training_state.pt").write_bytes(b"")
+    before = contents(run)
+    assert main(["train", "--resume", str(run), "--workers", "2"]) == 2
+    assert "no checkpoint can be used" in capsys.readouterr().err and contents(run) == before
+
+
+def test_lost_checkpoints_are_no_new_run(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
+    for name in ("last", "previous"):
+        shutil.rmtree(run / name)
+    before = contents(run)
+    assert main(["train", "--resume", str(run)]) == 2
+    shown = capsys.readouterr().err
+    assert "last/ and previous/ are missing, and best, metrics.csv would be overwritten" in shown and contents(run) == before
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(
+    stopped: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.json", "splits.json"):
+        shutil.copy(stopped / name, run)
+    (run / "history.jsonl").write_text('{"step": 1, "epoch": 1}\n{"st')
+    (run / ".1234.part").mkdir()
+    (run / ".1234.part" / "model.safetensors").write_bytes(b"half")
+    code, out, err = train("--resume", run)
+    assert code == 0, err
+    assert f"{run} has no checkpoint yet: it begins again" in out and "damaged" not in out
+    assert_same(run, uninterrupted)
+
+
+def test_damaged_logs_lose_the_damaged_lines_alone(
+    stopped: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    lines = (run / "history.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "history.jsonl").write_bytes(lines[0] + b"\xff" + lines[1] + b"{}\n" + b"".join(lines[3:]))
+    header, first, second = (run / "metrics.csv").read_bytes().splitlines(keepends=True)
+    (run / "metrics.csv").write_bytes(header + first.replace(b",", b",x", 1) + b"\xff" + second + second)
+    assert main(["train", "--resume", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "history.jsonl: 2 damaged lines are left out" in shown and "metrics.csv: 2 damaged lines are left out" in shown
+    assert (run / "history.jsonl").read_bytes() == lines[0] + b"".join(lines[3:])
+    assert (run / "metrics.csv").read_bytes() == header + second
+    for spoilt in (b"\xff" + header + first, b"\xff\xfe\x00", b""):
+        (run / "metrics.csv").write_bytes(spoilt)
+        (run / "summary.json").unlink()
+        assert main(["train", "--resume", str(run)]) == 0
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_one_process_a_run(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:

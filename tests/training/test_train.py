@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from intrasense_fast.cli import main
 from intrasense_fast.data.splits import Splits
 from intrasense_fast.metrics import image_metrics
 from intrasense_fast.model import read_config
-from tests.support.runs import TINY, write_pairs
+from tests.support.runs import TINY, train, write_pairs
 
 ONE = [*TINY, "--epochs", "1", "--folds", "0", "--val-fraction", "0.3"]
 TABLE_4 = (["--no-gcp", "--no-cdr"], ["--no-cdr", "--no-entropy-normalization"], ["--no-cdr"], ["--no-gcp"], [])
@@ -160,6 +161,9 @@ def test_a_used_out_is_refused(data: Path, tmp_path: Path, capsys: pytest.Captur
         (["--scheduler", "linear"], "invalid choice"),
         (["--device", "cuda:9"], "--device cuda:9: cannot be used here"),
         (["--device", "abacus"], "--device abacus: cannot be used here"),
+        (["--device", "meta"], "--device meta: cannot be used here"),
+        (["--device", "hpu"], "--device hpu: cannot be used here"),
+        (["--resume", ""], "--resume was given an empty name"),
         (["--encoder-weights", "absent.pth"], "absent.pth: no such file"),
         (["--cache", "disk"], "--cache-dir must be given"),
         (["--splits", "absent"], "train.txt"),
@@ -172,15 +176,66 @@ def test_impossible_values(
 ) -> None:
     assert main(["train", "--data", str(data), "--out", str(tmp_path / "run"), *ONE, *flags]) == 2
     shown = capsys.readouterr().err
-    assert message in shown and "Traceback" not in shown
+    assert message in shown and "Traceback" not in shown and not (tmp_path / "run").exists()
 
 
-def test_fused_on_a_cpu_says_why(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--fold", "0"], "--fold needs --folds"),
+        (["--folds", "50"], "cannot be split into 50 folds"),
+        (["--splits", "absent"], "train.txt"),
+        (["--subset", "curated"], "subset curated is empty"),
+        (["--batch-size", "100"], "8 training images do not fill one batch of 100"),
+    ],
+    ids=str,
+)
+def test_bad_usage_leaves_no_run_of_phantoms(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert main(["train", "--data", str(data), "--out", str(tmp_path / "run"), *ONE, "--fused"]) == 2
-    assert "need a CUDA or ROCm GPU" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    command = ["train", *TINY, *"--phantom-train 8 --phantom-val 3 --phantom-test 2".split()]
+    (tmp_path / "empty").mkdir()
+    for run in (tmp_path / "runs" / "new", tmp_path / "empty"):
+        assert main([*command, "--out", str(run), *flags]) == 2
+        shown = capsys.readouterr().err
+        assert message in shown and "Traceback" not in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"] and not list((tmp_path / "empty").iterdir())
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    data = write_pairs(tmp_path / "data", 10, seed=6)
+    try:
+        for folder in ("images", "masks"):
+            (data / folder / "p3.png").rename(data / folder / os.fsdecode(b"caf\xe9.png"))
+        data = data.rename(tmp_path / os.fsdecode(b"donn\xe9es"))
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    run = tmp_path / "run"
+    assert main(["train", "--data", str(data), "--out", str(run), *ONE]) == 0
+    (fold,) = Splits.load(run / "splits.json").folds
+    assert "caf%E9" in {name for role in fold for name in role}
+    assert {row["name"] for row in rows(run / "per_image.csv")} == set(fold.val)
+    assert "donn%E9es" in (run / "summary.txt").read_text(encoding="utf-8")
+    assert main(["train", "--resume", str(run)]) == 0
+
+
+def test_a_damaged_fold_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert main(["train", "--data", str(data), "--out", str(run), *ONE, "--folds", "2", "--fold", "1"]) == 0
+    file = run / "fold-1" / "per_image.csv"
+    whole = file.read_bytes()
+    for spoilt in (b"\xff", b"role\ntest\n", whole.replace(b"test,", b"test,x,", 1)):
+        file.write_bytes(spoilt)
+        assert main(["train", "--resume", str(run)]) == 2
+        assert f"{file}: missing or damaged" in capsys.readouterr().err
+    (run / "fold-1" / "summary.json").unlink()
+    assert main(["train", "--resume", str(run)]) == 0 and file.read_bytes() == whole
+
+
+def test_fused_on_a_cpu_says_why(data: Path, tmp_path: Path) -> None:
+    # A process of its own: in this one Triton may have been imported for its interpreter.
+    code, _, err = train("--data", data, "--out", tmp_path / "run", *ONE, "--fused", "--device", "cpu")
+    assert code == 2 and "need a CUDA or ROCm GPU" in err and not (tmp_path / "run").exists()
 
 
 def test_missing_empty_and_unpaired_folders(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,118 @@
+"""The folder of a run: how it comes to be, and config.json, which says what the run is."""
+
+import contextlib
+import datetime
+import json
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from intrasense_fast.errors import UsageError
+from intrasense_fast.files import write_text
+from intrasense_fast.training import checkpoint, sources
+from intrasense_fast.training import config as configuration
+from intrasense_fast.training.config import TrainConfig
+from intrasense_fast.version import __version__
+
+CONFIG, SPLITS, DONE = "config.json", "splits.json", "summary.json"
+
+
+def new_place(out: str | None, now: datetime.datetime) -> Path:
+    if out == "":
+        raise UsageError("--out was given an empty name; name a new folder, or leave --out out for runs/DATE-TIME")
+    run = Path("runs", now.strftime("%Y%m%d-%H%M%S")) if out is None else Path(out)
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise UsageError(f"--out {run} is in use; nothing is overwritten: choose a new folder, or --resume {run}")
+    return run
+
+
+@contextlib.contextmanager
+def claimed(run: Path) -> Iterator[None]:
+    """Make the folder of a new run and keep others out; a run that ends before its config.json leaves nothing behind."""
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {run}: cannot be made ({error.strerror})") from error
+    with checkpoint.exclusive(run):
+        if any(run.iterdir()):
+            raise UsageError(f"--out {run} is in use; nothing is overwritten: choose a new folder")
+        try:
+            yield
+        except BaseException:
+            if not (run / CONFIG).exists():
+                checkpoint.tidy(run)
+                (run / SPLITS).unlink(missing_ok=True)
+                shutil.rmtree(run / sources.PHANTOMS, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    for folder in made:
+                        folder.rmdir()
+            raise
+
+
+def changed(run: Path, record: dict[str, Any], changes: Mapping[str, Any]) -> TrainConfig:
+    """The run's values with those given beside --resume.
+
+    Raises:
+        UsageError: one of them is impossible; the message names its flag, or the file and the key.
+    """
+    file = run / CONFIG
+    try:
+        before = TrainConfig.from_dict(record["config"])
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
+    config = replace(before, **changes)
+    configuration.check(config, lambda name: configuration.flag_of(name) if name in changes else f"{file}: {name}")
+    if config.epochs < before.epochs:
+        raise UsageError(f"--epochs can only be raised on resume: the run has {before.epochs}, got {config.epochs}")
+    if config.epochs > before.epochs and config.scheduler in ("cosine", "onecycle"):
+        raise UsageError(f"--epochs: a {config.scheduler} schedule ends with the {before.epochs} epochs it was made for")
+    return config
+
+
+def write_record(run: Path, record: dict[str, Any]) -> None:
+    text = json.dumps(record, indent=1) + "\n"
+    if not (run / CONFIG).exists() or (run / CONFIG).read_bytes() != text.encode():
+        write_text(run / CONFIG, text)
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    file = run / CONFIG
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{run}: is no run folder, {CONFIG} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UsageError(f"{file}: is damaged, or not the record of a run") from error
+    if not isinstance(record, dict):
+        raise UsageError(f"{file}: is damaged, or not the record of a run")
+    for key, kind, needed in (("config", dict, "the values of the run"), ("splits", str, "the digest of splits.json")):
+        if not isinstance(record.get(key), kind):
+            raise UsageError(f'{file}: is damaged: "{key}" must be {needed}, got {json.dumps(record.get(key))}')
+    return record
+
+
+def versions() -> dict[str, str]:
+    import cv2
+
+    versions = {"intrasense_fast": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    return versions | {"numpy": np.__version__, "opencv": cv2.__version__, "cuda": str(torch.version.cuda)}
+
+
+def commit() -> str | None:
+    """The commit of the checkout this package runs from, if it is one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
