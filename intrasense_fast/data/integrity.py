@@ -1,7 +1,9 @@
 """Is an encoded image whole? Decoders fill in what is missing from a cut file without saying so; these checks do not."""
 
+import io
 import struct
 import zlib
+from collections.abc import Sequence
 from math import ceil
 
 import cv2
@@ -102,16 +104,33 @@ def _jpeg_fault(data: bytes) -> str | None:
         at = end
     if not padded:
         return "corrupt: the JPEG holds no scan"
-    # On its way from the filler to a marker the decoder prints "Corrupt JPEG data" to the terminal. Where the only scan holds
-    # the picture it needs no marker.
-    if scans > 1 or kind not in _SEQUENTIAL:
+    # On its way from the filler to a marker OpenCV's decoder prints "Corrupt JPEG data" to the terminal. Where the only scan
+    # holds the picture it needs no marker.
+    several = scans > 1 or kind not in _SEQUENTIAL
+    if several:
         padded += data[padded_from:]
-    whole, tested = (cv2.imdecode(np.frombuffer(each, np.uint8), cv2.IMREAD_UNCHANGED) for each in (data, padded))
+    both = (data, bytes(padded))
+    whole, tested = (_quietly_decoded(both) if several else None) or [_decoded(each) for each in both]
     if whole is None:
         return "corrupt: the JPEG cannot be decoded"
     if tested is None or not np.array_equal(whole, tested):
         return "truncated: the JPEG has an end marker, but its scan data stop early"
     return None
+
+
+def _decoded(data: bytes) -> np.ndarray | None:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def _quietly_decoded(files: Sequence[bytes]) -> list[np.ndarray | None] | None:
+    """Pixels by Pillow's decoder, which prints nothing; None where there is no Pillow (matplotlib brings it) or it refuses."""
+    try:
+        from PIL import Image
+
+        return [np.asarray(Image.open(io.BytesIO(each), formats=["JPEG"])) for each in files]
+    except Exception:
+        # Whatever it is, OpenCV's decoder has the last word.
+        return None
 
 
 def _scan_end(data: bytes, at: int) -> tuple[int, int]:

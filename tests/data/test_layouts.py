@@ -1,6 +1,7 @@
 """The layouts: which pixels come out of the odd files, how damage is repaired, and what is refused."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,6 +155,21 @@ def test_a_large_jpeg_is_checked_without_a_word_from_the_decoder(seed: int, capf
         assert capfd.readouterr().err == ""
         assert "truncated" in str(fault(content[: len(content) // 4] + b"\xff\xd9"))
         capfd.readouterr()
+
+
+def test_a_progressive_jpeg_is_checked_without_a_word_from_the_decoder(seed: int, capfd: pytest.CaptureFixture[str]) -> None:
+    image = cv2.GaussianBlur(np.random.default_rng(seed).integers(0, 256, (90, 120, 3), np.uint8), (0, 0), 1)
+    for pixels in (image, image[..., 0]):
+        content = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_PROGRESSIVE, 1))[1].tobytes()
+        assert fault(content) is None and fault(content + b"words behind the end") is None
+        assert capfd.readouterr().err == ""
+        # A scan ends at the next marker: 0xFF that no 0x00 follows.
+        ends = [re.compile(b"\xff[^\x00]").search(content, scan.end()) for scan in re.finditer(b"\xff\xda", content)]
+        starts = [scan.end() + 10 for scan in re.finditer(b"\xff\xda", content)]
+        assert len(starts) > 3
+        for start, end in ((start, match.start()) for start, match in zip(starts, ends, strict=True) if match):
+            middle = (start + end) // 2
+            assert "truncated" in str(fault(content[:middle] + content[end:])), "a scan cut in its middle"
 
 
 def test_other_oddities_have_an_outcome(tmp_path: Path) -> None:
