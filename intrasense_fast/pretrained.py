@@ -111,10 +111,12 @@ def read_weights(path: str | os.PathLike[str], own: Mapping[str, Tensor]) -> dic
 
 
 def _dtype_fault(weights: Mapping[str, Tensor]) -> str:
-    found = {value.dtype: key for key, value in weights.items() if value.is_floating_point()}
-    if len(found) == 1 and set(found) <= set(_DTYPES):
+    """What is wrong: matrices and kernels have one dtype, vectors that one or (a BatchNorm of a 16-bit network) float32."""
+    found = {value.dtype: key for key, value in weights.items() if value.is_floating_point() and value.dim() > 1}
+    vectors = {value.dtype: key for key, value in weights.items() if value.is_floating_point() and value.dim() < 2}
+    if len(found) == 1 and set(found) <= set(_DTYPES) and set(vectors) <= {*found, torch.float32}:
         return ""
-    kinds = " and ".join(f"{dtype} ({key})" for dtype, key in found.items())
+    kinds = " and ".join(f"{dtype} ({key})" for dtype, key in {**vectors, **found}.items())
     return f"must all be float32, float16, bfloat16 or float64 alike, they are {kinds}"
 
 

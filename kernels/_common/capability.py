@@ -25,10 +25,10 @@ class FusedStatus(NamedTuple):
     reason: str
 
 
-@torch.compiler.assume_constant_result
 def interpreting() -> bool:
     """True where Triton's kernels run in its interpreter (TRITON_INTERPRET=1 before Triton is first imported)."""
-    language = sys.modules.get("triton.language")
+    # torch.compile traces the environment, but no table of modules.
+    language = None if torch.compiler.is_compiling() else sys.modules.get("triton.language")
     if language is not None:
         # Triton has decided when it was imported, whatever the environment says now.
         return type(getattr(language, "sum", None)).__name__ == "InterpretedFunction"
