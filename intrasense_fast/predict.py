@@ -204,7 +204,7 @@ def _images(source: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
         raise UsageError(f"{source}: no such image or folder")
     found = []
     seen = set()
-    for folder, inside, names in os.walk(source, followlinks=True):
+    for folder, inside, names in os.walk(source, onerror=_refuse, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             inside.clear()
@@ -220,6 +220,10 @@ def _images(source: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
     relative = [path.relative_to(source) for path in found if path not in masks]
     ordered = sorted(relative, key=lambda path: [natural_key(part) for part in path.parts])
     return [(path, source / path) for path in ordered], sorted(masks)
+
+
+def _refuse(error: OSError) -> None:
+    raise UsageError(f"{error.filename}: cannot be read ({error.strerror}); make it readable, or move it out of the folder")
 
 
 def _check_targets(files: Sequence[tuple[Path, Path]], probabilities: bool) -> None:

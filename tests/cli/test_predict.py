@@ -158,6 +158,25 @@ def test_a_folder_that_links_to_itself_is_read_once(checkpoint: Path, picture: n
     assert [row["image"] for row in rows(tmp_path / "out" / "predictions.csv")] == ["a.png", "c/c.png", "z/b.png"]
 
 
+def test_a_folder_that_cannot_be_read_is_named(
+    checkpoint: Path, picture: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    (source / "locked").mkdir(parents=True)
+    cv2.imwrite(str(source / "a.png"), picture)
+    scandir = os.scandir
+
+    def refused(path: str | os.PathLike[str]) -> object:
+        # Root reads what is locked, so the system's answer is given here.
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert main(["predict", "--checkpoint", str(checkpoint), str(source), "--out", str(tmp_path / "out")]) == 2
+    assert f"{source / 'locked'}: cannot be read (Permission denied)" in capsys.readouterr().err
+
+
 def test_a_write_that_fails_names_the_file(checkpoint: Path, picture: np.ndarray, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), picture)
     command = [sys.executable, "-m", "intrasense_fast", "predict", "--checkpoint", checkpoint, "a.png", "--out", "out"]
