@@ -85,10 +85,8 @@ def _terms(scaled: Tensor, matrix: Tensor, zero_map: Tensor, r: int, ridge: floa
     shared = torch.diag_embed(exact + (own.detach() - own)) - (matrix - torch.diag_embed(own))
     kept = matrix @ shared
     rank = r / scaled.detach().square().sum((1, 2)).masked_fill(zero_map, 1)
-    # Divided by its trace before it is squared: S is of the order of 1 / ridge.
-    trace = kept.diagonal(dim1=1, dim2=2).sum(-1).masked_fill(zero_map, 1)
-    energy = (kept / trace[:, None, None]).square().sum((1, 2)).masked_fill(zero_map, 1)
-    rank_decoupled = 1 / (r * energy)
+    energy = kept.square().sum((1, 2)).masked_fill(zero_map, 1)
+    rank_decoupled = kept.diagonal(dim1=1, dim2=2).sum(-1).square() / (r * energy)
     rank_gap = (rank - rank_decoupled).masked_fill(zero_map, 0)
     distance = ((shared - kept) * scaled).sum((1, 2)).masked_fill(zero_map, 0) / r
     return rank_gap, distance
