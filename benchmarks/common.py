@@ -47,8 +47,12 @@ def kernels(function: Callable[[], object]) -> dict[str, list[float]]:
     kind = DeviceType.CUDA if CUDA else DeviceType.CPU
     # An annotation (the optimizer's step, a compiled region) spans kernels that are counted themselves.
     rows = [event for event in profile.key_averages() if event.device_type == kind and not event.is_user_annotation]
-    rows.sort(key=lambda event: -time(event))
-    return {event.key[:90]: [time(event) / CALLS, event.count / CALLS] for event in rows}
+    found: dict[str, list[float]] = {}
+    for event in rows:
+        entry = found.setdefault(event.key, [0.0, 0.0])
+        entry[0] += time(event) / CALLS
+        entry[1] += event.count / CALLS
+    return dict(sorted(found.items(), key=lambda item: -item[1][0]))
 
 
 class Compiled:

@@ -164,17 +164,17 @@ def network_table(runs: Sequence[dict]) -> str:
             if info["operator"] == "model" and info["mode"].startswith(("inference", "step")):
                 size = "{} x {} x {}".format(info["shape"][0], *info["shape"][2:])
                 found.setdefault((info["mode"], size), {})[info["path"]] = row
-        cells |= found
+        cells |= {place: members for place, members in found.items() if "plain U-Net" in members}
     paths = ("fused", "eager", "fused compiled", "eager compiled", "plain U-Net compiled")
     wall = lambda row: row["stats"]["median"] * 1e3
     rows = []
     for (mode, size), members in cells.items():
-        plain = members.get("plain U-Net")
-        cell = f"{milliseconds(plain['extra_info'])} ({time_text(wall(plain))})" if plain else "-"
+        plain = members["plain U-Net"]
+        cell = f"{milliseconds(plain['extra_info'])} ({time_text(wall(plain))})"
         ratios = []
         for row in map(members.get, paths):
             ratio = row and row["extra_info"].get("times_as_long")
-            ratios.append(f"{ratio:.2f} x ({wall(row) / wall(plain):.2f} x)" if ratio and plain else "-")
+            ratios.append(f"{ratio:.2f} x ({wall(row) / wall(plain):.2f} x)" if ratio else "-")
         rows.append([mode.replace("step", "training step", 1), size, cell, *ratios])
     return markdown(["pass", "images", "plain U-Net", *paths], rows)
 

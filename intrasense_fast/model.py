@@ -147,6 +147,10 @@ class IntraSenseNet(nn.Module):
         for module in self._refinements():
             module.fused = self._fused  # type: ignore[assignment]
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Networks that were pickled before `fused` was a property hold it as an attribute.
+        super().__setstate__({"_fused": state.get("fused"), **state})
+
     def forward(self, x: Tensor) -> IntraSenseOutput | Tensor:
         """Segment a batch.
 

@@ -39,7 +39,8 @@ def checked_options(**options: Any) -> dict[str, Any]:
     for name, known in (("placement", PLACEMENTS), ("entropy_scale", ENTROPY_SCALES), ("squeeze", SQUEEZES)):
         require(isinstance(found[name], str) and found[name] in known, name, f"one of {known}")
     for name in ("gcp", "cdr", "entropy_normalization"):
-        require(isinstance(found[name], bool), name, "True or False")
+        require(found[name] in (True, False), name, "True or False")
+        found[name] = bool(found[name])
     require(
         _is_count(found["window"]) and found["window"] % 2 == 1,
         "window",

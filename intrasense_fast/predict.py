@@ -197,21 +197,17 @@ def _target(out: Path, relative: Path) -> Path:
 
 
 def _images(source: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """(relative path, path) of every image, in natural order, and the masks left out. A linked folder is not read twice."""
+    """(relative path, path) of every image, in natural order, and the masks left out. Links that lead back are not followed."""
     if source.is_file():
         return [(Path(source.name), source)], []
     if not source.is_dir():
         raise UsageError(f"{source}: no such image or folder")
     found = []
-    seen = set()
     for folder, inside, names in os.walk(source, onerror=_refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
+        here = Path(folder)
+        if any(os.path.samefile(here, up) for up in here.parents if up == source or source in up.parents):
             inside.clear()
             continue
-        seen.add(real)
-        # The folder itself is read before links to it that lie beside it.
-        inside.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
         found += [Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]
     if not found:
         raise UsageError(f"{source}: holds no images ({', '.join(SUFFIXES)})")

@@ -37,7 +37,7 @@ def write_folder(
     if existing and not overwrite:
         raise FileExistsError(f"{folder} already holds {' and '.join(existing)}; choose another folder or pass overwrite=True")
     if fault := _dtype_fault(weights):
-        raise ValueError(f"{folder}: not written, the network's floating-point tensors {fault}; convert it with net.to(dtype)")
+        raise ValueError(f"{folder}: not written, {fault}; convert the network with net.to(dtype)")
     own = {"architecture": _ARCHITECTURE, "version": __version__, "arguments": arguments}
     try:
         text = json.dumps({**(extra or {}), **own}, indent=2) + "\n"
@@ -49,8 +49,9 @@ def write_folder(
     with atomic_path(config) as new_config, atomic_path(tensors) as new_tensors:
         new_config.write_text(text, encoding="utf-8")
         save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, new_tensors)
-        with open(new_tensors, "rb") as file:
-            os.fsync(file.fileno())
+        for new in (new_config, new_tensors):
+            with open(new, "rb") as file:
+                os.fsync(file.fileno())
         # Whatever interrupts the two renames, the old configuration never stands beside the new weights.
         config.unlink(missing_ok=True)
 
@@ -80,7 +81,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_weights(path: str | os.PathLike[str], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """model.safetensors of a folder, for a network whose state dict is `own`: its keys, its shapes, and one floating dtype.
+    """model.safetensors of a folder, for a network whose state dict is `own`: its keys and its shapes.
 
     Raises:
         ValueError: the file is missing, damaged, or of another network.
@@ -106,18 +107,14 @@ def read_weights(path: str | os.PathLike[str], own: Mapping[str, Tensor]) -> dic
             f"{folder}: {WEIGHTS_FILE} and {CONFIG_FILE} disagree on {shown}; copy both files again, from one checkpoint"
         )
     if fault := _dtype_fault(weights):
-        raise ValueError(f"{file}: its floating-point tensors {fault}; copy the checkpoint again")
+        raise ValueError(f"{file}: {fault}; copy the checkpoint again")
     return weights
 
 
 def _dtype_fault(weights: Mapping[str, Tensor]) -> str:
-    """What is wrong: matrices and kernels have one dtype, vectors that one or (a BatchNorm of a 16-bit network) float32."""
-    found = {value.dtype: key for key, value in weights.items() if value.is_floating_point() and value.dim() > 1}
-    vectors = {value.dtype: key for key, value in weights.items() if value.is_floating_point() and value.dim() < 2}
-    if len(found) == 1 and set(found) <= set(_DTYPES) and set(vectors) <= {*found, torch.float32}:
-        return ""
-    kinds = " and ".join(f"{dtype} ({key})" for dtype, key in {**vectors, **found}.items())
-    return f"must all be float32, float16, bfloat16 or float64 alike, they are {kinds}"
+    """Which tensor is of a dtype that no layer computes in; several of the others may stand side by side, as for autocast."""
+    odd = next((key for key, value in weights.items() if value.is_floating_point() and value.dtype not in _DTYPES), None)
+    return "" if odd is None else f"{odd} must be float32, float16, bfloat16 or float64, it is {weights[odd].dtype}"
 
 
 def _shown(tensor: Tensor) -> str:

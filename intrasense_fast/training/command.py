@@ -76,7 +76,7 @@ def _begin(args: argparse.Namespace) -> None:
         _network(config)
     now = datetime.datetime.now()
     run = run_folder.new_place(args.out, now)
-    with run_folder.claimed(run):
+    with run_folder.claimed(run, phantoms=config.data is None):
         if config.data is None:
             sources.simulate(run, config)
         data, findings = sources.open_source(run, config)

@@ -57,7 +57,7 @@ def _step(line: str) -> int | None:
     """The step of a line of history.jsonl; None where it is damaged."""
     try:
         number = json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return number if type(number) is int and _REPLACED not in line else None
 

@@ -34,12 +34,16 @@ def new_place(out: str | None, now: datetime.datetime) -> Path:
 
 
 @contextlib.contextmanager
-def claimed(run: Path) -> Iterator[None]:
-    """Make the folder of a new run and keep others out; a run that ends before its config.json leaves nothing behind."""
+def claimed(run: Path, *, phantoms: bool) -> Iterator[None]:
+    """Make the folder of a new run and keep others out; a run that ends before its config.json leaves nothing behind.
+
+    phantoms: whether the run simulates its own images, in a folder of its own.
+    """
     made = [folder for folder in (run, *run.parents) if not folder.exists()]
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        _remove_empty(made)
         raise UsageError(f"--out {run}: cannot be made ({error.strerror})") from error
     with checkpoint.exclusive(run):
         if any(run.iterdir()):
@@ -48,13 +52,21 @@ def claimed(run: Path) -> Iterator[None]:
             yield
         except BaseException:
             if not (run / CONFIG).exists():
-                checkpoint.tidy(run)
-                (run / SPLITS).unlink(missing_ok=True)
-                shutil.rmtree(run / sources.PHANTOMS, ignore_errors=True)
+                # Whatever cannot be removed, the error that ended the run is the one to tell.
                 with contextlib.suppress(OSError):
-                    for folder in made:
-                        folder.rmdir()
+                    checkpoint.tidy(run)
+                    (run / SPLITS).unlink(missing_ok=True)
+                if phantoms:
+                    shutil.rmtree(run / sources.PHANTOMS, ignore_errors=True)
+                _remove_empty(made)
             raise
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            if folder.exists():
+                folder.rmdir()
 
 
 def changed(run: Path, record: dict[str, Any], changes: Mapping[str, Any]) -> TrainConfig:
@@ -89,7 +101,7 @@ def read_record(run: Path) -> dict[str, Any]:
         record = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{run}: is no run folder, {CONFIG} cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{file}: is damaged, or not the record of a run") from error
     if not isinstance(record, dict):
         raise UsageError(f"{file}: is damaged, or not the record of a run")

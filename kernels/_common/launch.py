@@ -40,7 +40,7 @@ def launch(
 def _start(kernel: Any, grid: tuple[int, ...], args: tuple, constexprs: dict[str, Any], options: dict[str, Any]) -> None:
     """The launch itself; the proof system replaces it to record what would have been launched."""
     device = next(arg.device for arg in args if isinstance(arg, Tensor))
-    if device.type == "cpu":
+    if device.type == "cpu" and any(isinstance(arg, Tensor) and arg.dtype == torch.bfloat16 for arg in args):
         # As it comes, Triton's interpreter computes garbage from bfloat16 without a word.
         from intrasense_fast.kernels._proof.interpreter import install
 

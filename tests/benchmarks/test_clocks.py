@@ -1,9 +1,12 @@
 """The benchmarks' clocks, on a GPU made of two numbers: what Python and the GPU have reached."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch.autograd.profiler import DeviceType
 
-from benchmarks import conftest
+from benchmarks import common, conftest
 
 
 class Gpu:
@@ -64,6 +67,13 @@ def test_the_gpus_time_is_measured_where_python_takes_longer(gpu):
     assert conftest.ratio(one, other)["times_as_long"] == pytest.approx(0.125)
 
 
+def test_one_call_in_time_does_not_hide_that_the_other_was_late(gpu):
+    calls = iter(range(1000))
+    sometimes = lambda: gpu.queue(1e-3, host=3e-3 if next(calls) % 2 else 1.0)
+    _, clock = conftest.device_times([lambda: gpu.queue(1e-3), sometimes], Flush(gpu), 20)
+    assert clock == "events"
+
+
 def test_a_call_that_waits_for_the_gpu_is_said_to_be_timed_with_python(gpu):
     def waits() -> None:
         gpu.queue(1e-3)
@@ -73,3 +83,19 @@ def test_a_call_that_waits_for_the_gpu_is_said_to_be_timed_with_python(gpu):
     (times,), clock = conftest.device_times([waits], Flush(gpu), 5)
     assert clock == "events"
     assert times == pytest.approx([4e-3] * 5)
+
+
+def test_kernels_of_one_beginning_are_told_apart(monkeypatch):
+    """The names of a library's kernels differ after a hundred letters only; annotations span kernels that count themselves."""
+    event = lambda key, time, annotation=False: SimpleNamespace(
+        key=key, self_cpu_time_total=time, count=5, device_type=DeviceType.CPU, is_user_annotation=annotation
+    )
+    events = [
+        event("k" * 120 + "a", 50.0),
+        event("k" * 120 + "b", 100.0),
+        event("k" * 120 + "a", 25.0),
+        event("step", 175.0, True),
+    ]
+    monkeypatch.setattr(common, "CUDA", False)
+    monkeypatch.setattr(torch.profiler.profile, "key_averages", lambda profile: events)
+    assert common.kernels(lambda: None) == {"k" * 120 + "b": [20.0, 1.0], "k" * 120 + "a": [15.0, 2.0]}

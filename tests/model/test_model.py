@@ -285,6 +285,15 @@ def test_compiles_whole() -> None:
     torch.testing.assert_close(compiled(other).logits, twin(other).logits, rtol=1e-3, atol=1e-3)
 
 
+def test_a_network_pickled_before_fused_was_a_property_keeps_it() -> None:
+    net = IntraSenseNet(refine_strides=(32,), decoder_channels=(8,) * 5, fused=False)
+    state = net.__getstate__()
+    state["fused"] = state.pop("_fused")
+    old = IntraSenseNet.__new__(IntraSenseNet)
+    old.__setstate__(state)
+    assert old.fused is False and old.fused_report()["nonlocal_attention"].path == "eager"
+
+
 def test_exports_in_eval_mode() -> None:
     net = wake(IntraSenseNet(refine_strides=(16, 32))).eval()
     x = torch.rand(2, 1, 64, 96)
@@ -359,7 +368,7 @@ def test_images_that_are_no_tensor_are_an_error() -> None:
         ({"refine_strides": np.array(8)}, r"refine_strides must be some of .*, got array\(8\)"),
         ({"placement": ["skips"]}, "placement must be one of"),
         ({"gcp": "no"}, "gcp must be True or False, got 'no'"),
-        ({"cdr": 0}, "cdr must be True or False, got 0"),
+        ({"cdr": 2}, "cdr must be True or False, got 2"),
         ({"entropy_normalization": None}, "entropy_normalization must be True or False"),
         ({"entropy_threshold": None}, "entropy_threshold must be finite and >= 0, a number such as 0.5, got None"),
         ({"window": 7.0}, "window must be an odd integer"),
