@@ -1,5 +1,6 @@
 """save_pretrained and from_pretrained: exact, offline, and clear about what is wrong."""
 
+import errno
 import json
 import os
 import re
@@ -103,6 +104,20 @@ def test_what_cannot_be_saved_leaves_the_network_before_it(saved: tuple[IntraSen
     other.decoder.to(torch.float8_e4m3fn)
     with pytest.raises(ValueError, match=r"it is torch\.float8_e4m3fn; convert the network with net\.to\(dtype\)"):
         other.save_pretrained(path, overwrite=True)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+def test_a_disk_that_fills_up_while_it_is_flushed_leaves_the_network_before_it(
+    saved: tuple[IntraSenseNet, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    _, path = saved
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        IntraSenseNet(**OPTIONS).save_pretrained(path, overwrite=True)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
 
