@@ -6,5 +6,5 @@ class UsageError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its type where it has none."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    """The first line of an error's message that is not empty, or the name of its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

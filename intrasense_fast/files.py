@@ -35,13 +35,12 @@ def atomic_path(path: str | os.PathLike[str], *, flush: bool = True) -> Iterator
             if not temporary.exists():
                 raise FileNotFoundError(f"nothing was written for {final}")
             if flush:
-                _flush(temporary)
+                flush_to_disk(temporary)
             os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
     if flush:
-        with contextlib.suppress(OSError):
-            _flush(final.parent)
+        flush_folder(final.parent)
 
 
 @contextlib.contextmanager
@@ -101,6 +100,25 @@ def legible(name: str) -> str:
     return re.sub("[\udc80-\udcff]", lambda found: f"%{ord(found[0]) - 0xDC00:02X}", name)
 
 
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or the list of names of a folder, is on the disk.
+
+    Raises:
+        OSError: it cannot get there.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_folder(path: Path) -> None:
+    """The same for a folder whose files are there: some file systems cannot flush the list of names."""
+    with contextlib.suppress(OSError):
+        flush_to_disk(path)
+
+
 @contextlib.contextmanager
 def _named(temporary: Path, final: Path) -> Iterator[None]:
     """An error of the block that names no file, or the temporary path, names the final one."""
@@ -111,11 +129,3 @@ def _named(temporary: Path, final: Path) -> Iterator[None]:
         if error.errno is None or (str(name) == str(error.filename) and error.filename2 is None):
             raise
         raise OSError(error.errno, error.strerror, str(name)) from error
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,8 +12,6 @@ from intrasense_fast.decoder import UNetDecoder
 from intrasense_fast.encoder import CHANNELS, STRIDES, ResNet50Encoder, load_encoder_weights
 from intrasense_fast.errors import first_line
 from intrasense_fast.kernels._common.capability import fused_status, use_fused
-from intrasense_fast.options import PLACEMENTS as PLACEMENTS
-from intrasense_fast.options import REFINABLE_STRIDES as REFINABLE_STRIDES
 from intrasense_fast.options import checked_fused, checked_options
 from intrasense_fast.pretrained import CONFIG_FILE, read_config, read_weights, write_folder
 from intrasense_fast.refine import ChannelDecoupling, GlobalLocalPerception
@@ -222,7 +220,7 @@ class IntraSenseNet(nn.Module):
         Raises:
             FileExistsError: the folder holds a network and `overwrite` is False.
             TypeError: `extra` holds what JSON cannot.
-            ValueError: the network's floating-point tensors are of several dtypes.
+            ValueError: a tensor of the network is of a dtype that no layer computes in, such as an 8-bit float.
         """
         write_folder(path, self.config, self.state_dict(), extra, overwrite=overwrite)
 
@@ -261,9 +259,9 @@ class IntraSenseNet(nn.Module):
     def _refined_maps(
         self, x: Tensor, found: dict[int, tuple[Tensor, Tensor]] | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
-        for module in self._refinements():
+        if self._refinements():
             # Before the encoder: its BatchNorm learns from every image that it sees.
-            use_fused(module.fused, x, "IntraSenseNet")  # type: ignore[arg-type]
+            use_fused(self.fused, x, "IntraSenseNet")
         maps, losses, fractions = [], [], {}
         for stride in STRIDES:
             x = self.encoder.stage(stride, x)

@@ -17,7 +17,7 @@ from intrasense_fast.data.images import SUFFIXES, ImageError, read_image, write_
 from intrasense_fast.data.order import natural_key
 from intrasense_fast.data.transforms import resize_image, resize_probability
 from intrasense_fast.data.verify import show
-from intrasense_fast.errors import UsageError
+from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.files import legible
 from intrasense_fast.model import IntraSenseNet, read_config
 from intrasense_fast.report.figures import MAX_ROWS
@@ -85,8 +85,7 @@ def usable_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"--device {name}: cannot be used here ({reason}); try --device cpu") from error
+        raise UsageError(f"--device {name}: cannot be used here ({first_line(error)}); try --device cpu") from error
     return device
 
 
@@ -115,7 +114,7 @@ def load_checkpoint(args: argparse.Namespace) -> tuple[IntraSenseNet, int]:
     try:
         net.to(device)
     except RuntimeError as error:
-        raise UsageError(f"--device {device}: the network cannot be put there ({str(error).splitlines()[0]})") from error
+        raise UsageError(f"--device {device}: the network cannot be put there ({first_line(error)})") from error
     if args.fused:
         unavailable = [path.reason for path in net.fused_report().values() if path.path == "unavailable"]
         if unavailable:

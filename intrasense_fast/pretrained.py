@@ -6,20 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from intrasense_fast.errors import first_line
-from intrasense_fast.files import atomic_path
+from intrasense_fast.files import atomic_path, flush_to_disk
+from intrasense_fast.kernels._common.validation import DTYPES
 from intrasense_fast.version import __version__
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 _ARCHITECTURE = "IntraSenseNet"
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def write_folder(
@@ -50,8 +49,7 @@ def write_folder(
         new_config.write_text(text, encoding="utf-8")
         save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, new_tensors)
         for new in (new_config, new_tensors):
-            with open(new, "rb") as file:
-                os.fsync(file.fileno())
+            flush_to_disk(new)
         # Whatever interrupts the two renames, the old configuration never stands beside the new weights.
         config.unlink(missing_ok=True)
 
@@ -113,7 +111,7 @@ def read_weights(path: str | os.PathLike[str], own: Mapping[str, Tensor]) -> dic
 
 def _dtype_fault(weights: Mapping[str, Tensor]) -> str:
     """Which tensor is of a dtype that no layer computes in; several of the others may stand side by side, as for autocast."""
-    odd = next((key for key, value in weights.items() if value.is_floating_point() and value.dtype not in _DTYPES), None)
+    odd = next((key for key, value in weights.items() if value.is_floating_point() and value.dtype not in DTYPES), None)
     return "" if odd is None else f"{odd} must be float32, float16, bfloat16 or float64, it is {weights[odd].dtype}"
 
 

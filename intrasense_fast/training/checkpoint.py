@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from intrasense_fast.errors import UsageError
+from intrasense_fast.errors import UsageError, first_line
+from intrasense_fast.files import flush_folder, flush_to_disk
 from intrasense_fast.model import IntraSenseNet
 
 LAST, PREVIOUS, BEST = "last", "previous", "best"
@@ -81,7 +82,7 @@ def save_last(run: Path, net: IntraSenseNet, state: dict[str, Any], extra: dict[
         shutil.rmtree(retired, ignore_errors=True)
     else:
         temporary.rename(last)
-    _flush_folder(run)
+    flush_folder(run)
 
 
 def save_best(run: Path, net: IntraSenseNet, extra: dict[str, Any]) -> None:
@@ -96,7 +97,7 @@ def save_best(run: Path, net: IntraSenseNet, extra: dict[str, Any]) -> None:
         best.rename(retired)
     temporary.rename(best)
     shutil.rmtree(retired, ignore_errors=True)
-    _flush_folder(run)
+    flush_folder(run)
 
 
 def load_last(run: Path, *, fused: bool | None, say: Callable[[str], None]) -> Restored:
@@ -157,13 +158,12 @@ def _written(run: Path, name: str, fill: Callable[[Path], None]) -> Path:
         temporary.mkdir(parents=True)
         fill(temporary)
         for file in temporary.iterdir():
-            with open(file, "rb") as stream:
-                os.fsync(stream.fileno())
+            flush_to_disk(file)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, (OSError, RuntimeError)) or type(error).__name__ == "SafetensorError":
             full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(run).free < 2**20
-            reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error).splitlines()[0]
+            reason = "the disk is full" if full else getattr(error, "strerror", None) or first_line(error)
             raise CheckpointError(
                 f"{run / name} could not be written: {reason}. The checkpoints before it are whole; make room, then: "
                 f"python train.py --resume {run}"
@@ -178,13 +178,3 @@ def _digest(file: Path) -> str:
         while block := stream.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,7 @@ from intrasense_fast.data.records import DataError, SegmentationData
 from intrasense_fast.data.splits import Fold, Splits
 from intrasense_fast.data.torch_dataset import SegmentationDataset
 from intrasense_fast.data.verify import show
-from intrasense_fast.errors import UsageError
+from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.kernels._common.capability import fused_status
 from intrasense_fast.metrics import summarize
 from intrasense_fast.model import IntraSenseNet
@@ -146,7 +146,7 @@ def _train_all(run: Path, work: _Work) -> None:
         # A worker's error carries its traceback; the last line is the message.
         raise DataError(str(error).splitlines()[-1]) from error
     except torch.OutOfMemoryError as error:
-        raise UsageError(f"the GPU's memory is full: lower --batch-size or --size ({str(error).splitlines()[0]})") from error
+        raise UsageError(f"the GPU's memory is full: lower --batch-size or --size ({first_line(error)})") from error
     except OSError as error:
         reason = f"{error.filename or run}: {error.strerror or error}"
         raise UsageError(f"{reason}. Checkpoints are whole; then go on with: python train.py --resume {run}") from error

@@ -13,7 +13,7 @@ from intrasense_fast.data.transforms import AUGMENTATIONS
 from intrasense_fast.errors import UsageError
 from intrasense_fast.kernels.channel_decoupling.api import SQUEEZES
 from intrasense_fast.kernels.entropy_whitening.api import ENTROPY_SCALES
-from intrasense_fast.model import PLACEMENTS, REFINABLE_STRIDES
+from intrasense_fast.options import PLACEMENTS, REFINABLE_STRIDES
 
 AMPS = ("off", "bf16", "fp16")
 SCHEDULERS = ("none", "plateau", "cosine", "onecycle")
@@ -153,12 +153,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Every flag of `train`; one that is not given stays None and takes the preset's value."""
 
     def flag(name: str, kind: Any = None, help: str = "", **options: Any) -> None:
-        default = TrainConfig.__dataclass_fields__[name.strip("-").replace("-", "_")].default
+        field = name.strip("-").replace("-", "_")
+        default = TrainConfig.__dataclass_fields__[field].default
         note = "" if default is None else f" (default {_shown(default)})"
         if kind is argparse.BooleanOptionalAction:
             options["action"] = kind
         elif kind is not None:
             options["type"] = kind
+        if field in _CHOICES:
+            options["choices"] = _CHOICES[field]
         group.add_argument(name, default=None, help=help + note, **options)
 
     group = parser.add_argument_group("data")
@@ -169,7 +172,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--subset",
         str,
         "which images: all, lesions (no normal images), deduplicated (one of each near-duplicate), curated (BUSI)",
-        choices=SUBSETS,
     )
     flag("--splits", str, "your own splits.json, or a folder with train.txt, val.txt and test.txt")
     flag("--folds", int, "cross-validation folds; 0 = one split (default 5 for BUSI, Dataset B, DDTI and BUS-BRA, else 0)")
@@ -184,16 +186,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--lr", float, "learning rate of RMSprop")
     flag("--momentum", float)
     flag("--weight-decay", float)
-    flag("--scheduler", str, choices=SCHEDULERS)
+    flag("--scheduler", str)
     flag("--clip", _optional(float), "largest gradient norm, or none (default none)")
     flag("--patience", _optional(int), "stop after so many epochs without a better Dice, or none (default none)")
-    flag("--augment", str, "paper: flips and rotations; us: no vertical flips, small rotations", choices=AUGMENTATIONS)
+    flag("--augment", str, "paper: flips and rotations; us: no vertical flips, small rotations")
     flag("--loss-weights", float, "of cross-entropy, Dice and L_IW", nargs=3)
-    flag("--amp", str, "automatic mixed precision", choices=AMPS)
+    flag("--amp", str, "automatic mixed precision")
     flag("--fused", argparse.BooleanOptionalAction, "Triton kernels or eager operators (default: kernels where they can run)")
     flag("--device", str, "auto, cpu, cuda, cuda:1 ...")
     flag("--workers", int, "processes that load images; results do not depend on it")
-    flag("--cache", str, "keep decoded and resized images", choices=CACHES)
+    flag("--cache", str, "keep decoded and resized images")
     flag("--cache-dir", str, "folder for --cache disk")
     flag("--seed", int)
     group = parser.add_argument_group("network")
@@ -203,12 +205,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--cdr", argparse.BooleanOptionalAction, "channel decoupling and re-weighting")
     flag("--entropy-normalization", argparse.BooleanOptionalAction, "whitening inside GCP")
     flag("--refine-strides", int, "where GCP and CDR act", nargs="*")
-    flag("--placement", str, choices=PLACEMENTS)
-    flag("--entropy-scale", str, choices=ENTROPY_SCALES)
+    flag("--placement", str)
+    flag("--entropy-scale", str)
     flag("--entropy-threshold", float)
     flag("--window", int, "side of the whitening window")
     flag("--ridge", float)
-    flag("--squeeze", str, choices=SQUEEZES)
+    flag("--squeeze", str)
     flag("--alpha", float)
     flag("--beta", float)
     flag("--decoder-channels", int, nargs=5)

@@ -82,7 +82,7 @@ def _terms(scaled: Tensor, matrix: Tensor, zero_map: Tensor, r: int, ridge: floa
     # 1 - M_jj keeps few digits where the ridge is large: K's diagonal is that of M Gh / ridge, its gradient that of -M.
     own = matrix.diagonal(dim1=1, dim2=2)
     exact = (matrix * scaled).detach().sum(-1) / ridge
-    shared = torch.diag_embed(exact + (own.detach() - own)) - (matrix - torch.diag_embed(own))
+    shared = torch.diagonal_scatter(-matrix, exact + (own.detach() - own), dim1=1, dim2=2)
     kept = matrix @ shared
     rank = r / scaled.detach().square().sum((1, 2)).masked_fill(zero_map, 1)
     energy = kept.square().sum((1, 2)).masked_fill(zero_map, 1)
