@@ -57,6 +57,8 @@ class IntraSenseNet(nn.Module):
         alpha: weight of the rank gap in Eq. 9.
         beta: weight of the distance in Eq. 9.
         decoder_channels: output channels of the five decoder blocks, deepest first.
+        module_norm: "batch" = GCP and CDR hold the normalisations that keep them alive in training; "none" = the letter of
+            Eq. 1, 4 and 11. Checkpoints of before the option load as "none".
         encoder_weights: None, "imagenet", or a .pth / .safetensors file of ResNet-50 weights; see `load_encoder_weights`.
         fused: True = the Triton kernels or a FusedUnavailableError at the call; False = eager; None = the kernels where they
             can run. No parameter depends on it, so that a checkpoint serves both.
@@ -89,6 +91,7 @@ class IntraSenseNet(nn.Module):
         alpha: float = 0.01,
         beta: float = 0.01,
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+        module_norm: str = "batch",
         encoder_weights: str | os.PathLike[str] | None = None,
         fused: bool | None = None,
     ) -> None:
@@ -109,6 +112,7 @@ class IntraSenseNet(nn.Module):
             alpha=alpha,
             beta=beta,
             decoder_channels=decoder_channels,
+            module_norm=module_norm,
         )
         self._fused = checked_fused(fused)
         self.placement = config["placement"]
@@ -116,12 +120,14 @@ class IntraSenseNet(nn.Module):
         self.register_buffer("input_std", torch.tensor(_STD[config["in_channels"]]).view(1, -1, 1, 1))
         self.encoder = ResNet50Encoder(config["in_channels"])
         perception = {
+            "norm": config["module_norm"],
             "normalize": config["entropy_normalization"],
             "entropy_scale": config["entropy_scale"],
             "threshold": config["entropy_threshold"],
             "window": config["window"],
         }
         decoupling = {name: config[name] for name in ("ridge", "squeeze", "alpha", "beta")}
+        decoupling["norm"] = config["module_norm"]
         self.gcp = nn.ModuleDict()
         self.cdr = nn.ModuleDict()
         for stride in sorted(config["refine_strides"]):
@@ -236,7 +242,8 @@ class IntraSenseNet(nn.Module):
             ValueError: the folder or a file is missing, damaged, or of another network.
         """
         file = Path(path) / CONFIG_FILE
-        arguments = read_config(path)["arguments"]
+        # Networks that were saved before the option had no normalisations.
+        arguments = {"module_norm": "none"} | read_config(path)["arguments"]
         fused = checked_fused(fused)
         try:
             if "encoder_weights" in arguments:

@@ -13,6 +13,7 @@ from intrasense_fast.kernels.entropy_whitening.api import ENTROPY_SCALES
 
 REFINABLE_STRIDES = (4, 8, 16, 32)
 PLACEMENTS = ("skips", "trunk")
+MODULE_NORMS = ("batch", "none")
 
 
 def checked_options(**options: Any) -> dict[str, Any]:
@@ -36,7 +37,13 @@ def checked_options(**options: Any) -> dict[str, Any]:
     strides_fit = counts("refine_strides") and set(strides) <= set(REFINABLE_STRIDES)
     require(strides_fit, "refine_strides", f"some of {REFINABLE_STRIDES}")
     require(len(set(strides)) == len(strides), "refine_strides", "free of duplicates")
-    for name, known in (("placement", PLACEMENTS), ("entropy_scale", ENTROPY_SCALES), ("squeeze", SQUEEZES)):
+    choices = {
+        "placement": PLACEMENTS,
+        "entropy_scale": ENTROPY_SCALES,
+        "squeeze": SQUEEZES,
+        "module_norm": MODULE_NORMS,
+    }
+    for name, known in choices.items():
         require(isinstance(found[name], str) and found[name] in known, name, f"one of {known}")
     for name in ("gcp", "cdr", "entropy_normalization"):
         require(found[name] in (True, False), name, "True or False")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from intrasense_fast.functional import channel_decoupling, entropy_whitening, nonlocal_attention
-from intrasense_fast.kernels._common.layout import as_rows, from_rows
+from intrasense_fast.kernels._common.layout import as_rows, from_rows, without_autocast
 from intrasense_fast.kernels.entropy_whitening.api import entropy_map
 
 
@@ -16,6 +16,8 @@ class GlobalLocalPerception(nn.Module):
 
     Args:
         channels: C.
+        norm: "batch" = a BatchNorm follows the projection, in place of its bias, and another one normalises the gate's two
+            statistics; "none" = the equations' letter, which adaptive optimisers drive into saturation within an epoch.
         normalize: False = GCP without the entropy-based normalisation (Table 4's GCP-dagger).
         entropy_scale: "score", "relative", "max" or "nats"; see `entropy_whitening`.
         threshold: tau of Eq. 6.
@@ -27,6 +29,7 @@ class GlobalLocalPerception(nn.Module):
         self,
         channels: int,
         *,
+        norm: str = "batch",
         normalize: bool = True,
         entropy_scale: str = "score",
         threshold: float = 0.5,
@@ -41,7 +44,10 @@ class GlobalLocalPerception(nn.Module):
         self.threshold = threshold
         self.window = window
         self.fused = fused
-        self.projection = nn.Conv2d(channels, 2 * self.depth + channels, 1)
+        width = 2 * self.depth + channels
+        self.projection = nn.Conv2d(channels, width, 1, bias=norm == "none")
+        self.projection_norm = nn.BatchNorm2d(width) if norm == "batch" else nn.Identity()
+        self.gate_norm = nn.BatchNorm2d(2) if norm == "batch" else nn.Identity()
         self.gate = nn.Conv2d(2, 1, 7, padding=3)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)  # type: ignore[arg-type]
@@ -73,10 +79,12 @@ class GlobalLocalPerception(nn.Module):
 
     def _attended(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, _, height, width = x.shape
-        projected = as_rows(self.projection(x))
+        projected = as_rows(self.projection_norm(self.projection(x)))
         query, key, value = projected.split((self.depth, self.depth, self.channels), -1)
         rows, mean, maximum = nonlocal_attention(query, key, value, as_rows(x).to(projected.dtype), fused=self.fused)
-        return from_rows(rows, x), mean.view(batch, height, width), maximum.view(batch, height, width)
+        statistics = torch.stack((mean, maximum), 1).view(batch, 2, height, width)
+        mean, maximum = self.gate_norm(statistics).unbind(1)
+        return from_rows(rows, x), mean, maximum
 
     def extra_repr(self) -> str:
         scale = f"entropy_scale={self.entropy_scale!r}, threshold={self.threshold}, window={self.window}"
@@ -88,6 +96,8 @@ class ChannelDecoupling(nn.Module):
 
     Args:
         channels: C; the re-weighting MLP is C -> max(1, C // 16) -> C.
+        norm: "batch" = the squeeze is standardised by its running statistics and the MLP's weights are held multiplied by
+            the square root of their fan-in; "none" = the equations' letter, whose weights soon ignore the image.
         ridge: the regularisation of Eq. 8 in units of the mean energy of a direction, > 0.
         squeeze: what Eq. 10 averages: "input" or "decoupled".
         alpha: weight of the rank gap in L_IW.
@@ -99,6 +109,7 @@ class ChannelDecoupling(nn.Module):
         self,
         channels: int,
         *,
+        norm: str = "batch",
         ridge: float = 10.0,
         squeeze: str = "input",
         alpha: float = 0.01,
@@ -114,6 +125,11 @@ class ChannelDecoupling(nn.Module):
         self.fused = fused
         self.reduce = nn.Linear(channels, max(1, channels // 16))
         self.expand = nn.Linear(max(1, channels // 16), channels)
+        self.squeeze_norm = RunningStandardization(channels) if norm == "batch" else None
+        if self.squeeze_norm is not None:
+            with torch.no_grad():
+                for layer in (self.reduce, self.expand):
+                    layer.weight.mul_(layer.in_features**0.5)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Decouple and re-weight a map.
@@ -127,18 +143,63 @@ class ChannelDecoupling(nn.Module):
         """
         reweighted, rank_gap, distance = channel_decoupling(
             x,
-            self.reduce.weight,
-            self.reduce.bias,
-            self.expand.weight,
-            self.expand.bias,
+            *self.mlp(x),
             ridge=self.ridge,
             squeeze=self.squeeze,
             fused=self.fused,
         )
         return reweighted, (self.alpha * rank_gap + self.beta * distance).sum() / max(1, x.shape[0])
 
+    def mlp(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weight and bias of the two layers of Eq. 11 as the operator takes them; in training mode x is learnt from first."""
+        first, second = self.reduce, self.expand
+        if self.squeeze_norm is None:
+            return first.weight, first.bias, second.weight, second.bias
+        mean, deviation = self.squeeze_norm(x)
+        with without_autocast(x):
+            # W (s - mean) / deviation + b, written as one layer of s.
+            weight = first.weight / (first.in_features**0.5 * deviation)
+            bias = first.bias - (weight * mean).sum(1)
+        return weight, bias, second.weight / second.in_features**0.5, second.bias
+
     def extra_repr(self) -> str:
         return (
             f"{self.channels}, ridge={self.ridge}, squeeze={self.squeeze!r}, alpha={self.alpha}, beta={self.beta}, "
             f"fused={self.fused}"
         )
+
+
+class RunningStandardization(nn.Module):
+    """Running mean and deviation of the squeeze of Eq. 10 between images, a channel each; nothing is learnt by gradient.
+
+    Every batch of the training mode moves them by a tenth (the first ones by an even share), before they are used.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, channels: int, *, eps: float = 1e-3, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, deviation), both (C,), after x (B, C, H, W) has been learnt from in training mode."""
+        if self.training and x.shape[0]:
+            self._learn(x)
+        return self.running_mean, (self.running_var + self.eps).sqrt()
+
+    @torch.no_grad()
+    def _learn(self, x: Tensor) -> None:
+        squeezed = x.mean((2, 3), dtype=self.running_mean.dtype)
+        share = (1 / (self.num_batches_tracked + 1)).clamp(min=self.momentum)
+        moved = squeezed.mean(0) - self.running_mean
+        within = squeezed.var(0, correction=0)
+        # The variance of an even mixture of everything seen, each batch with its own share.
+        before = torch.where(self.num_batches_tracked == 0, 0.0, self.running_var)
+        self.running_var.copy_((1 - share) * (before + share * moved.square()) + share * within)
+        self.running_mean.add_(share * moved)
+        self.num_batches_tracked.add_(1)

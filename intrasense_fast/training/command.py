@@ -71,6 +71,9 @@ def run(args: argparse.Namespace) -> int:
 def _begin(args: argparse.Namespace) -> None:
     config = configuration.resolve(args, gpu=torch.cuda.is_available())
     device = _device(config)
+    if config.channels_last is None:
+        # Written into the record: another layout has other last bits.
+        config = replace(config, channels_last=device.type == "cuda" or config.amp == "bf16")
     # Built before anything is written: impossible options and missing weights are told at once.
     with torch.device("cpu" if config.encoder_weights else "meta"):
         _network(config)

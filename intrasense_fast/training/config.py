@@ -13,7 +13,7 @@ from intrasense_fast.data.transforms import AUGMENTATIONS
 from intrasense_fast.errors import UsageError
 from intrasense_fast.kernels.channel_decoupling.api import SQUEEZES
 from intrasense_fast.kernels.entropy_whitening.api import ENTROPY_SCALES
-from intrasense_fast.options import PLACEMENTS, REFINABLE_STRIDES
+from intrasense_fast.options import MODULE_NORMS, PLACEMENTS, REFINABLE_STRIDES
 
 AMPS = ("off", "bf16", "fp16")
 SCHEDULERS = ("none", "plateau", "cosine", "onecycle")
@@ -28,10 +28,13 @@ _CHOICES = {
     "placement": PLACEMENTS,
     "entropy_scale": ENTROPY_SCALES,
     "squeeze": SQUEEZES,
+    "module_norm": MODULE_NORMS,
     "preset": PRESETS,
 }
 # What may be given beside --resume.
 RESUMABLE = ("epochs", "workers", "device")
+# What runs had that began before these options.
+_BEFORE: dict[str, Any] = {"module_norm": "none", "channels_last": None}
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class TrainConfig:
     patience: int | None = None
     augment: str = "paper"
     amp: str = "off"
+    channels_last: bool | None = None
     fused: bool | None = None
     device: str = "auto"
     workers: int = 0
@@ -86,6 +90,7 @@ class TrainConfig:
     alpha: float = 0.01
     beta: float = 0.01
     decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)
+    module_norm: str = "batch"
     preset: str = "paper"
 
     def as_dict(self) -> dict[str, Any]:
@@ -100,6 +105,7 @@ class TrainConfig:
             UsageError: a value is missing, unknown or of another type; ranges are left to `check`.
         """
         known: dict[str, Any] = {field.name: field.type for field in fields(cls)}
+        values = completed(values)
         if set(values) != set(known):
             odd = ", ".join(sorted(set(values) ^ set(known)))
             raise UsageError(f"was written by another version: unknown or missing values {odd}")
@@ -113,7 +119,7 @@ class TrainConfig:
         """The constructor's arguments of IntraSenseNet, without the encoder's weights."""
         names = (
             "in_channels gcp cdr entropy_normalization refine_strides placement entropy_scale entropy_threshold window ridge "
-            "squeeze alpha beta decoder_channels fused"
+            "squeeze alpha beta decoder_channels module_norm fused"
         )
         return {name: getattr(self, name) for name in names.split()}
 
@@ -192,6 +198,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--augment", str, "paper: flips and rotations; us: no vertical flips, small rotations")
     flag("--loss-weights", float, "of cross-entropy, Dice and L_IW", nargs=3)
     flag("--amp", str, "automatic mixed precision")
+    flag(
+        "--channels-last",
+        argparse.BooleanOptionalAction,
+        "memory format of the network (default: on a GPU, and with --amp bf16 on a CPU)",
+    )
     flag("--fused", argparse.BooleanOptionalAction, "Triton kernels or eager operators (default: kernels where they can run)")
     flag("--device", str, "auto, cpu, cuda, cuda:1 ...")
     flag("--workers", int, "processes that load images; results do not depend on it")
@@ -214,6 +225,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--alpha", float)
     flag("--beta", float)
     flag("--decoder-channels", int, nargs=5)
+    flag("--module-norm", str, "normalisation inside GCP and CDR; none: the equations' letter, which does not stay alive")
     parser.add_argument(
         "--preset", choices=PRESETS, help="values for what is not given (default paper; cpu-small without --data and a GPU)"
     )
@@ -284,6 +296,11 @@ def check(config: TrainConfig, label: Callable[[str], str] | None = None) -> Non
     widths = config.decoder_channels
     require(len(widths) == 5 and all(width >= 1 for width in widths), "decoder_channels", "five numbers >= 1")
     require(config.cache != "disk" or config.cache_dir is not None, "cache_dir", "given with --cache disk")
+
+
+def completed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's values with those of options that did not exist when it began."""
+    return {**_BEFORE, **values}
 
 
 def flag_of(name: str) -> str:

@@ -18,7 +18,7 @@ from intrasense_fast.errors import UsageError
 from intrasense_fast.losses import IntraSenseLoss
 from intrasense_fast.model import IntraSenseNet
 from intrasense_fast.training import checkpoint, logs
-from intrasense_fast.training.config import RESUMABLE, TrainConfig
+from intrasense_fast.training.config import RESUMABLE, TrainConfig, completed
 from intrasense_fast.training.signals import Stopped, StopRequest, collected
 
 NON_FINITE_IN_A_ROW = 20
@@ -128,7 +128,8 @@ class Trainer:
 
     def _check_same(self, path: Path, state: dict[str, Any]) -> None:
         values = [("splits", state["extra"].get("splits"), self.extra.get("splits"))]
-        values += [(name, state["config"].get(name), value) for name, value in self.config.as_dict().items()]
+        then_values = completed(state["config"])
+        values += [(name, then_values.get(name), value) for name, value in self.config.as_dict().items()]
         changed = [f"{name} = {then}, now {now}" for name, then, now in values if then != now and name not in RESUMABLE]
         if changed:
             raise UsageError(
@@ -137,9 +138,10 @@ class Trainer:
 
     def _prepare(self, net: IntraSenseNet) -> None:
         config = self.config
-        self.net = net.to(
-            self.device, memory_format=torch.channels_last if self.device.type == "cuda" else torch.preserve_format
-        )  # type: ignore[call-overload]
+        # Undecided in runs that began before the option.
+        last = self.device.type == "cuda" if config.channels_last is None else config.channels_last
+        self._format = torch.channels_last if last else torch.preserve_format
+        self.net = net.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
         self.optimizer = torch.optim.RMSprop(
             net.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
@@ -153,7 +155,7 @@ class Trainer:
         elif config.scheduler == "plateau":
             self.schedule = ReduceLROnPlateau(self.optimizer, mode="max", factor=0.5, patience=5)
         # BatchNorm's averages, put back after a step that was not finite: a single NaN would stay in them for ever.
-        self._buffers = [buffer for buffer in net.buffers() if buffer.is_floating_point()]
+        self._buffers = list(net.buffers())
 
     def _train_epoch(self) -> None:
         position, config = self.position, self.config
