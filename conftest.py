@@ -9,7 +9,10 @@ from pathlib import Path
 def _has_gpu() -> bool:
     if Path("/dev/kfd").exists():
         return True
-    return shutil.which("nvidia-smi") is not None and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+    return (
+        shutil.which("nvidia-smi") is not None
+        and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+    )
 
 
 if "TRITON_INTERPRET" not in os.environ and not _has_gpu():
@@ -32,7 +35,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if INTERPRETED and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA or ROCm GPU"))
         if "slow" not in asked and item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.skip(reason="minutes under the interpreter: run with -m slow"))
+            item.add_marker(
+                pytest.mark.skip(reason="minutes under the interpreter: run with -m slow")
+            )
 
 
 @pytest.fixture
@@ -63,7 +68,10 @@ def guarded(seed: int) -> Iterator[None]:
 def _filled_with_nan() -> Iterator[None]:
     import torch.utils.deterministic as settings
 
-    deterministic, fill = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
+    deterministic, fill = (
+        torch.are_deterministic_algorithms_enabled(),
+        settings.fill_uninitialized_memory,
+    )
     torch.use_deterministic_algorithms(True, warn_only=True)
     settings.fill_uninitialized_memory = True
     try:

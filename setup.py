@@ -6,9 +6,13 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "intrasense_fast" / "version.py").read_text()).group(1)
+VERSION = re.search(
+    r'__version__ = "(.+)"', (ROOT / "intrasense_fast" / "version.py").read_text()
+).group(1)
 
-KERNELS = ["intrasense_fast.kernels"] + [f"intrasense_fast.kernels.{name}" for name in find_packages("kernels")]
+KERNELS = ["intrasense_fast.kernels"] + [
+    f"intrasense_fast.kernels.{name}" for name in find_packages("kernels")
+]
 
 setup(
     name="intrasense-fast",
@@ -18,7 +22,10 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=find_packages(include=["intrasense_fast", "intrasense_fast.*"], exclude=["intrasense_fast.kernels*"]) + KERNELS,
+    packages=find_packages(
+        include=["intrasense_fast", "intrasense_fast.*"], exclude=["intrasense_fast.kernels*"]
+    )
+    + KERNELS,
     package_dir={"intrasense_fast.kernels": "kernels"},
     package_data={"intrasense_fast": ["py.typed"], **{name: ["README.md"] for name in KERNELS}},
     install_requires=[

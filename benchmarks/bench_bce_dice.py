@@ -12,7 +12,9 @@ from intrasense_fast.kernels.bce_dice.reference import bce_dice as reference
 
 # B, K, H, W: training batches of images, and several classes.
 SHAPES = choose(
-    [(4, 1, 256, 256), (16, 1, 512, 512), (4, 1, 2048, 2048), (4, 8, 512, 512)], [(4, 1, 256, 256)], [(2, 1, 16, 16)]
+    [(4, 1, 256, 256), (16, 1, 512, 512), (4, 1, 2048, 2048), (4, 8, 512, 512)],
+    [(4, 1, 256, 256)],
+    [(2, 1, 16, 16)],
 )
 
 eager = lambda *inputs: bce_dice(*inputs, fused=False)

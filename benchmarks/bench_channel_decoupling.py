@@ -12,7 +12,14 @@ from intrasense_fast.kernels.channel_decoupling.reference import channel_decoupl
 
 # B, C, H, W: the model's strides at 256 and 512 pixels; more channels than positions, and fewer.
 SHAPES = choose(
-    [(4, 512, 32, 32), (4, 1024, 16, 16), (4, 2048, 8, 8), (16, 512, 64, 64), (4, 1024, 32, 32), (1, 256, 128, 128)],
+    [
+        (4, 512, 32, 32),
+        (4, 1024, 16, 16),
+        (4, 2048, 8, 8),
+        (16, 512, 64, 64),
+        (4, 1024, 32, 32),
+        (1, 256, 128, 128),
+    ],
     [(2, 256, 32, 32), (2, 512, 8, 8)],
     [(1, 16, 8, 8)],
 )
@@ -35,7 +42,10 @@ def test_channel_decoupling(timed, device, shape, mode, path):
     torch.manual_seed(0)
     features = torch.randn(shape, device=device).to(DTYPE, memory_format=torch.channels_last)
     reduced = max(1, channels // 16)
-    weights = [torch.randn(*size, device=device) / 8 for size in ((reduced, channels), (reduced,), (channels, reduced))]
+    weights = [
+        torch.randn(*size, device=device) / 8
+        for size in ((reduced, channels), (reduced,), (channels, reduced))
+    ]
     inputs = [features, *weights, torch.zeros(channels, device=device)]
     size, product = features.numel() * features.element_size(), 2 * channels * features.numel()
     compare(

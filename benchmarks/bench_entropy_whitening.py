@@ -15,7 +15,14 @@ from intrasense_fast.kernels.entropy_whitening.reference import entropy_whitenin
 
 # B, C, H, W: the model's strides at 256 and 512 pixels, and sides that are no multiple of a tile.
 SHAPES = choose(
-    [(4, 512, 32, 32), (4, 512, 64, 64), (4, 1024, 16, 16), (4, 2048, 8, 8), (2, 512, 50, 38), (1, 256, 128, 128)],
+    [
+        (4, 512, 32, 32),
+        (4, 512, 64, 64),
+        (4, 1024, 16, 16),
+        (4, 2048, 8, 8),
+        (2, 512, 50, 38),
+        (1, 256, 128, 128),
+    ],
     [(1, 64, 32, 32)],
     [(1, 16, 8, 8)],
 )
@@ -26,7 +33,9 @@ SCORED = 1 << (23 if CUDA else 21)
 def pooled(window: int):
     """The same by torch's average pooling: sums of squares, one library call each."""
 
-    def path(features: Tensor, mean: Tensor, top: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor]:
+    def path(
+        features: Tensor, mean: Tensor, top: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor]:
         attended = gated(features, mean, top, weight, bias, torch.float32)
         mask = scaled_entropy(attended.detach(), "score") < 0.5
         pool = lambda t: functional.avg_pool2d(t, window, 1, window // 2, count_include_pad=False)
@@ -69,7 +78,9 @@ def test_entropy_whitening(timed, device, shape, window, mode, path):
     def specification(*exact: Tensor) -> tuple[Tensor]:
         # The mask of the inputs as they are: a tie decided otherwise in float64 is no error.
         with torch.no_grad():
-            mask = entropy_whitening(small, *statistics(small), weight, bias, window=window, fused=False)[1]
+            mask = entropy_whitening(
+                small, *statistics(small), weight, bias, window=window, fused=False
+            )[1]
         return reference(*exact, window=window, mask=mask)[:1]
 
     size = features.numel() * features.element_size()

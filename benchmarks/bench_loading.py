@@ -28,13 +28,17 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("augment", ["none", "paper"])
 def test_an_epoch(benchmark, folder, tmp_path, augment, cache, workers):
     data = open_dataset(folder, group_duplicates=False)
-    items = SegmentationDataset(data, range(COUNT), size=TRAINED, augment=augment, cache=cache, cache_dir=tmp_path)
+    items = SegmentationDataset(
+        data, range(COUNT), size=TRAINED, augment=augment, cache=cache, cache_dir=tmp_path
+    )
     loader = DataLoader(items, 4, num_workers=workers)
 
     def epoch():
         return sum(len(batch["image"]) for batch in loader)
 
-    benchmark.group = f"loading {COUNT} images of about {SIDE} x {SIDE} at {TRAINED}, augment {augment}"
+    benchmark.group = (
+        f"loading {COUNT} images of about {SIDE} x {SIDE} at {TRAINED}, augment {augment}"
+    )
     assert epoch() == COUNT
     benchmark.pedantic(epoch, rounds=1 if QUICK else 5)
     report(benchmark, cache=cache, workers=workers)

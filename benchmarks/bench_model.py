@@ -36,7 +36,10 @@ GRAPHED = "step as a CUDA graph"
 # A quick walk on a CPU: interpreted kernels of a whole network would take minutes, so that it walks with the loss alone.
 if QUICK:
     for path, (arguments, compiled) in PATHS.items():
-        small = {"decoder_channels": (8,) * 5, "refine_strides": () if arguments["fused"] and not CUDA else (4,)}
+        small = {
+            "decoder_channels": (8,) * 5,
+            "refine_strides": () if arguments["fused"] and not CUDA else (4,),
+        }
         PATHS[path] = ({**arguments, **small}, compiled)
 # How far logits may be from the float64 network's; masks flip in 16 bits, so there the eager path's error counts twice.
 ALLOWED = 5e-2 if CUDA else 1e-3
@@ -45,7 +48,12 @@ ALLOWED = 5e-2 if CUDA else 1e-3
 def cases() -> list:
     """(batch, size, path, mode), the most wanted first: a stage's time may run out."""
     if QUICK:
-        walked = {"plain U-Net": MODES, "eager": ("step",), "fused": ("step",), "fused compiled": ("step",)}
+        walked = {
+            "plain U-Net": MODES,
+            "eager": ("step",),
+            "fused": ("step",),
+            "fused compiled": ("step",),
+        }
         return [(2, 32, path, mode) for path, modes in walked.items() for mode in modes]
     if not CUDA:
         quick = [(2, 64, path, mode, ()) for path in ("plain U-Net", "eager") for mode in MODES]
@@ -58,16 +66,27 @@ def cases() -> list:
         return [pytest.param(*case[:4], marks=case[4]) for case in (*quick, *slow)]
     plain = [path for path, (_, compiled) in PATHS.items() if not compiled]
     compiled = [path for path in PATHS if path not in plain]
-    sizes, wanted = ((4, 256), (4, 512), (1, 1024), (1, 256), (1, 512), (4, 1024), (1, 2048)), ("inference", "step")
-    found = [(batch, size, path, mode) for batch, size in sizes[:3] for path in plain for mode in wanted]
+    sizes, wanted = (
+        ((4, 256), (4, 512), (1, 1024), (1, 256), (1, 512), (4, 1024), (1, 2048)),
+        ("inference", "step"),
+    )
+    found = [
+        (batch, size, path, mode) for batch, size in sizes[:3] for path in plain for mode in wanted
+    ]
     found += [(4, size, path, mode) for size in (256, 512) for path in compiled for mode in wanted]
-    found += [(batch, size, path, mode) for batch, size in sizes[3:] for path in plain for mode in wanted]
+    found += [
+        (batch, size, path, mode) for batch, size in sizes[3:] for path in plain for mode in wanted
+    ]
     # Last: where a capture fails, none that follows it succeeds. The eager network's library calls cannot be captured.
-    return found + [(batch, size, path, GRAPHED) for batch, size in sizes[:3] for path in (AGAINST, "fused")]
+    return found + [
+        (batch, size, path, GRAPHED) for batch, size in sizes[:3] for path in (AGAINST, "fused")
+    ]
 
 
 @lru_cache(maxsize=2)
-def network(path: str, batch: int, size: int) -> tuple[torch.nn.Module, Callable, torch.optim.Optimizer]:
+def network(
+    path: str, batch: int, size: int
+) -> tuple[torch.nn.Module, Callable, torch.optim.Optimizer]:
     """(the network, what is called, its optimizer): the same weights whatever the path."""
     arguments, compiled = PATHS[path]
     torch.manual_seed(0)
@@ -78,7 +97,9 @@ def network(path: str, batch: int, size: int) -> tuple[torch.nn.Module, Callable
     if compiled:
         torch._dynamo.reset()
         called = torch.compile(net, dynamic=False, **({} if CUDA else {"backend": "eager"}))
-    optimizer = torch.optim.RMSprop(net.parameters(), lr=1e-4, weight_decay=1e-8, momentum=0.9, capturable=CUDA)
+    optimizer = torch.optim.RMSprop(
+        net.parameters(), lr=1e-4, weight_decay=1e-8, momentum=0.9, capturable=CUDA
+    )
     return net, called, optimizer
 
 
@@ -106,7 +127,11 @@ def logits_error(path: str) -> float:
     x = torch.rand(2, 1, *((32, 64) if QUICK else (64, 96)), dtype=torch.float64)
     device = "cuda" if CUDA else "cpu"
     net, exact, x = net.to(device), exact.to(device), x.to(device)
-    called = torch.compile(net, dynamic=False, **({} if CUDA else {"backend": "eager"})) if compiled else net
+    called = (
+        torch.compile(net, dynamic=False, **({} if CUDA else {"backend": "eager"}))
+        if compiled
+        else net
+    )
     with torch.no_grad():
         truth = exact(x).logits
         with autocast():
@@ -168,7 +193,11 @@ def test_model(timed, device, batch, size, path, mode):
     mask = torch.rand(batch, 1, size, size, device=device) > 0.7
     try:
         function = calls(path, mode, image, mask)
-        saved = None if mode in ("inference", GRAPHED) else saved_bytes(calls(path, "forward", image, mask))
+        saved = (
+            None
+            if mode in ("inference", GRAPHED)
+            else saved_bytes(calls(path, "forward", image, mask))
+        )
         function()
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()

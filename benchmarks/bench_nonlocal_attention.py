@@ -17,7 +17,13 @@ from intrasense_fast.kernels.nonlocal_attention.reference import nonlocal_attent
 
 # B, N, d, C: the model's strides at 256 and 512 pixels, an autoencoder's single head, and N that is no multiple of a tile.
 SHAPES = choose(
-    [(4, 4096, 64, 512), (4, 1024, 64, 512), (4, 256, 128, 1024), (4, 64, 256, 2048), (1, 4096, 32, 256)]
+    [
+        (4, 4096, 64, 512),
+        (4, 1024, 64, 512),
+        (4, 256, 128, 1024),
+        (4, 64, 256, 2048),
+        (1, 4096, 32, 256),
+    ]
     + [(4, 1024, 128, 1024), (1, 16384, 64, 512), (2, 3000, 64, 512), (1, 4096, 512, 512)],
     [(1, 256, 8, 64), (1, 256, 32, 256)],
     [(1, 32, 8, 64)],
@@ -31,7 +37,9 @@ def epilogue(attended: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, residual: Tensor):
-    attended = functional.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+    attended = functional.scaled_dot_product_attention(
+        query[:, None], key[:, None], value[:, None]
+    )[:, 0]
     return epilogue(attended, residual)
 
 
@@ -70,7 +78,8 @@ def chunked(query: Tensor, key: Tensor, value: Tensor, residual: Tensor):
     rows = max(16, SCORES // (batch * positions * query.element_size()))
     keys = key.transpose(1, 2)
     parts = [
-        torch.softmax((part @ keys).float() / math.sqrt(depth), -1).to(value.dtype) @ value for part in query.split(rows, 1)
+        torch.softmax((part @ keys).float() / math.sqrt(depth), -1).to(value.dtype) @ value
+        for part in query.split(rows, 1)
     ]
     return epilogue(torch.cat(parts, 1), residual)
 

@@ -17,7 +17,12 @@ from benchmarks.bench_model import awaken
 from benchmarks.common import CUDA, kernels
 from benchmarks.provenance import provenance, write_json
 from intrasense_fast import IntraSenseNet
-from intrasense_fast.functional import bce_dice, channel_decoupling, entropy_whitening, nonlocal_attention
+from intrasense_fast.functional import (
+    bce_dice,
+    channel_decoupling,
+    entropy_whitening,
+    nonlocal_attention,
+)
 from intrasense_fast.losses import IntraSenseLoss
 
 DEVICE = "cuda" if CUDA else "cpu"
@@ -26,7 +31,9 @@ DEVICE = "cuda" if CUDA else "cpu"
 def operators(dry: bool) -> dict[str, Callable[[], object]]:
     """One training call (forward and backward) of every operator on the model's shapes."""
     fused = not dry
-    make = lambda *shape: torch.randn(*shape, device=DEVICE).to(torch.bfloat16 if CUDA else torch.float32)
+    make = lambda *shape: torch.randn(*shape, device=DEVICE).to(
+        torch.bfloat16 if CUDA else torch.float32
+    )
     found = {}
 
     def add(label: str, function: Callable, *inputs: torch.Tensor) -> None:
@@ -36,7 +43,11 @@ def operators(dry: bool) -> dict[str, Callable[[], object]]:
 
         def call() -> None:
             outputs = function(*leaves)
-            outputs = [t for t in (outputs if isinstance(outputs, tuple) else (outputs,)) if t.requires_grad]
+            outputs = [
+                t
+                for t in (outputs if isinstance(outputs, tuple) else (outputs,))
+                if t.requires_grad
+            ]
             grads.extend(torch.randn_like(t) for t in outputs[len(grads) :])
             torch.autograd.grad(outputs, wanted, grads)
 
@@ -59,21 +70,37 @@ def operators(dry: bool) -> dict[str, Callable[[], object]]:
             torch.zeros(1, device=DEVICE),
         )
         for window in (7, 3):
-            whitening = lambda *t, window=window: entropy_whitening(*t, window=window, fused=fused)[0]
+            whitening = lambda *t, window=window: entropy_whitening(*t, window=window, fused=fused)[
+                0
+            ]
             add(f"entropy_whitening window {window} {name}", whitening, x, *maps)
         channels, reduced = shape[1], shape[1] // 16
         sizes = ((reduced, channels), (reduced,), (channels, reduced), (channels,))
         weights = [torch.randn(*size, device=DEVICE) / 8 for size in sizes]
-        add(f"channel_decoupling {name}", lambda *t: channel_decoupling(*t, fused=fused), x, *weights)
+        add(
+            f"channel_decoupling {name}",
+            lambda *t: channel_decoupling(*t, fused=fused),
+            x,
+            *weights,
+        )
     mask = torch.rand(4, 1, 256, 256, device=DEVICE) > 0.5
-    add("bce_dice B4 K1 256x256", lambda z, y: bce_dice(z, y, fused=fused), make(4, 1, 256, 256), mask)
+    add(
+        "bce_dice B4 K1 256x256",
+        lambda z, y: bce_dice(z, y, fused=fused),
+        make(4, 1, 256, 256),
+        mask,
+    )
     return found
 
 
 def networks(dry: bool) -> dict[str, Callable[[], object]]:
     """Training step and inference of the network, fused and eager, and of the plain U-Net."""
     found: dict[str, Callable[[], object]] = {}
-    kinds = {"plain U-Net": {"gcp": False, "cdr": False}, "fused": {"fused": not dry}, "eager": {"fused": False}}
+    kinds = {
+        "plain U-Net": {"gcp": False, "cdr": False},
+        "fused": {"fused": not dry},
+        "eager": {"fused": False},
+    }
     for batch, size in ((2, 32),) if dry else ((4, 256), (4, 512), (1, 1024)):
         image = torch.rand(batch, 1, size, size, device=DEVICE)
         mask = image > 0.7
@@ -101,10 +128,14 @@ def networks(dry: bool) -> dict[str, Callable[[], object]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.breakdown", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.breakdown", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/breakdown.json"))
     parser.add_argument("--only", default="", help="labels that hold this text")
-    parser.add_argument("--dry-run", action="store_true", help="tiny shapes and eager paths: a walk, not a result")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="tiny shapes and eager paths: a walk, not a result"
+    )
     parser.add_argument("--rows", type=int, default=12, help="kernels printed of each")
     options = parser.parse_args(arguments)
     if not (CUDA or options.dry_run):

@@ -20,7 +20,9 @@ from benchmarks.provenance import provenance, write_json
 def measure(quick: bool = False) -> dict[str, float]:
     """Copies in GB/s (read and written), products in TFLOP/s by dtype; quick: small ones, few rounds."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rounds, size, cached, side = (3, 64 << 20, 1 << 19, 512) if quick else (20, 2 << 30, 8 << 20, 8192)
+    rounds, size, cached, side = (
+        (3, 64 << 20, 1 << 19, 512) if quick else (20, 2 << 30, 8 << 20, 8192)
+    )
     if device == "cpu":
         size, side = min(size, 256 << 20), min(side, 1024)
     return {
@@ -44,7 +46,9 @@ def copy_rate(size: int, device: str, rounds: int, repeats: int = 1) -> float:
     return 2 * repeats * source.numel() * 4 / seconds(copies, rounds)
 
 
-def product_rate(size: int, dtype: torch.dtype, device: str, rounds: int, precision: str = "highest") -> float:
+def product_rate(
+    size: int, dtype: torch.dtype, device: str, rounds: int, precision: str = "highest"
+) -> float:
     """Floating-point operations a second of a square product of random matrices."""
     with matmul_precision(precision):
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -66,7 +70,10 @@ def seconds(function: Callable[[], object], rounds: int) -> float:
     for _ in range(2):
         function()
     if torch.cuda.is_available():
-        marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(rounds)]
+        marks = [
+            (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+            for _ in range(rounds)
+        ]
         for start, stop in marks:
             start.record()
             function()
@@ -82,9 +89,13 @@ def seconds(function: Callable[[], object], rounds: int) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ceilings", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ceilings", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--out", type=Path, help="write the figures as JSON here")
-    parser.add_argument("--quick", action="store_true", help="small copies and products: a walk, not a measurement")
+    parser.add_argument(
+        "--quick", action="store_true", help="small copies and products: a walk, not a measurement"
+    )
     options = parser.parse_args(arguments)
     result = {**provenance(), "dry_run": options.quick, "ceilings": measure(options.quick)}
     print(json.dumps(result, indent=1))

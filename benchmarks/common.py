@@ -46,7 +46,11 @@ def kernels(function: Callable[[], object]) -> dict[str, list[float]]:
     time = lambda event: event.self_device_time_total if CUDA else event.self_cpu_time_total
     kind = DeviceType.CUDA if CUDA else DeviceType.CPU
     # An annotation (the optimizer's step, a compiled region) spans kernels that are counted themselves.
-    rows = [event for event in profile.key_averages() if event.device_type == kind and not event.is_user_annotation]
+    rows = [
+        event
+        for event in profile.key_averages()
+        if event.device_type == kind and not event.is_user_annotation
+    ]
     found: dict[str, list[float]] = {}
     for event in rows:
         entry = found.setdefault(event.key, [0.0, 0.0])
@@ -134,7 +138,11 @@ def compare(
         del _prepared[stale]
     prepared = _prepare(key, path, paths, inputs, specification, scored)
     rival = None if path == against else _rival(key, against, paths, inputs, specification, scored)
-    work = {"forward": (flops[0], floor[0]), "backward": (flops[1], floor[1]), "both": (sum(flops), sum(floor))}[mode]
+    work = {
+        "forward": (flops[0], floor[0]),
+        "backward": (flops[1], floor[1]),
+        "both": (sum(flops), sum(floor)),
+    }[mode]
     dtype = str(inputs[0].dtype)[6:]
     timed(
         prepared.call(mode),
@@ -176,11 +184,15 @@ def _prepare(
     found = _prepared.get((*key, path))
     if found is None:
         try:
-            found = _checked(paths[path], inputs, specification, inputs if scored is None else scored)
+            found = _checked(
+                paths[path], inputs, specification, inputs if scored is None else scored
+            )
         except (RuntimeError, ValueError, torch._dynamo.exc.TorchDynamoException) as failure:
             if path in ("fused", "eager"):
                 raise
-            found = CannotRunError(f"{path} does not take this shape: {str(failure).splitlines()[0][:120]}")
+            found = CannotRunError(
+                f"{path} does not take this shape: {str(failure).splitlines()[0][:120]}"
+            )
         _prepared[(*key, path)] = found
     if isinstance(found, CannotRunError):
         pytest.skip(str(found))
@@ -188,14 +200,23 @@ def _prepare(
 
 
 def _checked(
-    path: Callable | Compiled, inputs: Sequence[Tensor], specification: Callable, scored: Sequence[Tensor]
+    path: Callable | Compiled,
+    inputs: Sequence[Tensor],
+    specification: Callable,
+    scored: Sequence[Tensor],
 ) -> Prepared:
     function = path.build() if isinstance(path, Compiled) else path
     worst = worst_error(function, specification, scored)
     leaves = leaves_of(inputs)
     outputs = function(*leaves)
     return Prepared(
-        function, inputs, leaves, outputs, [torch.randn_like(t) for t in outputs], worst, saved_bytes(lambda: function(*leaves))
+        function,
+        inputs,
+        leaves,
+        outputs,
+        [torch.randn_like(t) for t in outputs],
+        worst,
+        saved_bytes(lambda: function(*leaves)),
     )
 
 
@@ -206,7 +227,9 @@ def worst_error(function: Callable, specification: Callable, inputs: Sequence[Te
     grads = [torch.randn_like(t) for t in outputs]
     wanted, exactly = ([t for t in side if t.requires_grad] for side in (leaves, exact))
     found = torch.autograd.grad(outputs, wanted, grads)
-    expected = torch.autograd.grad(truth, exactly, [g.to(t.dtype) for g, t in zip(grads, truth, strict=True)])
+    expected = torch.autograd.grad(
+        truth, exactly, [g.to(t.dtype) for g, t in zip(grads, truth, strict=True)]
+    )
     if not all(t.isfinite().all() for t in (*outputs, *found)):
         return float("inf")
     pairs = zip((*outputs, *found), (*truth, *expected), strict=True)
@@ -215,4 +238,7 @@ def worst_error(function: Callable, specification: Callable, inputs: Sequence[Te
 
 def leaves_of(inputs: Sequence[Tensor], dtype: torch.dtype | None = None) -> list[Tensor]:
     """Detached inputs, in `dtype` if given, that take gradients where they are floating point."""
-    return [t.detach().to(dtype or t.dtype).requires_grad_() if t.is_floating_point() else t for t in inputs]
+    return [
+        t.detach().to(dtype or t.dtype).requires_grad_() if t.is_floating_point() else t
+        for t in inputs
+    ]

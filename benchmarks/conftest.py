@@ -38,8 +38,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
-    model = machine_info["cpu"].get("brand_raw", machine_info["machine"]) if isinstance(machine_info["cpu"], dict) else ""
-    machine_info.update(provenance(), l2=L2, ceilings=_ceilings, dry_run=QUICK, node="", cpu={"brand_raw": model})
+    model = (
+        machine_info["cpu"].get("brand_raw", machine_info["machine"])
+        if isinstance(machine_info["cpu"], dict)
+        else ""
+    )
+    machine_info.update(
+        provenance(), l2=L2, ceilings=_ceilings, dry_run=QUICK, node="", cpu={"brand_raw": model}
+    )
 
 
 def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict) -> None:
@@ -66,7 +72,9 @@ def device() -> torch.device:
 @pytest.fixture(scope="session")
 def ceilings(request: pytest.FixtureRequest) -> dict[str, float]:
     """What this machine reaches in this run: every other figure is a fraction of it."""
-    shared = hasattr(request.config, "workerinput")  # a process of pytest-xdist, which times nothing
+    shared = hasattr(
+        request.config, "workerinput"
+    )  # a process of pytest-xdist, which times nothing
     _ceilings.update(measure(quick=QUICK or not CUDA or shared))
     return _ceilings
 
@@ -96,24 +104,32 @@ def timed(benchmark, ceilings):
     ) -> None:
         benchmark.group = group
         if not error <= allowed:
-            pytest.fail(f"error {error:.2e} against float64, {allowed:.2e} allowed: no speed is reported")
+            pytest.fail(
+                f"error {error:.2e} against float64, {allowed:.2e} allowed: no speed is reported"
+            )
         rounds = warm_up(function)
         flush = torch.empty(FLUSHED, dtype=torch.int8, device="cuda") if CUDA else None
         benchmark.pedantic(function, setup=lambda: clear(flush), rounds=rounds, iterations=1)
         if benchmark.disabled:
             return
-        benchmark.extra_info.update(info, error=error, useful_flops=useful_flops, useful_bytes=useful_bytes)
+        benchmark.extra_info.update(
+            info, error=error, useful_flops=useful_flops, useful_bytes=useful_bytes
+        )
         seconds = benchmark.stats.stats.median
         calls = [function] if rival is None else [function, rival]
         if CUDA:
             peak = peak_mib(function) or None  # a graph allocates nothing
             times, clock = busy_times(calls) if busy else device_times(calls, flush, rounds)
             seconds, spread = statistics.median(times[0]), max(times[0]) - min(times[0])
-            benchmark.extra_info.update(device_ms=seconds * 1e3, device_ms_spread=spread * 1e3, peak_mib=peak)
+            benchmark.extra_info.update(
+                device_ms=seconds * 1e3, device_ms_spread=spread * 1e3, peak_mib=peak
+            )
             benchmark.extra_info.update(device_clock=clock)
         elif rival is not None:
             times = wall_times(calls, rounds)
-        benchmark.extra_info.update(fractions(seconds, useful_flops, useful_bytes, info["dtype"], ceilings))
+        benchmark.extra_info.update(
+            fractions(seconds, useful_flops, useful_bytes, info["dtype"], ceilings)
+        )
         if rival is not None:
             benchmark.extra_info.update(ratio(*times), against=against)
 
@@ -146,13 +162,20 @@ def ratio(mine: list[float], theirs: list[float]) -> dict[str, object]:
     }
 
 
-def fractions(seconds: float, flops: int, size: int, dtype: str, ceilings: dict[str, float]) -> dict[str, float]:
+def fractions(
+    seconds: float, flops: int, size: int, dtype: str, ceilings: dict[str, float]
+) -> dict[str, float]:
     """Rates on useful work, and the share of what the machine reached on copies and products in the same run."""
     rate, found = ceilings[f"{dtype}_tflops"], {}
     if flops:
-        found.update(tflops=flops / seconds / 1e12, fraction_of_product=flops / seconds / 1e12 / rate)
+        found.update(
+            tflops=flops / seconds / 1e12, fraction_of_product=flops / seconds / 1e12 / rate
+        )
     if size:
-        found.update(gb_per_s=size / seconds / 1e9, fraction_of_copy=size / seconds / 1e9 / ceilings["copy_gb_per_s"])
+        found.update(
+            gb_per_s=size / seconds / 1e9,
+            fraction_of_copy=size / seconds / 1e9 / ceilings["copy_gb_per_s"],
+        )
     if flops or size:
         least = max(flops / (rate * 1e12), size / (ceilings["copy_gb_per_s"] * 1e9))
         found["fraction_of_floor"] = least / seconds
@@ -172,7 +195,9 @@ def wall_times(calls: list[Callable[[], object]], rounds: int) -> list[list[floa
     return found
 
 
-def device_times(calls: list[Callable[[], object]], flush: torch.Tensor, rounds: int) -> tuple[list[list[float]], str]:
+def device_times(
+    calls: list[Callable[[], object]], flush: torch.Tensor, rounds: int
+) -> tuple[list[list[float]], str]:
     """Seconds of each round of each call by events, the calls in turns; and "queued", or "events": the GPU waited for Python.
 
     Before each call the GPU sleeps for as long as Python takes to queue it: else it waits for Python wherever kernels take less
@@ -213,7 +238,9 @@ def busy_times(calls: list[Callable[[], object]], rounds: int = 3) -> tuple[list
         for call, times in zip(calls, found, strict=True):
             times.append(sum(time for time, _ in kernels(call).values()) * 1e-6)
             if not times[-1]:
-                pytest.fail("torch's profiler saw no kernel: is another profiler attached, or CUPTI missing?")
+                pytest.fail(
+                    "torch's profiler saw no kernel: is another profiler attached, or CUPTI missing?"
+                )
     return found, "busy"
 
 

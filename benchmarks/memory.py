@@ -44,7 +44,15 @@ def rows(device: str, sizes: Sequence[int], batches: Sequence[int]) -> list[dict
                     for mode in ("inference", "training"):
                         # A training pass keeps the scores whether or not they were made in chunks.
                         if not (path == "eager whole" and mode == "training"):
-                            found.append({"path": path, "mode": mode, "size": size, "strides": list(strides), "batch": batch})
+                            found.append(
+                                {
+                                    "path": path,
+                                    "mode": mode,
+                                    "size": size,
+                                    "strides": list(strides),
+                                    "batch": batch,
+                                }
+                            )
     return found
 
 
@@ -64,13 +72,19 @@ def measure(row: dict, device: str) -> dict:
     from intrasense_fast.losses import IntraSenseLoss
 
     torch.manual_seed(0)
-    kind = {"gcp": False, "cdr": False} if row["path"] == "plain" else {"refine_strides": row["strides"]}
+    kind = (
+        {"gcp": False, "cdr": False}
+        if row["path"] == "plain"
+        else {"refine_strides": row["strides"]}
+    )
     fused = row["path"] == "fused"
     format = torch.channels_last if device == "cuda" else torch.contiguous_format
     with torch.device(device):
         net = IntraSenseNet(fused=fused, **kind).to(memory_format=format)
     if row["path"] == "eager whole":
-        api.eager.__kwdefaults__["scores_at_a_time"] = 2**62  # this process ends with the measurement
+        api.eager.__kwdefaults__["scores_at_a_time"] = (
+            2**62
+        )  # this process ends with the measurement
     image = torch.rand(row["batch"], 1, row["size"], row["size"], device=device)
     target = torch.rand_like(image) > 0.7
     loss = IntraSenseLoss(fused=fused)
@@ -103,7 +117,9 @@ def used(device: str, reset: bool = False) -> int:
         return torch.cuda.memory_allocated() if reset else torch.cuda.max_memory_allocated()
     if reset and Path("/proc/self/statm").exists():
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def measured(row: dict, device: str, limit: float) -> dict:
@@ -128,14 +144,26 @@ def measured_here(row: dict, device: str) -> dict:
 
 def measured_apart(row: dict, device: str, limit: float) -> dict:
     """In a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--device", device, "--one", json.dumps(row)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.memory",
+        "--device",
+        device,
+        "--one",
+        json.dumps(row),
+    ]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
         return {"status": f"not finished in {limit:.0f} s"}
     if done.returncode == 0:
         return {**json.loads(done.stdout.splitlines()[-1]), "status": ""}
-    if "OutOfMemoryError" in done.stderr or "DefaultCPUAllocator" in done.stderr or done.returncode == -9:
+    if (
+        "OutOfMemoryError" in done.stderr
+        or "DefaultCPUAllocator" in done.stderr
+        or done.returncode == -9
+    ):
         return {"status": "out of memory"}
     return {"status": "failed: " + (done.stderr.strip().splitlines() or ["no message"])[-1][:160]}
 
@@ -144,7 +172,9 @@ def holds(row: dict) -> bool | None:
     """Whether prediction and measurement agree; None where nothing was measured."""
     if row.get("peak") is None:
         return None
-    near = lambda a, b, factor: max(a, b) <= factor * max(1, min(a, b)) or abs(a - b) <= SLACK * (factor == PEAK_WITHIN)
+    near = lambda a, b, factor: (
+        max(a, b) <= factor * max(1, min(a, b)) or abs(a - b) <= SLACK * (factor == PEAK_WITHIN)
+    )
     kept = row["saved"] is None or near(row["saved"], row["predicted_saved"], SAVED_WITHIN)
     return kept and near(row["peak"], row["predicted_peak"], PEAK_WITHIN)
 
@@ -161,26 +191,50 @@ def shown(count: int | None) -> str:
 def save(folder: Path, result: dict) -> None:
     """JSON and CSV in one step each, so that an interruption leaves the last complete state."""
     write_json(folder / "memory.json", result)
-    with atomic_path(folder / "memory.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_path(folder / "memory.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows({**row, "strides": " ".join(map(str, row["strides"]))} for row in result["rows"])
+        writer.writerows(
+            {**row, "strides": " ".join(map(str, row["strides"]))} for row in result["rows"]
+        )
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.memory", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--max-size", type=int, default=1024, help="largest side of the image in pixels")
-    parser.add_argument("--min-size", type=int, default=256, help="smallest side; doubled up to the largest")
-    parser.add_argument("--batches", type=int, nargs="+", help="default: 1 on a CPU, 1 and 4 on a GPU")
-    parser.add_argument("--limit-gib", type=float, default=8, help="on a CPU: measure nothing predicted to need more")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no measurement after this time")
+    parser.add_argument(
+        "--max-size", type=int, default=1024, help="largest side of the image in pixels"
+    )
+    parser.add_argument(
+        "--min-size", type=int, default=256, help="smallest side; doubled up to the largest"
+    )
+    parser.add_argument(
+        "--batches", type=int, nargs="+", help="default: 1 on a CPU, 1 and 4 on a GPU"
+    )
+    parser.add_argument(
+        "--limit-gib",
+        type=float,
+        default=8,
+        help="on a CPU: measure nothing predicted to need more",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="begin no measurement after this time"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/memory"))
-    parser.add_argument("--dry-run", action="store_true", help="two small cases: a walk, not a result")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="two small cases: a walk, not a result"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if not 32 <= options.min_size <= options.max_size:
-        parser.error(f"--min-size and --max-size must be 32 or more, in this order; got {options.min_size}, {options.max_size}")
+        parser.error(
+            f"--min-size and --max-size must be 32 or more, in this order; got {options.min_size}, {options.max_size}"
+        )
     return options
 
 
@@ -209,7 +263,9 @@ def main(arguments: list[str] | None = None) -> int:
         rest = options.seconds - (time.monotonic() - begin)
         kind = (row["path"], tuple(row["strides"]), row["mode"], row["batch"])
         if options.device == "cpu" and row["predicted_peak"] > options.limit_gib * GIB:
-            row["status"] = f"not measured: {shown(row['predicted_peak'])} GiB predicted, --limit-gib {options.limit_gib:g}"
+            row["status"] = (
+                f"not measured: {shown(row['predicted_peak'])} GiB predicted, --limit-gib {options.limit_gib:g}"
+            )
         elif kind in dead:
             row["status"] = "out of memory"
         elif rest <= 0:
@@ -219,7 +275,9 @@ def main(arguments: list[str] | None = None) -> int:
             if row["status"] == "out of memory":
                 dead.add(kind)
         row["holds"] = holds(row)
-        figures = (shown(row[key]) for key in ("predicted_peak", "peak", "predicted_saved", "saved"))
+        figures = (
+            shown(row[key]) for key in ("predicted_peak", "peak", "predicted_saved", "saved")
+        )
         remark = row["status"] or ("" if row["holds"] else "PREDICTION IS OFF")
         print("{:40} {:>9} {:>7} {:>9} {:>7}  {}".format(label(row), *figures, remark), flush=True)
         result["rows"].append(row)
@@ -227,9 +285,14 @@ def main(arguments: list[str] | None = None) -> int:
     from benchmarks.plots import memory_plot
 
     memory_plot(result, options.out / "memory.png")
-    off = [row for row in result["rows"] if row["holds"] is False or row["status"].startswith("failed")]
+    off = [
+        row for row in result["rows"] if row["holds"] is False or row["status"].startswith("failed")
+    ]
     for row in off:
-        print(f"prediction and measurement disagree, or failed: {label(row)} {row['status']}", file=sys.stderr)
+        print(
+            f"prediction and measurement disagree, or failed: {label(row)} {row['status']}",
+            file=sys.stderr,
+        )
     return 1 if off else 0
 
 

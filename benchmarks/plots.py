@@ -17,7 +17,9 @@ def memory_plot(result: dict, path: Path) -> None:
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     batch = result["rows"][0]["batch"]
-    for axes, mode in zip(figure.subplots(1, 2, sharey=True), ("inference", "training"), strict=True):
+    for axes, mode in zip(
+        figure.subplots(1, 2, sharey=True), ("inference", "training"), strict=True
+    ):
         series: dict[str, list[dict]] = {}
         for row in result["rows"]:
             if row["mode"] == mode and row["batch"] == batch:
@@ -29,10 +31,33 @@ def memory_plot(result: dict, path: Path) -> None:
             measured = [row for row in rows if row["peak"] is not None]
             lost = [row for row in rows if row["peak"] is None]
             gib = lambda rows, key: [row[key] / 2**30 for row in rows]
-            axes.plot([row["size"] for row in rows], gib(rows, "predicted_peak"), "--", color=colour, linewidth=0.8)
-            axes.plot([row["size"] for row in measured], gib(measured, "peak"), "o-", color=colour, label=name)
-            axes.plot([row["size"] for row in lost], gib(lost, "predicted_peak"), "x", color=colour, markersize=9)
-        axes.set(xscale="log", yscale="log", xlabel="side of the image in pixels", title=f"{mode}, batch {batch}")
+            axes.plot(
+                [row["size"] for row in rows],
+                gib(rows, "predicted_peak"),
+                "--",
+                color=colour,
+                linewidth=0.8,
+            )
+            axes.plot(
+                [row["size"] for row in measured],
+                gib(measured, "peak"),
+                "o-",
+                color=colour,
+                label=name,
+            )
+            axes.plot(
+                [row["size"] for row in lost],
+                gib(lost, "predicted_peak"),
+                "x",
+                color=colour,
+                markersize=9,
+            )
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="side of the image in pixels",
+            title=f"{mode}, batch {batch}",
+        )
         sizes = sorted({row["size"] for row in result["rows"]})
         axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
         axes.minorticks_off()

@@ -24,7 +24,9 @@ GRADIENT_VALUES = {4: 160, 2: 75}
 PLAIN_PARAMETERS = 32_511_000
 
 
-def saved(path: str, size: int, strides: Sequence[int], batch: int = 1, item: int = 4) -> dict[str, int]:
+def saved(
+    path: str, size: int, strides: Sequence[int], batch: int = 1, item: int = 4
+) -> dict[str, int]:
     """Bytes saved for backward by a training forward with its loss, by part of the network.
 
     Args:
@@ -33,12 +35,19 @@ def saved(path: str, size: int, strides: Sequence[int], batch: int = 1, item: in
             scores are float32.
     """
     pixels = size * size
-    parts = {"encoder": _encoder(pixels) * item + 64 * (pixels // 16) * 8, "decoder": _decoder(pixels) * item}
+    parts = {
+        "encoder": _encoder(pixels) * item + 64 * (pixels // 16) * 8,
+        "decoder": _decoder(pixels) * item,
+    }
     # Logits, target and probability of the loss, in float32.
     parts["loss"] = (3 * 4 if path != "fused" else item + 1) * pixels
     refined = [] if path == "plain" else [CHANNELS[STRIDES.index(stride)] for stride in strides]
     # Autocast keeps a copy of every convolution's weights, whatever the batch.
-    weights = 0 if item == 4 else item * (PLAIN_PARAMETERS + sum(channels * channels * 5 // 4 for channels in refined))
+    weights = (
+        0
+        if item == 4
+        else item * (PLAIN_PARAMETERS + sum(channels * channels * 5 // 4 for channels in refined))
+    )
     for name in ("projection", "scores", "whitening", "decoupling"):
         parts[name] = 0
     for stride in () if path == "plain" else strides:
@@ -57,11 +66,15 @@ def saved(path: str, size: int, strides: Sequence[int], batch: int = 1, item: in
         parts["whitening"] += channels * positions * 16 + 13 * positions
         # Rows; Gram, its scaled form, M, K, S, K - S and the re-weighted M, or the product before the re-weighting.
         wide = channels > positions
-        parts["decoupling"] += channels * positions * 4 * (2 if wide else 1) + (6 if wide else 7) * side**2 * 4
+        parts["decoupling"] += (
+            channels * positions * 4 * (2 if wide else 1) + (6 if wide else 7) * side**2 * 4
+        )
     return {**{name: count * batch for name, count in parts.items()}, "weights": weights}
 
 
-def peak(path: str, mode: str, size: int, strides: Sequence[int], batch: int = 1, item: int = 4) -> int:
+def peak(
+    path: str, mode: str, size: int, strides: Sequence[int], batch: int = 1, item: int = 4
+) -> int:
     """Bytes alive at once beyond the network and its input, in "inference" or "training" (forward, loss, backward)."""
     pixels = size * size
     if mode == "training":
@@ -71,14 +84,19 @@ def peak(path: str, mode: str, size: int, strides: Sequence[int], batch: int = 1
             # What the backward pass frees serves it again: its beginning is its widest moment.
             return kept + first
         refined = [] if path == "plain" else [CHANNELS[STRIDES.index(stride)] for stride in strides]
-        gradients = 4 * (PLAIN_PARAMETERS + sum(channels * channels * 11 // 8 for channels in refined))
+        gradients = 4 * (
+            PLAIN_PARAMETERS + sum(channels * channels * 11 // 8 for channels in refined)
+        )
         chunk = 0
         if path.startswith("eager") and strides:
             # The gradients of a chunk's scores, of its probabilities, and the product of both.
             scores = batch * (pixels // min(strides) ** 2) ** 2
             chunk = 3 * 4 * min(scores, SCORES_AT_A_TIME)
         return kept + max(first, gradients) + chunk
-    moments = [DECODER_VALUES[item] * pixels * item * batch + saved("plain", size, (), batch, item)["weights"]]
+    moments = [
+        DECODER_VALUES[item] * pixels * item * batch
+        + saved("plain", size, (), batch, item)["weights"]
+    ]
     kept = 0
     for stride, channels in zip(STRIDES, CHANNELS, strict=True):
         positions = pixels // stride**2
@@ -91,7 +109,11 @@ def peak(path: str, mode: str, size: int, strides: Sequence[int], batch: int = 1
             moments.append(kept + rows)
             continue
         scores = batch * positions**2
-        chunk = scores if path == "eager whole" else min(scores, max(SCORES_AT_A_TIME, batch * positions))
+        chunk = (
+            scores
+            if path == "eager whole"
+            else min(scores, max(SCORES_AT_A_TIME, batch * positions))
+        )
         moments.append(kept + rows + 2 * chunk * 4)
         moments.append(kept + WHITENING_MAPS * channels * positions * 4 * batch)
     return max(moments)
@@ -109,7 +131,9 @@ def _encoder(pixels: int) -> int:
 
 def _decoder(pixels: int) -> int:
     total, incoming = 0, CHANNELS[-1]
-    for stride, skip, width in zip((16, 8, 4, 2, 1), (*reversed(CHANNELS[:-1]), 0), DECODER, strict=True):
+    for stride, skip, width in zip(
+        (16, 8, 4, 2, 1), (*reversed(CHANNELS[:-1]), 0), DECODER, strict=True
+    ):
         total += (incoming + skip + 4 * width) * (pixels // stride**2)
         incoming = width
     return total

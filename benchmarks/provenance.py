@@ -27,7 +27,9 @@ def provenance() -> dict[str, str | None]:
         triton = None
     return {
         "gpu": torch.cuda.get_device_name() if cuda else None,
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        if cuda
+        else None,
         "cuda": torch.version.cuda,
         "torch": torch.__version__,
         "triton": triton,

@@ -42,13 +42,19 @@ def load(paths: Sequence[Path]) -> dict[str, list[dict]]:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ReportError(f"{path}: cannot be read ({error}); run the stage that wrote it again") from error
+            raise ReportError(
+                f"{path}: cannot be read ({error}); run the stage that wrote it again"
+            ) from error
         keys = content.keys() if isinstance(content, dict) else ()
         kind = next((kind for kind, mark in MARKS.items() if mark in keys), None)
         if kind is None:
-            raise ReportError(f"{path}: no result of static_report, pytest-benchmark, memory, ceilings, sanitizer or breakdown")
+            raise ReportError(
+                f"{path}: no result of static_report, pytest-benchmark, memory, ceilings, sanitizer or breakdown"
+            )
         if content.get("dry_run") or content.get("machine_info", {}).get("dry_run"):
-            raise ReportError(f"{path}: comes from a quick walk, whose times are no speeds; measure without --dry-run")
+            raise ReportError(
+                f"{path}: comes from a quick walk, whose times are no speeds; measure without --dry-run"
+            )
         shown = path.resolve()
         name = shown.relative_to(ROOT).as_posix() if shown.is_relative_to(ROOT) else path.name
         found[kind].append({**content, "file": name})
@@ -65,14 +71,22 @@ def rendered(readme: str, results: dict[str, list[dict]]) -> str:
     """
     start, end = readme.find(BEGIN), readme.find(END)
     if not 0 <= start < end:
-        raise ReportError(f"README.md: needs the lines {BEGIN} and {END}, in this order, around what is rendered")
+        raise ReportError(
+            f"README.md: needs the lines {BEGIN} and {END}, in this order, around what is rendered"
+        )
     return readme[: start + len(BEGIN)] + "\n" + summary(results) + readme[end:]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.splitlines()[0])
-    parser.add_argument("results", nargs="*", type=Path, help="result files; default: all of benchmarks/results")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where text and JSON disagree")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "results", nargs="*", type=Path, help="result files; default: all of benchmarks/results"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 where text and JSON disagree"
+    )
     parser.add_argument("--readme", type=Path, default=README)
     parser.add_argument("--document", type=Path, default=RESULTS / "README.md")
     options = parser.parse_args(arguments)
@@ -85,10 +99,17 @@ def main(arguments: list[str] | None = None) -> int:
     except (ReportError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
-    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    stale = [
+        path
+        for path, text in wanted.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
     if options.check:
         for path in stale:
-            print(f"report: {path} disagrees with the committed results; run python -m benchmarks.report", file=sys.stderr)
+            print(
+                f"report: {path} disagrees with the committed results; run python -m benchmarks.report",
+                file=sys.stderr,
+            )
         return 1 if stale else 0
     for path in stale:
         with atomic_path(path) as temporary:

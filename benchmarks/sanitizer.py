@@ -30,22 +30,32 @@ LARGEST = 2**15
 
 
 def shapes(proof: OperatorProof, dry: bool) -> list[tuple[int, int, int, int]]:
-    small = [shape for shape in proof.shapes.values() if shape[0] and torch.Size(shape).numel() <= LARGEST]
+    small = [
+        shape
+        for shape in proof.shapes.values()
+        if shape[0] and torch.Size(shape).numel() <= LARGEST
+    ]
     return [proof.shapes["one position"]] if dry else small
 
 
 def make(proof: OperatorProof, shape: tuple, dtype: torch.dtype, seed: int) -> dict[str, Tensor]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return proof.make_inputs(Row(shape, dtype, torch.channels_last, device), torch.Generator().manual_seed(seed))
+    return proof.make_inputs(
+        Row(shape, dtype, torch.channels_last, device), torch.Generator().manual_seed(seed)
+    )
 
 
 def both(proof: OperatorProof, inputs: dict[str, Tensor]) -> list[Tensor]:
     """Outputs and gradients of one fused call."""
-    leaves = {key: t.detach().requires_grad_(key in proof.differentiable) for key, t in inputs.items()}
+    leaves = {
+        key: t.detach().requires_grad_(key in proof.differentiable) for key, t in inputs.items()
+    }
     outputs = proof.public(**leaves, fused=True, **proof.option_sets[0])
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     smooth = [t for t in outputs if t.requires_grad]
-    grads = torch.autograd.grad(smooth, [leaves[key] for key in proof.differentiable], [torch.ones_like(t) for t in smooth])
+    grads = torch.autograd.grad(
+        smooth, [leaves[key] for key in proof.differentiable], [torch.ones_like(t) for t in smooth]
+    )
     return [*(t.detach() for t in outputs), *grads]
 
 
@@ -78,29 +88,51 @@ def check(command: list[str], environment: dict[str, str], seconds: float) -> st
     """ "passed", or what went wrong, with the last lines of the output."""
     try:
         done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=seconds
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired:
         return f"not finished in {seconds:.0f} s"
     lines = (done.stdout + done.stderr).strip().splitlines()
-    return "passed" if done.returncode == 0 else f"exit code {done.returncode}: " + " | ".join(lines[-8:])[:2000]
+    return (
+        "passed"
+        if done.returncode == 0
+        else f"exit code {done.returncode}: " + " | ".join(lines[-8:])[:2000]
+    )
 
 
 def sanitizer() -> str | None:
     """Path of compute-sanitizer: on PATH, or in the CUDA toolkit's usual places."""
-    folders = [Path(os.environ[name]) / "bin" for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ]
+    folders = [
+        Path(os.environ[name]) / "bin" for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ
+    ]
     folders += [Path("/usr/local/cuda/bin"), Path("/usr/local/cuda/compute-sanitizer")]
     return shutil.which("compute-sanitizer") or next(
-        (found for folder in folders if (found := shutil.which("compute-sanitizer", path=str(folder)))), None
+        (
+            found
+            for folder in folders
+            if (found := shutil.which("compute-sanitizer", path=str(folder)))
+        ),
+        None,
     )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sanitizer", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sanitizer", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/sanitizer.json"))
     parser.add_argument("--seconds", type=float, default=550, help="begin no check after this time")
-    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="checks at a time")
-    parser.add_argument("--dry-run", action="store_true", help="one tiny case an operator, without the sanitizer")
+    parser.add_argument(
+        "--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="checks at a time"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="one tiny case an operator, without the sanitizer"
+    )
     parser.add_argument("--one", metavar="OPERATOR", help=argparse.SUPPRESS)
     parser.add_argument("--graph", metavar="OPERATOR", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -20,11 +20,15 @@ FOLDER = Path(__file__).parent / "results" / "static"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.static_report", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.static_report", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("operators", nargs="*", help="operators to report, all by default")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
-        "--write", action="store_true", help="recompile stale rows with the installed triton and write the table"
+        "--write",
+        action="store_true",
+        help="recompile stale rows with the installed triton and write the table",
     )
     return parser.parse_args(arguments)
 
@@ -40,7 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     unknown = set(options.operators) - set(OPERATORS)
     if unknown:
-        print(f"no operator {', '.join(sorted(unknown))}; there are {', '.join(OPERATORS)}", file=sys.stderr)
+        print(
+            f"no operator {', '.join(sorted(unknown))}; there are {', '.join(OPERATORS)}",
+            file=sys.stderr,
+        )
         return 2
     chosen = [proof_of(name) for name in options.operators] if options.operators else proofs()
     tables, missing = {}, []
@@ -52,12 +59,19 @@ def main(arguments: list[str] | None = None) -> int:
         if not path.exists():
             missing.append(proof.name)
     if options.json:
-        print(json.dumps({"triton": triton.__version__, "operators": tables}, indent=1, sort_keys=True))
+        print(
+            json.dumps(
+                {"triton": triton.__version__, "operators": tables}, indent=1, sort_keys=True
+            )
+        )
     else:
         for name, table in tables.items():
             print_table(name, table)
     if missing:
-        print(f"no table for triton {triton.__version__}: {', '.join(missing)}; make it with --write", file=sys.stderr)
+        print(
+            f"no table for triton {triton.__version__}: {', '.join(missing)}; make it with --write",
+            file=sys.stderr,
+        )
     return 1 if missing else 0
 
 
@@ -77,14 +91,23 @@ def update(proof, path: Path) -> None:
     reports = fresh_reports(proof, jobs, read(path))
     stale = [job for job in jobs if job.key not in reports]
     print(
-        f"{proof.name}: {len(stale)} of {len(jobs)} configurations to compile with triton {triton.__version__}", file=sys.stderr
+        f"{proof.name}: {len(stale)} of {len(jobs)} configurations to compile with triton {triton.__version__}",
+        file=sys.stderr,
     )
     for start in range(0, len(stale), BATCH):
         batch = stale[start : start + BATCH]
         reports |= {job.key: report for job, report in zip(batch, compile_jobs(batch), strict=True)}
         rows = [as_row(proof, job, reports[job.key]) for job in jobs if job.key in reports]
         # What is compiled is kept, whatever ends this run.
-        write(path, {"triton": triton.__version__, "torch": torch.__version__, "rows": rows, "bounds": read(path)["bounds"]})
+        write(
+            path,
+            {
+                "triton": triton.__version__,
+                "torch": torch.__version__,
+                "rows": rows,
+                "bounds": read(path)["bounds"],
+            },
+        )
     rows = [as_row(proof, job, reports[job.key]) for job in jobs]
     bounds = []
     for bound in proof.bounds():
@@ -96,7 +119,9 @@ def update(proof, path: Path) -> None:
         })  # fmt: skip
     versions = {"triton": triton.__version__, "torch": torch.__version__, "commit": commit()}
     write(path, {**versions, "rows": rows, "bounds": bounds})
-    print(f"{path.name} written: python -m benchmarks.report renders README from it", file=sys.stderr)
+    print(
+        f"{path.name} written: python -m benchmarks.report renders README from it", file=sys.stderr
+    )
     for job in jobs:
         for problem in violations(proof, job, reports[job.key]):
             print(f"VIOLATION {problem}", file=sys.stderr)
@@ -104,17 +129,23 @@ def update(proof, path: Path) -> None:
 
 def print_table(name: str, table: dict) -> None:
     print(f"\n{name}")
-    print(f"{'kernel':34} {'shape':34} {'target':7} {'regs':>4} {'stack':>5} {'shared':>7}  instructions")
+    print(
+        f"{'kernel':34} {'shape':34} {'target':7} {'regs':>4} {'stack':>5} {'shared':>7}  instructions"
+    )
     for row in table["rows"]:
         shown = ", ".join(f"{key} {count}" for key, count in sorted(row["instructions"].items()))
         print(
             f"{row['kernel'].split(':')[1]:34} {row['label']:34} {row['target']:7} {row['registers']:4} {row['stack']:5} "
             f"{row['shared']:7}  {row['error'] or shown}"
         )
-    print(f"{'mode':10} {'shape':24} {'tables':7} {'launches':>8} {'passes':>7} {'flops':>6} {'requested':>9}  options")
+    print(
+        f"{'mode':10} {'shape':24} {'tables':7} {'launches':>8} {'passes':>7} {'flops':>6} {'requested':>9}  options"
+    )
     for row in table["bounds"]:
         shape = "x".join(map(str, row["shape"])) + " " + row["dtype"]
-        figures = (f"{row[key]:.2f}" if row[key] else "-" for key in ("passes", "flops", "requested"))
+        figures = (
+            f"{row[key]:.2f}" if row[key] else "-" for key in ("passes", "flops", "requested")
+        )
         passes, flops, requested = figures
         options = ", ".join(f"{key}={value}" for key, value in row["options"].items())
         left = f"{row['mode']:10} {shape:24} {row['architecture']:7} {row['launches']:8}"

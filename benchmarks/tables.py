@@ -21,7 +21,9 @@ def summary(results: dict[str, list[dict]]) -> str:
             "and under which conditions, stands below the table.",
             headline(runs),
         ]
-        if any(row["extra_info"]["operator"] == "model" for run in runs for row in run["benchmarks"]):
+        if any(
+            row["extra_info"]["operator"] == "model" for run in runs for row in run["benchmarks"]
+        ):
             parts += [
                 "The network under autocast, in multiples of the plain U-Net (no GCP, no CDR) of the same run: the GPU's time "
                 "and, in brackets, the whole call's:"
@@ -36,13 +38,25 @@ def summary(results: dict[str, list[dict]]) -> str:
             "kernels themselves."
         )
     if results["breakdown"]:
-        parts.append("Time that the GPU itself spent in a call, summed over its kernels (torch's profiler), by commit:")
+        parts.append(
+            "Time that the GPU itself spent in a call, summed over its kernels (torch's profiler), by commit:"
+        )
         parts += [breakdown_summary(results["breakdown"])]
-        parts += [provenance_line({"machine_info": run, "file": run["file"]}) for run in results["breakdown"]]
+        parts += [
+            provenance_line({"machine_info": run, "file": run["file"]})
+            for run in results["breakdown"]
+        ]
     parts.append(static_table(results["static"]))
-    models = [run for run in on_cpu if any(row["extra_info"]["operator"] == "model" for row in run["benchmarks"])]
+    models = [
+        run
+        for run in on_cpu
+        if any(row["extra_info"]["operator"] == "model" for row in run["benchmarks"])
+    ]
     if models:
-        parts += ["What GCP and CDR cost without a GPU, eager, beside the plain U-Net:", model_table(models)]
+        parts += [
+            "What GCP and CDR cost without a GPU, eager, beside the plain U-Net:",
+            model_table(models),
+        ]
         parts += map(provenance_line, models)
     for run in results["memory"]:
         parts.append(
@@ -50,17 +64,31 @@ def summary(results: dict[str, list[dict]]) -> str:
             'hold within 35 % or 128 MiB; - where not measured. "eager whole": attention not cut into chunks of queries.'
         )
         parts += [memory_summary(run), provenance_line({"machine_info": run, "file": run["file"]})]
-    parts.append("Every figure, with errors against float64: [benchmarks/results](benchmarks/results/README.md).")
+    parts.append(
+        "Every figure, with errors against float64: [benchmarks/results](benchmarks/results/README.md)."
+    )
     return "\n\n".join(parts) + "\n"
 
 
 def document(results: dict[str, list[dict]]) -> str:
     """benchmarks/results/README.md: every figure of every file."""
-    parts = ["# Results", "Rendered by `python -m benchmarks.report` from the JSON beside it; do not edit."]
+    parts = [
+        "# Results",
+        "Rendered by `python -m benchmarks.report` from the JSON beside it; do not edit.",
+    ]
     parts += ["## Static evidence", static_table(results["static"])]
-    parts += [text for table in results["static"] for text in (f"### {table['file']}", bounds_table(table))]
+    parts += [
+        text
+        for table in results["static"]
+        for text in (f"### {table['file']}", bounds_table(table))
+    ]
     for run in results["benchmarks"]:
-        parts += [f"## {run['file']}", provenance_line(run), ceilings_line(run["machine_info"]["ceilings"]), speed_table(run)]
+        parts += [
+            f"## {run['file']}",
+            provenance_line(run),
+            ceilings_line(run["machine_info"]["ceilings"]),
+            speed_table(run),
+        ]
     for run in results["ceilings"]:
         parts += [
             f"## {run['file']}",
@@ -76,7 +104,11 @@ def document(results: dict[str, list[dict]]) -> str:
         ]
         parts.append(f"![Peak memory against resolution]({folder}memory.png)")
     for run in results["breakdown"]:
-        parts += [f"## {run['file']}", provenance_line({"machine_info": run, "file": run["file"]}), breakdown_table(run)]
+        parts += [
+            f"## {run['file']}",
+            provenance_line({"machine_info": run, "file": run["file"]}),
+            breakdown_table(run),
+        ]
     for run in results["sanitizer"]:
         checks = [[row["operator"], row["check"], row["outcome"]] for row in run["checks"]]
         parts += [f"## {run['file']}", provenance_line({"machine_info": run, "file": run["file"]})]
@@ -90,8 +122,12 @@ def static_table(tables: Sequence[dict]) -> str:
     for table in tables:
         name = table["file"].rsplit("/", 1)[-1].rsplit("-triton-", 1)[0]
         compiled = [row for row in table["rows"] if row["target"] in SPILL_FREE]
-        sources = hashlib.sha256("".join(sorted({row["source"] for row in table["rows"]})).encode()).hexdigest()[:10]
-        worst = lambda mode, key, table=table: max((row[key] for row in table["bounds"] if row["mode"] == mode), default=0)
+        sources = hashlib.sha256(
+            "".join(sorted({row["source"] for row in table["rows"]})).encode()
+        ).hexdigest()[:10]
+        worst = lambda mode, key, table=table: max(
+            (row[key] for row in table["bounds"] if row["mode"] == mode), default=0
+        )
         rows.append([
             name, table["triton"], len(compiled), sum(1 for row in table["rows"] if row["error"]),
             max((row["stack"] for row in compiled), default=0), max((row["registers"] for row in compiled), default=0),
@@ -121,7 +157,10 @@ def bounds_table(table: dict) -> str:
         ]
         for bound in table["bounds"]
     ]  # fmt: skip
-    return markdown(["mode", "shape", "dtype", "tables", "launches", "passes", "FLOPs", "requested", "options"], rows)
+    return markdown(
+        ["mode", "shape", "dtype", "tables", "launches", "passes", "FLOPs", "requested", "options"],
+        rows,
+    )
 
 
 def headline(runs: Sequence[dict]) -> str:
@@ -140,17 +179,32 @@ def headline(runs: Sequence[dict]) -> str:
         row = [operator, shape]
         for mode in ("forward", "both"):
             paths = modes.get(mode, {})
-            longer = {path: info["times_as_long"] for path, info in paths.items() if info.get("against") == "fused"}
+            longer = {
+                path: info["times_as_long"]
+                for path, info in paths.items()
+                if info.get("against") == "fused"
+            }
             best = min(longer, key=lambda path: longer[path], default=None)
             verdict = (
-                "-" if best is None else f"{best} {longer[best]:.2f} x" + ("" if longer[best] >= 1 else " (**slower than it**)")
+                "-"
+                if best is None
+                else f"{best} {longer[best]:.2f} x"
+                + ("" if longer[best] >= 1 else " (**slower than it**)")
             )
-            ratios = (f"{longer[path]:.2f} x" if path in longer else "-" for path in ("eager", "eager compiled"))
+            ratios = (
+                f"{longer[path]:.2f} x" if path in longer else "-"
+                for path in ("eager", "eager compiled")
+            )
             row += [milliseconds(paths["fused"]) if "fused" in paths else "-", *ratios, verdict]
         rows.append(row)
     heads = ["fused", "eager takes", "compiled takes", "best other path takes"]
     return markdown(
-        ["operator", "shape", *(f"{head}, {mode}" for mode in ("forward", "with backward") for head in heads)], rows
+        [
+            "operator",
+            "shape",
+            *(f"{head}, {mode}" for mode in ("forward", "with backward") for head in heads),
+        ],
+        rows,
     )
 
 
@@ -181,9 +235,13 @@ def network_table(runs: Sequence[dict]) -> str:
 
 def model_table(runs: Sequence[dict]) -> str:
     """The eager network beside the plain U-Net: inference and training step at the sizes that people use."""
-    members = [row for run in runs for row in run["benchmarks"] if "times_as_long" in row["extra_info"]]
+    members = [
+        row for run in runs for row in run["benchmarks"] if "times_as_long" in row["extra_info"]
+    ]
     rows = []
-    for row in sorted(members, key=lambda row: (row["extra_info"]["mode"], row["extra_info"]["shape"])):
+    for row in sorted(
+        members, key=lambda row: (row["extra_info"]["mode"], row["extra_info"]["shape"])
+    ):
         info = row["extra_info"]
         batch, _, height, width = info["shape"]
         if info["operator"] == "model" and height >= 256 and info["mode"] in ("inference", "step"):
@@ -192,7 +250,9 @@ def model_table(runs: Sequence[dict]) -> str:
                 "training step" if info["mode"] == "step" else info["mode"], f"{batch} x {height} x {width}",
                 milliseconds(info, row), time_text(info["rival_ms"]), f"{info['times_as_long']:.2f} ({low:.2f} to {high:.2f})",
             ])  # fmt: skip
-    return markdown(["pass", "images", "eager", "plain U-Net", "times as long, in turns (range)"], rows)
+    return markdown(
+        ["pass", "images", "eager", "plain U-Net", "times as long, in turns (range)"], rows
+    )
 
 
 def speed_table(run: dict) -> str:
@@ -221,8 +281,17 @@ def speed_table(run: dict) -> str:
 
 def breakdown_summary(runs: Sequence[dict]) -> str:
     """A row a call, operators first, then the network by path; a column a run."""
-    calls = list(dict.fromkeys(call for run in runs for call, kernels in run["calls"].items() if "failed" not in kernels))
-    spent = lambda kernels: f"{sum(time for time, _ in kernels.values()):.0f} us" if kernels else "-"
+    calls = list(
+        dict.fromkeys(
+            call
+            for run in runs
+            for call, kernels in run["calls"].items()
+            if "failed" not in kernels
+        )
+    )
+    spent = lambda kernels: (
+        f"{sum(time for time, _ in kernels.values()):.0f} us" if kernels else "-"
+    )
     rows = [[call, *(spent(run["calls"].get(call, {})) for run in runs)] for call in calls]
     return markdown(["call, an operator's with backward", *(run["commit"] for run in runs)], rows)
 
@@ -233,7 +302,9 @@ def breakdown_table(run: dict) -> str:
     for call, kernels in run["calls"].items():
         if "failed" not in kernels:
             first = sorted(kernels.items(), key=lambda item: -item[1][0])[:4]
-            shares = ", ".join(f"{name.split('(')[0][-40:]} {time:.0f}" for name, (time, _) in first)
+            shares = ", ".join(
+                f"{name.split('(')[0][-40:]} {time:.0f}" for name, (time, _) in first
+            )
             total, launches = (sum(row[i] for row in kernels.values()) for i in (0, 1))
             rows.append([call, f"{total:.0f}", f"{launches:.0f}", shares])
     return markdown(["call", "device time, us", "launches", "longest kernels, us"], rows)
@@ -247,7 +318,17 @@ def memory_table(run: dict) -> str:
         size = f"{row['batch']} x {row['size']} x {row['size']}"
         figures = [gib(row[key]) for key in ("predicted_peak", "peak", "predicted_saved", "saved")]
         rows.append([row["path"], strides, row["mode"], size, *figures, row["status"]])
-    heads = ["path", "strides", "pass", "images", "peak predicted, GiB", "measured", "saved predicted", "counted", "remark"]
+    heads = [
+        "path",
+        "strides",
+        "pass",
+        "images",
+        "peak predicted, GiB",
+        "measured",
+        "saved predicted",
+        "counted",
+        "remark",
+    ]
     return markdown(heads, rows)
 
 
@@ -262,9 +343,12 @@ def memory_summary(run: dict) -> str:
             key = row["path"], " ".join(map(str, row["strides"])) or "-", row["mode"]
             lines.setdefault(key, {})[row["size"]] = f"{measured} ({gib(row['predicted_peak'])})"
     rows = [
-        [*key, *(line.get(size, "-") for size in sizes)] for key, line in sorted(lines.items(), key=lambda item: item[0][2])
+        [*key, *(line.get(size, "-") for size in sizes)]
+        for key, line in sorted(lines.items(), key=lambda item: item[0][2])
     ]
-    return markdown(["path", "strides", "pass", *(f"{batch} x {size} x {size}" for size in sizes)], rows)
+    return markdown(
+        ["path", "strides", "pass", *(f"{batch} x {size} x {size}" for size in sizes)], rows
+    )
 
 
 def gib(count: int | None) -> str:
@@ -275,7 +359,9 @@ def ceilings_line(ceilings: dict[str, float]) -> str:
     if not ceilings:
         return "Ceilings: not measured."
     rates = [
-        f"{key.removesuffix('_tflops')} products {value:.3g} TFLOP/s" for key, value in ceilings.items() if "tflops" in key
+        f"{key.removesuffix('_tflops')} products {value:.3g} TFLOP/s"
+        for key, value in ceilings.items()
+        if "tflops" in key
     ]
     return (
         f"Ceilings of the same run: copy {ceilings['copy_gb_per_s']:.3g} GB/s, "
@@ -286,8 +372,16 @@ def ceilings_line(ceilings: dict[str, float]) -> str:
 def provenance_line(run: dict) -> str:
     """Device, versions, commit and conditions of one file."""
     info = run["machine_info"]
-    cpu = info["cpu"] if isinstance(info["cpu"], str) else f"{info['cpu'].get('brand_raw', info['machine'])}"
-    device = f"{info['gpu']}, driver {info['driver']}" if info["gpu"] else f"CPU ({cpu}), {info['threads']} thread(s)"
+    cpu = (
+        info["cpu"]
+        if isinstance(info["cpu"], str)
+        else f"{info['cpu'].get('brand_raw', info['machine'])}"
+    )
+    device = (
+        f"{info['gpu']}, driver {info['driver']}"
+        if info["gpu"]
+        else f"CPU ({cpu}), {info['threads']} thread(s)"
+    )
     remarks = [text for text in (info.get("l2"), info.get("note")) if text]
     versions = f"torch {info['torch']}, Triton {info['triton']}, Python {info['python']}"
     return f"*{device}; {versions}; commit {info['commit']}, {info['date']}; {'; '.join([*remarks, run['file']])}.*"
@@ -301,7 +395,9 @@ def milliseconds(info: dict, row: dict | None = None) -> str:
     """Device time where it was measured, else wall time."""
     if "device_ms" in info:
         # Results that do not name the clock are of events around calls as Python makes them.
-        return f"{info['device_ms']:.3f} ms" + (" (host)" if info.get("device_clock", "events") == "events" else "")
+        return f"{info['device_ms']:.3f} ms" + (
+            " (host)" if info.get("device_clock", "events") == "events" else ""
+        )
     return "-" if row is None else time_text(row["stats"]["median"] * 1e3)
 
 

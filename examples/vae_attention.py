@@ -40,7 +40,9 @@ def written_out(block: AttentionBlock, x: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=32, help="height and width of the latent map (default 32)")
+    parser.add_argument(
+        "--size", type=int, default=32, help="height and width of the latent map (default 32)"
+    )
     size = parser.parse_args().size
     if size < 1:
         parser.error(f"--size must be at least 1, got {size}")

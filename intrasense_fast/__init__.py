@@ -1,7 +1,18 @@
 """IntraSense-Net for ultrasound segmentation, with fused Triton operators."""
 
-from intrasense_fast.kernels._common.capability import FusedStatus, FusedUnavailableError, fused_status
+from intrasense_fast.kernels._common.capability import (
+    FusedStatus,
+    FusedUnavailableError,
+    fused_status,
+)
 from intrasense_fast.model import IntraSenseNet, IntraSenseOutput
 from intrasense_fast.version import __version__
 
-__all__ = ["FusedStatus", "FusedUnavailableError", "IntraSenseNet", "IntraSenseOutput", "__version__", "fused_status"]
+__all__ = [
+    "FusedStatus",
+    "FusedUnavailableError",
+    "IntraSenseNet",
+    "IntraSenseOutput",
+    "__version__",
+    "fused_status",
+]

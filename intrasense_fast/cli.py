@@ -10,12 +10,21 @@ from types import FrameType
 from intrasense_fast.version import __version__
 
 COMMANDS = {
-    "train": ("intrasense_fast.training.command", "train a network on a folder, or on simulated phantoms"),
-    "evaluate": ("intrasense_fast.evaluate", "measure a checkpoint on a data set with ground truth"),
+    "train": (
+        "intrasense_fast.training.command",
+        "train a network on a folder, or on simulated phantoms",
+    ),
+    "evaluate": (
+        "intrasense_fast.evaluate",
+        "measure a checkpoint on a data set with ground truth",
+    ),
     "predict": ("intrasense_fast.predict", "segment images"),
     "verify": ("intrasense_fast.data.verify", "look through a data set and name every fault"),
     "prepare": ("intrasense_fast.data.prepare", "write a clean copy of a data set"),
-    "phantom": ("intrasense_fast.data.fake", "write simulated images, in the layout of any data set"),
+    "phantom": (
+        "intrasense_fast.data.fake",
+        "write simulated images, in the layout of any data set",
+    ),
 }
 
 
@@ -45,7 +54,9 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--version", action="version", version=f"intrasense-fast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command, (_, summary) in COMMANDS.items():
-        sub = commands.add_parser(command, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        sub = commands.add_parser(
+            command, help=summary, description=summary[0].upper() + summary[1:] + "."
+        )
         if command == name:
             # Only the chosen command is imported: `verify` needs no plotting, `--help` needs nothing.
             importlib.import_module(COMMANDS[command][0]).add_arguments(sub)
@@ -73,7 +84,10 @@ def _guarded(args: argparse.Namespace) -> int:
         show(f"{args.command}: {error}", sys.stderr)
         return 2
     except OSError as error:
-        show(f"{args.command}: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", sys.stderr)
+        show(
+            f"{args.command}: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}",
+            sys.stderr,
+        )
         return 2
     except _Terminated:
         return 128 + signal.SIGTERM

@@ -52,7 +52,9 @@ class UNetDecoder(nn.Module):
         super().__init__()
         incoming = (encoder_channels[-1], *widths[:-1])
         skips = (*reversed(encoder_channels[:-1]), 0)
-        self.blocks = nn.ModuleList(DecoderBlock(*sizes) for sizes in zip(incoming, skips, widths, strict=True))
+        self.blocks = nn.ModuleList(
+            DecoderBlock(*sizes) for sizes in zip(incoming, skips, widths, strict=True)
+        )
         self.head = nn.Conv2d(widths[-1], num_classes, 1)
         draw_convolutions(self.blocks)
 

@@ -18,7 +18,16 @@ CHANNELS = (64, 256, 512, 1024, 2048)
 
 IMAGENET_URL = "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
 # Names under which trainers wrap a ResNet; stripped from the front of every key, outermost first.
-_PREFIXES = ("module.", "_orig_mod.", "state_dict.", "model.", "encoder.", "backbone.", "resnet.", "net.")
+_PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "state_dict.",
+    "model.",
+    "encoder.",
+    "backbone.",
+    "resnet.",
+    "net.",
+)
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "encoder", "backbone", "net")
 _MATCHED_AT_LEAST = 0.95
 
@@ -41,7 +50,8 @@ class Bottleneck(nn.Module):
         self.downsample: nn.Sequential | None = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,7 +111,9 @@ def draw_convolutions(module: nn.Module) -> None:
 
 def _layer(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
     first = Bottleneck(in_channels, width, stride)
-    return nn.Sequential(first, *(Bottleneck(width * Bottleneck.expansion, width) for _ in range(blocks - 1)))
+    return nn.Sequential(
+        first, *(Bottleneck(width * Bottleneck.expansion, width) for _ in range(blocks - 1))
+    )
 
 
 class EncoderWeightsError(ValueError):
@@ -126,12 +138,18 @@ def load_encoder_weights(encoder: ResNet50Encoder, source: str | os.PathLike[str
         TypeError: `source` is no path.
     """
     if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f'encoder_weights must be None, "imagenet" or the path of a file, got {source!r}')
+        raise TypeError(
+            f'encoder_weights must be None, "imagenet" or the path of a file, got {source!r}'
+        )
     path = _imagenet_file() if source == "imagenet" else Path(source)
     weights = _torchvision_keys(_read(path))
     own = encoder.state_dict()
     conv1, own_conv1 = weights.get("conv1.weight"), own["conv1.weight"]
-    if conv1 is not None and own_conv1.shape[1] == 1 and _fits(conv1, own_conv1.expand(-1, 3, -1, -1)):
+    if (
+        conv1 is not None
+        and own_conv1.shape[1] == 1
+        and _fits(conv1, own_conv1.expand(-1, 3, -1, -1))
+    ):
         weights["conv1.weight"] = conv1.to(own_conv1.dtype).sum(1, keepdim=True)
     counted = [key for key in own if not key.endswith("num_batches_tracked")]
     missing = [key for key in counted if key not in weights]
@@ -145,16 +163,26 @@ def load_encoder_weights(encoder: ResNet50Encoder, source: str | os.PathLike[str
         )
     if missing or misfits:
         found = _mismatch(missing, misfits, weights, own)
-        warnings.warn(f"{path}: some of the encoder stays at its initial values. {found}", stacklevel=2)
-    encoder.load_state_dict({key: weights[key] for key in own if key in weights and key not in misfits}, strict=False)
+        warnings.warn(
+            f"{path}: some of the encoder stays at its initial values. {found}", stacklevel=2
+        )
+    encoder.load_state_dict(
+        {key: weights[key] for key in own if key in weights and key not in misfits}, strict=False
+    )
 
 
 def _fits(given: Tensor, own: Tensor) -> bool:
-    plain = given.layout == torch.strided and not (given.is_meta or given.is_quantized or given.is_complex())
-    return plain and given.shape == own.shape and given.is_floating_point() == own.is_floating_point()
+    plain = given.layout == torch.strided and not (
+        given.is_meta or given.is_quantized or given.is_complex()
+    )
+    return (
+        plain and given.shape == own.shape and given.is_floating_point() == own.is_floating_point()
+    )
 
 
-def _mismatch(missing: list[str], misfits: list[str], weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+def _mismatch(
+    missing: list[str], misfits: list[str], weights: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> str:
     """What `load_state_dict` would say: the keys that are not in the file, and those that are there but do not fit."""
     shown = [f"{key} ({_described(weights[key])} for {_described(own[key])})" for key in misfits]
     parts = {"Not in the file": missing, "Of another shape or kind": shown}
@@ -171,7 +199,9 @@ def _imagenet_file() -> Path:
     if path.exists():
         return path
     try:
-        torch.hub.load_state_dict_from_url(IMAGENET_URL, str(path.parent), "cpu", check_hash=True, weights_only=True)
+        torch.hub.load_state_dict_from_url(
+            IMAGENET_URL, str(path.parent), "cpu", check_hash=True, weights_only=True
+        )
     except (URLError, OSError, RuntimeError) as error:
         raise EncoderWeightsError(
             f'encoder_weights="imagenet": {path} does not exist and could not be downloaded ({error}). Offline: put '
@@ -183,7 +213,9 @@ def _imagenet_file() -> Path:
 
 def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
-        raise EncoderWeightsError(f'{path}: no such file; needed is a .pth or .safetensors of ResNet-50, or "imagenet"')
+        raise EncoderWeightsError(
+            f'{path}: no such file; needed is a .pth or .safetensors of ResNet-50, or "imagenet"'
+        )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -197,7 +229,9 @@ def _read(path: Path) -> Mapping[str, Any]:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
-        raise EncoderWeightsError(f"{path}: holds {type(content).__name__}, needed is a state dict {{name: tensor}}")
+        raise EncoderWeightsError(
+            f"{path}: holds {type(content).__name__}, needed is a state dict {{name: tensor}}"
+        )
     return content
 
 

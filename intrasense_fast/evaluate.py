@@ -27,7 +27,12 @@ _DRAWN = 12
 
 
 def evaluate_samples(
-    net: IntraSenseNet, samples: Sequence[Sample], size: int, *, threshold: float = 0.5, empty: str = "nan"
+    net: IntraSenseNet,
+    samples: Sequence[Sample],
+    size: int,
+    *,
+    threshold: float = 0.5,
+    empty: str = "nan",
 ) -> list[dict[str, Any]]:
     """One row an image: name, case, label, and `image_metrics` on the image's own grid.
 
@@ -54,7 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="folder of a data set in any known layout")
     add_checkpoint_arguments(parser)
     add_reading_arguments(parser)
-    parser.add_argument("--empty", choices=("nan", "one"), default="nan", help="metrics of two empty masks (default nan)")
+    parser.add_argument(
+        "--empty",
+        choices=("nan", "one"),
+        default="nan",
+        help="metrics of two empty masks (default nan)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,7 +89,12 @@ def run(args: argparse.Namespace) -> int:
     title = f"{args.data} ({data.layout}), n = {len(rows)}, {args.checkpoint} at {size} x {size}, metrics on the original grid"
     table = summary_table(summary, title)
     write_csv(out / "per_image.csv", rows)
-    record = {"checkpoint": str(args.checkpoint), "data": str(args.data), "layout": data.layout, "image_size": size}
+    record = {
+        "checkpoint": str(args.checkpoint),
+        "data": str(args.data),
+        "layout": data.layout,
+        "image_size": size,
+    }
     record |= {"threshold": args.threshold, **summary.as_dict()}
     write_text(out / "summary.json", json.dumps(record, indent=2) + "\n")
     write_text(out / "summary.txt", table + "\n")
@@ -101,7 +116,11 @@ def _chunks(data: SegmentationData) -> Iterator[tuple[list[Sample], list[str]]]:
 
 
 def _drawn(
-    net: IntraSenseNet, data: SegmentationData, rows: Sequence[dict[str, Any]], size: int, threshold: float
+    net: IntraSenseNet,
+    data: SegmentationData,
+    rows: Sequence[dict[str, Any]],
+    size: int,
+    threshold: float,
 ) -> list[OverlayItem]:
     """Images spread evenly from the worst Dice to the best."""
     order = np.argsort([row["dice"] for row in rows], kind="stable")

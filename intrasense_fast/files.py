@@ -53,7 +53,9 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     final = Path(path)
     if final.is_symlink() or final.is_file() or (final.is_dir() and any(final.iterdir())):
-        raise UsageError(f"{final}: in use, and nothing is overwritten: name a folder that does not exist or is empty")
+        raise UsageError(
+            f"{final}: in use, and nothing is overwritten: name a folder that does not exist or is empty"
+        )
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.parent / f".{uuid.uuid4().hex}.part"
     try:
@@ -125,7 +127,11 @@ def _named(temporary: Path, final: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        name = final if error.filename is None else str(error.filename).replace(str(temporary), str(final))
+        name = (
+            final
+            if error.filename is None
+            else str(error.filename).replace(str(temporary), str(final))
+        )
         if error.errno is None or (str(name) == str(error.filename) and error.filename2 is None):
             raise
         raise OSError(error.errno, error.strerror, str(name)) from error

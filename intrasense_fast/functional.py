@@ -6,4 +6,10 @@ from intrasense_fast.kernels.channel_decoupling import channel_decoupling
 from intrasense_fast.kernels.entropy_whitening import entropy_whitening
 from intrasense_fast.kernels.nonlocal_attention import nonlocal_attention
 
-__all__ = ["bce_dice", "channel_decoupling", "entropy_whitening", "nonlocal_attention", "use_tuned_configs"]
+__all__ = [
+    "bce_dice",
+    "channel_decoupling",
+    "entropy_whitening",
+    "nonlocal_attention",
+    "use_tuned_configs",
+]

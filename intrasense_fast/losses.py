@@ -22,7 +22,9 @@ class IntraSenseLoss(nn.Module):
         fused: handed to `bce_dice`: True = the Triton kernels or an error; False = eager; None = the kernels where they run.
     """
 
-    def __init__(self, weights: tuple[float, float, float] = (1, 1, 1), fused: bool | None = None) -> None:
+    def __init__(
+        self, weights: tuple[float, float, float] = (1, 1, 1), fused: bool | None = None
+    ) -> None:
         super().__init__()
         self.weights = _checked_weights(weights)
         self.fused = fused
@@ -56,9 +58,13 @@ def _checked_weights(weights: tuple[float, float, float]) -> tuple[float, float,
     try:
         bce, dice, whitening = (float(weight) for weight in weights)
     except (TypeError, ValueError):
-        raise ValueError(f"IntraSenseLoss: weights must be three numbers (bce, dice, whitening), got {weights!r}") from None
+        raise ValueError(
+            f"IntraSenseLoss: weights must be three numbers (bce, dice, whitening), got {weights!r}"
+        ) from None
     if not all(math.isfinite(weight) and weight >= 0 for weight in (bce, dice, whitening)):
-        raise ValueError(f"IntraSenseLoss: weights must be finite and not negative, got {weights!r}")
+        raise ValueError(
+            f"IntraSenseLoss: weights must be finite and not negative, got {weights!r}"
+        )
     return bce, dice, whitening
 
 
@@ -74,18 +80,33 @@ def _fields(output: Any) -> tuple[Tensor, Tensor]:
 
 def _check_target(target: Tensor, logits: Tensor) -> None:
     if not isinstance(target, Tensor):
-        raise TypeError(f"IntraSenseLoss: target must be a tensor, got {type(target).__name__}; use torch.as_tensor")
+        raise TypeError(
+            f"IntraSenseLoss: target must be a tensor, got {type(target).__name__}; use torch.as_tensor"
+        )
     if target.shape != logits.shape:
-        hint = "; add the class axis with target.unsqueeze(1)" if target.dim() == logits.dim() - 1 else ""
+        hint = (
+            "; add the class axis with target.unsqueeze(1)"
+            if target.dim() == logits.dim() - 1
+            else ""
+        )
         raise ValueError(
             f"IntraSenseLoss: target must have the logits' shape (B, K, H, W) = {tuple(logits.shape)}, "
             f"got {tuple(target.shape)}{hint}"
         )
-    checkable = target.device.type == "cpu" and target.dtype != torch.bool and not target.dtype.is_complex and target.numel()
+    checkable = (
+        target.device.type == "cpu"
+        and target.dtype != torch.bool
+        and not target.dtype.is_complex
+        and target.numel()
+    )
     if not checkable or torch.compiler.is_compiling():
         return
     # aminmax knows neither uint16, uint32 and uint64 nor 8-bit floats.
-    low, high = (float(value) for value in target.detach().to(statistics_dtype(target.dtype)).aminmax())
+    low, high = (
+        float(value) for value in target.detach().to(statistics_dtype(target.dtype)).aminmax()
+    )
     if not (low >= 0 and high <= 1):
         hint = "; masks hold 0..255: divide by 255" if low >= 0 and 1 < high <= 255 else ""
-        raise ValueError(f"IntraSenseLoss: target must lie in [0, 1], got values from {low:g} to {high:g}{hint}")
+        raise ValueError(
+            f"IntraSenseLoss: target must lie in [0, 1], got values from {low:g} to {high:g}{hint}"
+        )

@@ -20,7 +20,9 @@ COUNTS = ("tp", "fp", "fn", "tn")
 BOUNDARY_RATIO = 0.02
 
 
-def image_metrics(prediction: ArrayLike, target: ArrayLike, *, empty: str = "nan") -> dict[str, float]:
+def image_metrics(
+    prediction: ArrayLike, target: ArrayLike, *, empty: str = "nan"
+) -> dict[str, float]:
     """All METRICS of one image, and its pixel counts tp, fp, fn, tn.
 
     - dice = 2 tp / (2 tp + fp + fn); jaccard = tp / (tp + fp + fn); accuracy = (tp + tn) / all;
@@ -46,7 +48,9 @@ def image_metrics(prediction: ArrayLike, target: ArrayLike, *, empty: str = "nan
     undefined, no_distance = _empty_values(empty)
     p, t = _mask(prediction, "prediction"), _mask(target, "target")
     if p.shape != t.shape:
-        raise ValueError(f"image_metrics: prediction is {p.shape} and target {t.shape} (H, W); resize the prediction first")
+        raise ValueError(
+            f"image_metrics: prediction is {p.shape} and target {t.shape} (H, W); resize the prediction first"
+        )
     tp = int(np.count_nonzero(p & t))
     fp, fn = int(np.count_nonzero(p)) - tp, int(np.count_nonzero(t)) - tp
     row = _ratios(tp, fp, fn, p.size - tp - fp - fn, undefined)
@@ -60,7 +64,8 @@ def image_metrics(prediction: ArrayLike, target: ArrayLike, *, empty: str = "nan
         row |= {
             "hd95": float(np.percentile(distances, 95)),
             "assd": float(distances.mean()),
-            "boundary_iou": int(np.count_nonzero(bands[0] & bands[1])) / int(np.count_nonzero(bands[0] | bands[1])),
+            "boundary_iou": int(np.count_nonzero(bands[0] & bands[1]))
+            / int(np.count_nonzero(bands[0] | bands[1])),
         }
     return row | {"tp": tp, "fp": fp, "fn": fn, "tn": p.size - tp - fp - fn}
 
@@ -113,14 +118,19 @@ def summarize(rows: Iterable[Mapping[str, Any]], *, empty: str = "nan") -> Summa
         ValueError: a row without one of the columns or with text that is no number, or an unknown `empty`.
     """
     undefined, _ = _empty_values(empty)
-    table = np.array([[_number(row, name, i) for name in (*METRICS, *COUNTS)] for i, row in enumerate(rows)], dtype=np.float64)
+    table = np.array(
+        [[_number(row, name, i) for name in (*METRICS, *COUNTS)] for i, row in enumerate(rows)],
+        dtype=np.float64,
+    )
     table = table.reshape(-1, len(METRICS) + len(COUNTS))
     tp, fp, fn, tn = table[:, len(METRICS) :].T
     lesion = tp + fn > 0
     found = tp + fp > 0
     normal = ~lesion
     pixels = tp + fp + fn + tn
-    lesion_tp, lesion_fp, lesion_fn, lesion_tn = (int(column[lesion].sum()) for column in (tp, fp, fn, tn))
+    lesion_tp, lesion_fp, lesion_fn, lesion_tn = (
+        int(column[lesion].sum()) for column in (tp, fp, fn, tn)
+    )
     if lesion.any():
         pooled = _ratios(lesion_tp, lesion_fp, lesion_fn, lesion_tn, undefined)
     else:
@@ -134,7 +144,9 @@ def summarize(rows: Iterable[Mapping[str, Any]], *, empty: str = "nan") -> Summa
         missed_lesions=int((lesion & (tp == 0)).sum()),
         one_side_empty=int((lesion != found).sum()),
         false_positive_rate=float(found[normal].mean()) if normal.any() else math.nan,
-        false_positive_area=float((fp[normal] / pixels[normal]).mean()) if normal.any() else math.nan,
+        false_positive_area=float((fp[normal] / pixels[normal]).mean())
+        if normal.any()
+        else math.nan,
         empty=empty,
     )
 
@@ -149,13 +161,17 @@ def _empty_values(empty: str) -> tuple[float, float]:
 def _mask(array: ArrayLike, name: str) -> NDArray[np.bool_]:
     values = np.asarray(array)
     if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"image_metrics: {name} must be one image (H, W) with pixels, got shape {values.shape}")
+        raise ValueError(
+            f"image_metrics: {name} must be one image (H, W) with pixels, got shape {values.shape}"
+        )
     if values.dtype == np.bool_:
         return values
     mask = values == 1
     if not np.all(mask | (values == 0)):
         odd = values[~(mask | (values == 0))].flat[0]
-        raise ValueError(f"image_metrics: {name} must be bool or hold 0 and 1 only, got {odd}; threshold it first")
+        raise ValueError(
+            f"image_metrics: {name} must be bool or hold 0 and 1 only, got {odd}; threshold it first"
+        )
     return mask
 
 
@@ -184,9 +200,14 @@ def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _surface_distances(p: NDArray[np.bool_], t: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Distances to the other mask's surface, of all surface pixels of `p`, then of `t`."""
     surfaces = _surface(p), _surface(t)
-    to_p, to_t = (cv2.distanceTransform((~s).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for s in surfaces)
+    to_p, to_t = (
+        cv2.distanceTransform((~s).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        for s in surfaces
+    )
     distances = np.concatenate([to_t[surfaces[0]], to_p[surfaces[1]]]).astype(np.float64)
-    return np.sqrt(np.rint(distances**2))  # squared distances are integers: this takes the float32 rounding out
+    return np.sqrt(
+        np.rint(distances**2)
+    )  # squared distances are integers: this takes the float32 rounding out
 
 
 def _boundary_band(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -209,9 +230,13 @@ def _number(row: Mapping[str, Any], name: str, index: int) -> float:
     try:
         value = float(row[name])
     except KeyError:
-        raise ValueError(f"summarize: row {index} has no column {name!r}; rows must come from image_metrics") from None
+        raise ValueError(
+            f"summarize: row {index} has no column {name!r}; rows must come from image_metrics"
+        ) from None
     except (TypeError, ValueError):
-        raise ValueError(f"summarize: row {index} has {name} = {row[name]!r}, which is no number") from None
+        raise ValueError(
+            f"summarize: row {index} has {name} = {row[name]!r}, which is no number"
+        ) from None
     return value
 
 

@@ -116,8 +116,12 @@ class IntraSenseNet(nn.Module):
         )
         self._fused = checked_fused(fused)
         self.placement = config["placement"]
-        self.register_buffer("input_mean", torch.tensor(_MEAN[config["in_channels"]]).view(1, -1, 1, 1))
-        self.register_buffer("input_std", torch.tensor(_STD[config["in_channels"]]).view(1, -1, 1, 1))
+        self.register_buffer(
+            "input_mean", torch.tensor(_MEAN[config["in_channels"]]).view(1, -1, 1, 1)
+        )
+        self.register_buffer(
+            "input_std", torch.tensor(_STD[config["in_channels"]]).view(1, -1, 1, 1)
+        )
         self.encoder = ResNet50Encoder(config["in_channels"])
         perception = {
             "norm": config["module_norm"],
@@ -133,7 +137,9 @@ class IntraSenseNet(nn.Module):
         for stride in sorted(config["refine_strides"]):
             channels = CHANNELS[STRIDES.index(stride)]
             if config["gcp"]:
-                self.gcp[str(stride)] = GlobalLocalPerception(channels, fused=self._fused, **perception)
+                self.gcp[str(stride)] = GlobalLocalPerception(
+                    channels, fused=self._fused, **perception
+                )
             if config["cdr"]:
                 self.cdr[str(stride)] = ChannelDecoupling(channels, fused=self._fused, **decoupling)
         self.decoder = UNetDecoder(config["num_classes"], config["decoder_channels"])
@@ -208,13 +214,20 @@ class IntraSenseNet(nn.Module):
         elif self.fused:
             path, reason = ("fused" if status.available else "unavailable"), status.reason
         elif status.available and self.input_mean.device.type != "cuda":
-            path, reason = "eager", f"fused=None stays eager on a CPU; fused=True would use the {status.reason}"
+            path, reason = (
+                "eager",
+                f"fused=None stays eager on a CPU; fused=True would use the {status.reason}",
+            )
         else:
             path, reason = ("fused" if status.available else "eager"), status.reason
         return dict.fromkeys(operators, OperatorPath(path, reason))
 
     def save_pretrained(
-        self, path: str | os.PathLike[str], extra: dict[str, Any] | None = None, *, overwrite: bool = False
+        self,
+        path: str | os.PathLike[str],
+        extra: dict[str, Any] | None = None,
+        *,
+        overwrite: bool = False,
     ) -> None:
         """Write `config.json` and `model.safetensors` into a folder: both, or neither if something cannot be written.
 
@@ -231,7 +244,9 @@ class IntraSenseNet(nn.Module):
         write_folder(path, self.config, self.state_dict(), extra, overwrite=overwrite)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], *, fused: bool | None = None) -> "IntraSenseNet":
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, fused: bool | None = None
+    ) -> "IntraSenseNet":
         """Load a network from a folder written by `save_pretrained`, in eval mode, on the CPU. Nothing is downloaded.
 
         Args:
@@ -296,7 +311,9 @@ class IntraSenseNet(nn.Module):
         x = x.to(self.input_mean.dtype)  # type: ignore[arg-type]
         height, width = x.shape[-2:]
         # No remainder of a negative number: torch.compile cannot take it into a graph of any size.
-        right, below = ((side + STRIDES[-1] - 1) // STRIDES[-1] * STRIDES[-1] - side for side in (width, height))
+        right, below = (
+            (side + STRIDES[-1] - 1) // STRIDES[-1] * STRIDES[-1] - side for side in (width, height)
+        )
         # Not torch's replicate padding: where algorithms must be deterministic, torch.compile of 2.11 cannot trace that.
         x = torch.cat((x, x[..., -1:].expand(*x.shape[:-1], right)), -1)
         x = torch.cat((x, x[..., -1:, :].expand(*x.shape[:-2], below, x.shape[-1])), -2)
@@ -305,14 +322,22 @@ class IntraSenseNet(nn.Module):
     def _check_input(self, x: Tensor) -> tuple[int, int]:
         channels = self.config["in_channels"]
         if not isinstance(x, Tensor):
-            raise TypeError(f"IntraSenseNet: x must be a tensor, got {type(x).__name__}; use torch.as_tensor")
+            raise TypeError(
+                f"IntraSenseNet: x must be a tensor, got {type(x).__name__}; use torch.as_tensor"
+            )
         if x.dim() != 4 or x.shape[1] != channels:
-            raise ValueError(f"IntraSenseNet: needs x of shape (B, {channels}, H, W), got {tuple(x.shape)}")
+            raise ValueError(
+                f"IntraSenseNet: needs x of shape (B, {channels}, H, W), got {tuple(x.shape)}"
+            )
         if not x.dtype.is_floating_point:
-            raise ValueError(f"IntraSenseNet: needs floating-point x in [0, 1], got {x.dtype}; divide 8-bit images by 255")
+            raise ValueError(
+                f"IntraSenseNet: needs floating-point x in [0, 1], got {x.dtype}; divide 8-bit images by 255"
+            )
         batch, _, height, width = x.shape
         if height < _SMALLEST or width < _SMALLEST:
-            raise ValueError(f"IntraSenseNet: needs H and W >= {_SMALLEST}, got {height} x {width}; enlarge or pad the images")
+            raise ValueError(
+                f"IntraSenseNet: needs H and W >= {_SMALLEST}, got {height} x {width}; enlarge or pad the images"
+            )
         if batch == 1 and max(height, width) <= STRIDES[-1] and self.encoder.layer4.training:
             raise ValueError(
                 f"IntraSenseNet: training on one image of {height} x {width} leaves BatchNorm a single position at stride 32; "

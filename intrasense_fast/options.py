@@ -31,7 +31,9 @@ def checked_options(**options: Any) -> dict[str, Any]:
     def counts(name: str) -> bool:
         return isinstance(found[name], list) and all(map(_is_count, found[name]))
 
-    require(_is_count(found["in_channels"]) and found["in_channels"] in (1, 3), "in_channels", "1 or 3")
+    require(
+        _is_count(found["in_channels"]) and found["in_channels"] in (1, 3), "in_channels", "1 or 3"
+    )
     require(_is_count(found["num_classes"]), "num_classes", "an integer >= 1 and below 2**31")
     strides = found["refine_strides"]
     strides_fit = counts("refine_strides") and set(strides) <= set(REFINABLE_STRIDES)
@@ -55,7 +57,11 @@ def checked_options(**options: Any) -> dict[str, Any]:
     )
     for name in ("entropy_threshold", "ridge", "alpha", "beta"):
         found[name] = _number(found[name])
-    require(0 <= found["entropy_threshold"] < float("inf"), "entropy_threshold", "finite and >= 0, a number such as 0.5")
+    require(
+        0 <= found["entropy_threshold"] < float("inf"),
+        "entropy_threshold",
+        "finite and >= 0, a number such as 0.5",
+    )
     require(0 < found["ridge"] < float("inf"), "ridge", "finite and > 0, a number such as 10.0")
     for name in ("alpha", "beta"):
         require(abs(found[name]) < float("inf"), name, "finite, a number such as 0.01")
@@ -97,6 +103,10 @@ def _is_count(value: Any) -> bool:
 def _number(value: Any) -> float:
     """A real number as a float, infinite where it is too large for one; NaN for everything else."""
     try:
-        return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else float("nan")
+        return (
+            float(value)
+            if isinstance(value, numbers.Real) and not isinstance(value, bool)
+            else float("nan")
+        )
     except OverflowError:
         return float("inf")

@@ -24,12 +24,24 @@ from intrasense_fast.report.figures import MAX_ROWS
 from intrasense_fast.report.overlays import OverlayItem, overlay, save_overlays
 from intrasense_fast.report.tables import write_csv
 
-COLUMNS = ("image", "mask", "area", "left", "top", "width", "height", "mean_probability", "threshold")
+COLUMNS = (
+    "image",
+    "mask",
+    "area",
+    "left",
+    "top",
+    "width",
+    "height",
+    "mean_probability",
+    "threshold",
+)
 _AT_A_TIME = 8
 _MASK_NAME = re.compile(r"^(.+)_mask(_\d+)?$", re.IGNORECASE)
 
 
-def predict_probabilities(net: IntraSenseNet, images: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
+def predict_probabilities(
+    net: IntraSenseNet, images: Sequence[np.ndarray], size: int
+) -> list[np.ndarray]:
     """Lesion probability of each image, on the image's own grid.
 
     Args:
@@ -45,12 +57,16 @@ def predict_probabilities(net: IntraSenseNet, images: Sequence[np.ndarray], size
     """
     config, device = net.config, next(net.parameters()).device
     if config["num_classes"] != 1:
-        raise ValueError(f"predict: needs a network with one class, this one has {config['num_classes']}")
+        raise ValueError(
+            f"predict: needs a network with one class, this one has {config['num_classes']}"
+        )
     if not images:
         return []
     for i, image in enumerate(images):
         if not np.isfinite(image).all():
-            raise ValueError(f"predict: image {i} has pixels that are NaN or infinite; repair it first")
+            raise ValueError(
+                f"predict: image {i} has pixels that are NaN or infinite; repair it first"
+            )
     batch = torch.from_numpy(np.stack([resize_image(image, size) for image in images])).unsqueeze(1)
     training = net.training
     net.eval()
@@ -60,18 +76,37 @@ def predict_probabilities(net: IntraSenseNet, images: Sequence[np.ndarray], size
             maps = torch.sigmoid(logits.float())[:, 0].cpu().numpy()
     finally:
         net.train(training)
-    return [resize_probability(found, image.shape) for found, image in zip(maps, images, strict=True)]
+    return [
+        resize_probability(found, image.shape) for found, image in zip(maps, images, strict=True)
+    ]
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every command that runs a checkpoint."""
-    parser.add_argument("--checkpoint", required=True, metavar="RUN/best", help="folder with config.json and model.safetensors")
-    parser.add_argument("--out", required=True, help="new folder for the results")
-    parser.add_argument("--threshold", type=float, default=0.5, help="probability above which a pixel is lesion (default 0.5)")
-    parser.add_argument("--size", type=int, help="side the network sees (default: the checkpoint's image size)")
-    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     parser.add_argument(
-        "--fused", action=argparse.BooleanOptionalAction, default=None, help="Triton kernels or eager operators"
+        "--checkpoint",
+        required=True,
+        metavar="RUN/best",
+        help="folder with config.json and model.safetensors",
+    )
+    parser.add_argument("--out", required=True, help="new folder for the results")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        help="probability above which a pixel is lesion (default 0.5)",
+    )
+    parser.add_argument(
+        "--size", type=int, help="side the network sees (default: the checkpoint's image size)"
+    )
+    parser.add_argument(
+        "--device", default=None, help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)"
+    )
+    parser.add_argument(
+        "--fused",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="Triton kernels or eager operators",
     )
 
 
@@ -85,7 +120,9 @@ def usable_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise UsageError(f"--device {name}: cannot be used here ({first_line(error)}); try --device cpu") from error
+        raise UsageError(
+            f"--device {name}: cannot be used here ({first_line(error)}); try --device cpu"
+        ) from error
     return device
 
 
@@ -104,19 +141,27 @@ def load_checkpoint(args: argparse.Namespace) -> tuple[IntraSenseNet, int]:
         raise UsageError(f"--checkpoint {error}") from error
     if net.config["num_classes"] != 1:
         classes = net.config["num_classes"]
-        raise UsageError(f"--checkpoint {args.checkpoint}: has {classes} classes, a network with one class (lesion) is needed")
+        raise UsageError(
+            f"--checkpoint {args.checkpoint}: has {classes} classes, a network with one class (lesion) is needed"
+        )
     size = args.size if args.size is not None else config.get("image_size")
     if size is None:
-        raise UsageError(f"{args.checkpoint}/config.json has no image_size; give --size, the side the network was trained at")
+        raise UsageError(
+            f"{args.checkpoint}/config.json has no image_size; give --size, the side the network was trained at"
+        )
     if not isinstance(size, int) or size < 32:
         raise UsageError(f"--size must be an integer >= 32, got {size!r}")
     device = usable_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         net.to(device)
     except RuntimeError as error:
-        raise UsageError(f"--device {device}: the network cannot be put there ({first_line(error)})") from error
+        raise UsageError(
+            f"--device {device}: the network cannot be put there ({first_line(error)})"
+        ) from error
     if args.fused:
-        unavailable = [path.reason for path in net.fused_report().values() if path.path == "unavailable"]
+        unavailable = [
+            path.reason for path in net.fused_report().values() if path.path == "unavailable"
+        ]
         if unavailable:
             raise UsageError(f"--fused: {unavailable[0]}")
     out = Path(args.out)
@@ -130,9 +175,13 @@ def load_checkpoint(args: argparse.Namespace) -> tuple[IntraSenseNet, int]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", metavar="IMAGE|FOLDER", help="an image, or a folder whose images are all segmented")
+    parser.add_argument(
+        "input", metavar="IMAGE|FOLDER", help="an image, or a folder whose images are all segmented"
+    )
     add_checkpoint_arguments(parser)
-    parser.add_argument("--probabilities", action="store_true", help="also write NAME_probability.png, 16-bit")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="also write NAME_probability.png, 16-bit"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -167,14 +216,21 @@ def run(args: argparse.Namespace) -> int:
     write_csv(out / "predictions.csv", rows, COLUMNS)
     if drawn:
         save_overlays(out / "overlays.png", drawn)
-    show(f"{len(rows)} of {len(files)} images segmented; masks, overlays and predictions.csv are in {out}")
+    show(
+        f"{len(rows)} of {len(files)} images segmented; masks, overlays and predictions.csv are in {out}"
+    )
     for failure in failures:
         show(f"failed: {failure}", sys.stderr)
     return 1 if failures else 0
 
 
 def _write(
-    out: Path, relative: Path, image: np.ndarray, probability: np.ndarray, mask: np.ndarray, args: argparse.Namespace
+    out: Path,
+    relative: Path,
+    image: np.ndarray,
+    probability: np.ndarray,
+    mask: np.ndarray,
+    args: argparse.Namespace,
 ) -> dict[str, Any]:
     stem = _target(out, relative)
     target = stem.with_name(f"{stem.name}_mask.png")
@@ -182,11 +238,25 @@ def _write(
     write_png(target, mask * np.uint8(255))
     write_png(stem.with_name(f"{stem.name}_overlay.png"), overlay(image, None, mask))
     if args.probabilities:
-        write_png(stem.with_name(f"{stem.name}_probability.png"), np.rint(probability * 65535).astype(np.uint16))
+        write_png(
+            stem.with_name(f"{stem.name}_probability.png"),
+            np.rint(probability * 65535).astype(np.uint16),
+        )
     ys, xs = np.nonzero(mask)
-    box = (xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1) if len(xs) else ("", "", "", "")
+    box = (
+        (xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1)
+        if len(xs)
+        else ("", "", "", "")
+    )
     inside = float(probability[mask == 1].mean()) if len(xs) else ""
-    values = (relative.as_posix(), target.relative_to(out).as_posix(), len(xs), *box, inside, args.threshold)
+    values = (
+        relative.as_posix(),
+        target.relative_to(out).as_posix(),
+        len(xs),
+        *box,
+        inside,
+        args.threshold,
+    )
     return dict(zip(COLUMNS, values, strict=True))
 
 
@@ -204,21 +274,35 @@ def _images(source: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
     found = []
     for folder, inside, names in os.walk(source, onerror=_refuse, followlinks=True):
         here = Path(folder)
-        if any(os.path.samefile(here, up) for up in here.parents if up == source or source in up.parents):
+        if any(
+            os.path.samefile(here, up)
+            for up in here.parents
+            if up == source or source in up.parents
+        ):
             inside.clear()
             continue
-        found += [Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]
+        found += [
+            Path(folder, name)
+            for name in names
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+        ]
     if not found:
         raise UsageError(f"{source}: holds no images ({', '.join(SUFFIXES)})")
     stems = {path.with_suffix("") for path in found}
-    masks = {path for path in found if (match := _MASK_NAME.match(path.stem)) and path.with_name(match[1]) in stems}
+    masks = {
+        path
+        for path in found
+        if (match := _MASK_NAME.match(path.stem)) and path.with_name(match[1]) in stems
+    }
     relative = [path.relative_to(source) for path in found if path not in masks]
     ordered = sorted(relative, key=lambda path: [natural_key(part) for part in path.parts])
     return [(path, source / path) for path in ordered], sorted(masks)
 
 
 def _refuse(error: OSError) -> None:
-    raise UsageError(f"{error.filename}: cannot be read ({error.strerror}); make it readable, or move it out of the folder")
+    raise UsageError(
+        f"{error.filename}: cannot be read ({error.strerror}); make it readable, or move it out of the folder"
+    )
 
 
 def _check_targets(files: Sequence[tuple[Path, Path]], probabilities: bool) -> None:
@@ -231,7 +315,9 @@ def _check_targets(files: Sequence[tuple[Path, Path]], probabilities: bool) -> N
     for target, sources in writers.items():
         if len(sources) > 1:
             names = " and ".join(str(path) for path in sources)
-            raise UsageError(f"{names} would both be written to {target}.png; rename one or put them in different folders")
+            raise UsageError(
+                f"{names} would both be written to {target}.png; rename one or put them in different folders"
+            )
 
 
 def _chunks(files: Sequence[tuple[Path, Path]]) -> Iterator[Sequence[tuple[Path, Path]]]:

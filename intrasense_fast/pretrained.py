@@ -34,7 +34,9 @@ def write_folder(
     config, tensors = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     existing = [file.name for file in (config, tensors) if file.exists()]
     if existing and not overwrite:
-        raise FileExistsError(f"{folder} already holds {' and '.join(existing)}; choose another folder or pass overwrite=True")
+        raise FileExistsError(
+            f"{folder} already holds {' and '.join(existing)}; choose another folder or pass overwrite=True"
+        )
     if fault := _dtype_fault(weights):
         raise ValueError(f"{folder}: not written, {fault}; convert the network with net.to(dtype)")
     own = {"architecture": _ARCHITECTURE, "version": __version__, "arguments": arguments}
@@ -47,7 +49,9 @@ def write_folder(
         ) from error
     with atomic_path(config) as new_config, atomic_path(tensors) as new_tensors:
         new_config.write_text(text, encoding="utf-8")
-        save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, new_tensors)
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in weights.items()}, new_tensors
+        )
         for new in (new_config, new_tensors):
             flush_to_disk(new)
         # Whatever interrupts the two renames, the old configuration never stands beside the new weights.
@@ -63,16 +67,29 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     folder = Path(path)
     file = folder / CONFIG_FILE
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; needed is one with {CONFIG_FILE} and {WEIGHTS_FILE}")
+        raise ValueError(
+            f"{folder}: no such folder; needed is one with {CONFIG_FILE} and {WEIGHTS_FILE}"
+        )
     if not file.is_file() or (not (folder / WEIGHTS_FILE).exists() and (folder / "best").is_dir()):
-        inside = next((f"; did you mean {folder / name}?" for name in ("best", "last") if (folder / name).is_dir()), "")
-        raise ValueError(f"{folder}: is no checkpoint folder: it needs {CONFIG_FILE} and {WEIGHTS_FILE}{inside}")
+        inside = next(
+            (
+                f"; did you mean {folder / name}?"
+                for name in ("best", "last")
+                if (folder / name).is_dir()
+            ),
+            "",
+        )
+        raise ValueError(
+            f"{folder}: is no checkpoint folder: it needs {CONFIG_FILE} and {WEIGHTS_FILE}{inside}"
+        )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{file}: damaged ({error}); copy the checkpoint again") from error
     if not isinstance(content, dict) or content.get("architecture") != _ARCHITECTURE:
-        raise ValueError(f'{file}: describes no {_ARCHITECTURE} (its "architecture" is missing or another)')
+        raise ValueError(
+            f'{file}: describes no {_ARCHITECTURE} (its "architecture" is missing or another)'
+        )
     if not isinstance(content.get("arguments"), dict):
         raise ValueError(f'{file}: has no "arguments" of the network')
     return content
@@ -89,14 +106,20 @@ def read_weights(path: str | os.PathLike[str], own: Mapping[str, Tensor]) -> dic
     try:
         weights = load_file(file)
     except FileNotFoundError:
-        raise ValueError(f"{folder}: has {CONFIG_FILE} but no {WEIGHTS_FILE}; the checkpoint is incomplete") from None
+        raise ValueError(
+            f"{folder}: has {CONFIG_FILE} but no {WEIGHTS_FILE}; the checkpoint is incomplete"
+        ) from None
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file}: damaged or truncated ({error}); copy the checkpoint again") from error
+        raise ValueError(
+            f"{file}: damaged or truncated ({error}); copy the checkpoint again"
+        ) from error
     wrong = [f"{key} (missing)" for key in sorted(own.keys() - weights.keys())]
     wrong += [f"{key} (unknown)" for key in sorted(weights.keys() - own.keys())]
     for key in sorted(own.keys() & weights.keys()):
         given, needed = weights[key], own[key]
-        alike = given.is_floating_point() if needed.is_floating_point() else given.dtype == needed.dtype
+        alike = (
+            given.is_floating_point() if needed.is_floating_point() else given.dtype == needed.dtype
+        )
         if given.shape != needed.shape or not alike:
             wrong.append(f"{key} ({_shown(given)} for {_shown(needed)})")
     if wrong:
@@ -111,8 +134,19 @@ def read_weights(path: str | os.PathLike[str], own: Mapping[str, Tensor]) -> dic
 
 def _dtype_fault(weights: Mapping[str, Tensor]) -> str:
     """Which tensor is of a dtype that no layer computes in; several of the others may stand side by side, as for autocast."""
-    odd = next((key for key, value in weights.items() if value.is_floating_point() and value.dtype not in DTYPES), None)
-    return "" if odd is None else f"{odd} must be float32, float16, bfloat16 or float64, it is {weights[odd].dtype}"
+    odd = next(
+        (
+            key
+            for key, value in weights.items()
+            if value.is_floating_point() and value.dtype not in DTYPES
+        ),
+        None,
+    )
+    return (
+        ""
+        if odd is None
+        else f"{odd} must be float32, float16, bfloat16 or float64, it is {weights[odd].dtype}"
+    )
 
 
 def _shown(tensor: Tensor) -> str:

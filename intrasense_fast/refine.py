@@ -75,13 +75,17 @@ class GlobalLocalPerception(nn.Module):
     @torch.no_grad()
     def entropy(self, x: Tensor) -> Tensor:
         """(B, H, W): the scaled entropy of Eq. 6 that `forward` compares with the threshold."""
-        return entropy_map(*self._attended(x), self.gate.weight, self.gate.bias, entropy_scale=self.entropy_scale)  # type: ignore[arg-type]
+        return entropy_map(
+            *self._attended(x), self.gate.weight, self.gate.bias, entropy_scale=self.entropy_scale
+        )  # type: ignore[arg-type]
 
     def _attended(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, _, height, width = x.shape
         projected = as_rows(self.projection_norm(self.projection(x)))
         query, key, value = projected.split((self.depth, self.depth, self.channels), -1)
-        rows, mean, maximum = nonlocal_attention(query, key, value, as_rows(x).to(projected.dtype), fused=self.fused)
+        rows, mean, maximum = nonlocal_attention(
+            query, key, value, as_rows(x).to(projected.dtype), fused=self.fused
+        )
         statistics = torch.stack((mean, maximum), 1).view(batch, 2, height, width)
         mean, maximum = self.gate_norm(statistics).unbind(1)
         return from_rows(rows, x), mean, maximum

@@ -50,7 +50,12 @@ def subjects() -> dict[str, Subject]:
     for operator in OPERATORS:
         module = f"intrasense_fast.kernels.{operator}.candidates"
         if importlib.util.find_spec(module) is not None:
-            found.update({f"{operator}.{name}": subject for name, subject in importlib.import_module(module).SUBJECTS.items()})
+            found.update(
+                {
+                    f"{operator}.{name}": subject
+                    for name, subject in importlib.import_module(module).SUBJECTS.items()
+                }
+            )
     return found
 
 
@@ -79,7 +84,9 @@ def compiled(case: Case) -> str:
 
     spills: list[str] = []
 
-    def start(kernel: Any, grid: tuple[int, ...], args: tuple, constexprs: dict, options: dict) -> None:
+    def start(
+        kernel: Any, grid: tuple[int, ...], args: tuple, constexprs: dict, options: dict
+    ) -> None:
         found = kernel[grid](*args, **constexprs, **options)
         if getattr(found, "n_spills", 0):
             spills.append(f"{kernel.__name__} spills {found.n_spills}")
@@ -116,7 +123,10 @@ def microseconds(function: Callable[[], object]) -> float:
     """Median time of a replay of the call's CUDA graph."""
     replay, _ = captured(function)
     replay()
-    marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(REPLAYS)]
+    marks = [
+        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+        for _ in range(REPLAYS)
+    ]
     for begin, end in marks:
         begin.record()
         replay()
@@ -135,8 +145,12 @@ def sweep(names: list[str], workers: int) -> Iterator[dict[str, Any]]:
                 for shape in subject.shapes
                 for config in itertools.chain([None], subject.candidates(shape))
             ]
-            problems = list(tqdm(pool.map(compiled, cases), f"compiling {name}", len(cases), unit="case"))
-            for shape, members in itertools.groupby(zip(cases, problems, strict=True), key=lambda pair: pair[0].shape):
+            problems = list(
+                tqdm(pool.map(compiled, cases), f"compiling {name}", len(cases), unit="case")
+            )
+            for shape, members in itertools.groupby(
+                zip(cases, problems, strict=True), key=lambda pair: pair[0].shape
+            ):
                 call = subject.start(shape)
                 for case, problem in members:
                     yield timed(case, problem, call)
@@ -158,10 +172,16 @@ def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     asked: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         if row["us"] is not None:
-            asked.setdefault(row["question"], {}).setdefault(json.dumps(row["config"]), []).append(row["us"])
+            asked.setdefault(row["question"], {}).setdefault(json.dumps(row["config"]), []).append(
+                row["us"]
+            )
     found = {}
     for question, times in asked.items():
-        whole = {config: sum(each) for config, each in times.items() if len(each) == max(map(len, times.values()))}
+        whole = {
+            config: sum(each)
+            for config, each in times.items()
+            if len(each) == max(map(len, times.values()))
+        }
         best = min(whole, key=lambda config: whole[config])
         if best != "null":
             found[question] = json.loads(best)
@@ -172,16 +192,28 @@ def save(path: Path, content: dict[str, Any]) -> None:
     import triton
 
     with atomic_path(path) as temporary:
-        made = {"gpu": torch.cuda.get_device_name(), "triton": triton.__version__, "torch": torch.__version__}
+        made = {
+            "gpu": torch.cuda.get_device_name(),
+            "triton": triton.__version__,
+            "torch": torch.__version__,
+        }
         temporary.write_text(json.dumps({**made, **content}, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m intrasense_fast.kernels.tune", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="SUBJECT", help="which, as operator.name; all if none is named")
-    parser.add_argument("--save", type=Path, help="write the quickest configurations here, for use_tuned_configs")
+    parser = argparse.ArgumentParser(
+        prog="python -m intrasense_fast.kernels.tune", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="SUBJECT", help="which, as operator.name; all if none is named"
+    )
+    parser.add_argument(
+        "--save", type=Path, help="write the quickest configurations here, for use_tuned_configs"
+    )
     parser.add_argument("--out", type=Path, help="write every time here")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that compile")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes that compile"
+    )
     options = parser.parse_args(arguments)
     known = list(subjects())
     if unknown := sorted(set(options.names) - set(known)):
@@ -190,14 +222,20 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("torch sees no GPU")
     rows: list[dict[str, Any]] = []
     for key, members in itertools.groupby(
-        sweep(options.names or known, options.workers), key=lambda row: (row["subject"], tuple(row["shape"]))
+        sweep(options.names or known, options.workers),
+        key=lambda row: (row["subject"], tuple(row["shape"])),
     ):
         print(*key)
         found = list(members)
         rows += found
-        for row in sorted(found, key=lambda row: row["us"] or float("inf"))[:12] + [row for row in found if not row["config"]]:
+        for row in sorted(found, key=lambda row: row["us"] or float("inf"))[:12] + [
+            row for row in found if not row["config"]
+        ]:
             time = "-" if row["us"] is None else f"{row['us']:.1f}"
-            config = row["config"] and {**row["config"]["blocks"], **{k: row["config"][k] for k in ("num_warps", "num_stages")}}
+            config = row["config"] and {
+                **row["config"]["blocks"],
+                **{k: row["config"][k] for k in ("num_warps", "num_stages")},
+            }
             print(f"  {time:>8} us  {config or 'the table'} {row['problem']}", flush=True)
         if options.out:
             save(options.out, {"rows": rows})

@@ -9,7 +9,9 @@ import torch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seed", type=int, default=None, help="repeat the random numbers of an earlier run")
+    parser.addoption(
+        "--seed", type=int, default=None, help="repeat the random numbers of an earlier run"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

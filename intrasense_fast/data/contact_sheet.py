@@ -19,7 +19,9 @@ _CONFLICT = (230, 60, 60)
 _AGREEMENT = (90, 90, 90)
 
 
-def write_contact_sheet(path: str | os.PathLike[str], data: SegmentationData, found: Duplicates) -> None:
+def write_contact_sheet(
+    path: str | os.PathLike[str], data: SegmentationData, found: Duplicates
+) -> None:
     """Draw every cluster of `found` as PNG, 8 pictures a row, with outlines of the masks; framed red where classes differ.
 
     Names are shown in ASCII, other characters as "?". Without clusters the sheet says so.
@@ -34,13 +36,24 @@ def write_contact_sheet(path: str | os.PathLike[str], data: SegmentationData, fo
         colour = _CONFLICT if len({record.label for record in cluster}) > 1 else _AGREEMENT
         tiles = [_tile(record, number, colour) for record in cluster]
         for tile in tiles:
-            if len(rows[-1]) == _WIDTH or (len(rows[-1]) + len(tiles) > _WIDTH and tile is tiles[0] and rows[-1]):
+            if len(rows[-1]) == _WIDTH or (
+                len(rows[-1]) + len(tiles) > _WIDTH and tile is tiles[0] and rows[-1]
+            ):
                 rows.append([])
             rows[-1].append(tile)
     height, width = _TILE + _TEXT + _GAP, _TILE + _GAP
     sheet = np.full((max(1, len(rows)) * height + _GAP, _WIDTH * width + _GAP, 3), 255, np.uint8)
     if not clusters:
-        cv2.putText(sheet, "no near-duplicates", (20, 60), cv2.FONT_HERSHEY_SIMPLEX, 1, (0, 0, 0), 1, cv2.LINE_AA)
+        cv2.putText(
+            sheet,
+            "no near-duplicates",
+            (20, 60),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            1,
+            (0, 0, 0),
+            1,
+            cv2.LINE_AA,
+        )
     for row, tiles in enumerate(rows):
         for column, tile in enumerate(tiles):
             top, left = row * height + _GAP, column * width + _GAP
@@ -56,8 +69,13 @@ def _tile(record: Record, number: int, colour: Sequence[int]) -> np.ndarray:
     except ImageError:
         return tile
     scale = _TILE / max(sample.image.shape)
-    size = (max(1, round(sample.image.shape[1] * scale)), max(1, round(sample.image.shape[0] * scale)))
-    picture = np.rint(cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA) * 255).astype(np.uint8)
+    size = (
+        max(1, round(sample.image.shape[1] * scale)),
+        max(1, round(sample.image.shape[0] * scale)),
+    )
+    picture = np.rint(cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA) * 255).astype(
+        np.uint8
+    )
     picture = np.ascontiguousarray(picture[..., None].repeat(3, 2))
     mask = cv2.resize(sample.mask, size, interpolation=cv2.INTER_NEAREST)
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -67,5 +85,14 @@ def _tile(record: Record, number: int, colour: Sequence[int]) -> np.ndarray:
     name = record.name if len(record.name) <= 24 else "..." + record.name[-21:]
     for line, text in enumerate((f"{number}: {record.label or 'unlabelled'}", name)):
         shown = text.encode("ascii", "replace").decode()
-        cv2.putText(tile, shown, (2, _TILE + 13 + 15 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+        cv2.putText(
+            tile,
+            shown,
+            (2, _TILE + 13 + 15 * line),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.4,
+            (0, 0, 0),
+            1,
+            cv2.LINE_AA,
+        )
     return tile

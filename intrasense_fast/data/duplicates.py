@@ -39,7 +39,9 @@ class Duplicates:
         return sum(map(len, self.clusters))
 
 
-def find_duplicates(records: Sequence[Record], signatures: Sequence[Signature | None], *, progress: bool = False) -> Duplicates:
+def find_duplicates(
+    records: Sequence[Record], signatures: Sequence[Signature | None], *, progress: bool = False
+) -> Duplicates:
     """The near-duplicates among records, from the cache of this machine where the same files were searched before.
 
     Args:
@@ -50,12 +52,23 @@ def find_duplicates(records: Sequence[Record], signatures: Sequence[Signature | 
     found = _read(file)
     if found is not None:
         return found
-    known = [(record.name, each) for record, each in zip(records, signatures, strict=True) if each is not None]
-    pairs, left_out = find_pairs([name for name, _ in known], [each for _, each in known], progress=progress)
+    known = [
+        (record.name, each)
+        for record, each in zip(records, signatures, strict=True)
+        if each is not None
+    ]
+    pairs, left_out = find_pairs(
+        [name for name, _ in known], [each for _, each in known], progress=progress
+    )
     found = Duplicates(tuple(pairs), clusters_of(pairs), left_out=left_out)
     try:
         with atomic_path(file) as temporary:
-            content = {"version": VERSION, "images": len(records), "pairs": pairs, "left_out": left_out}
+            content = {
+                "version": VERSION,
+                "images": len(records),
+                "pairs": pairs,
+                "left_out": left_out,
+            }
             temporary.write_text(json.dumps(content, ensure_ascii=True), encoding="utf-8")
     except OSError as error:
         reason = f"near-duplicates are not kept for next time ({error.strerror}): set XDG_CACHE_HOME to a folder of yours"
@@ -81,7 +94,9 @@ def regrouped(data: SegmentationData, found: Duplicates) -> SegmentationData:
     for record in data.records:
         first.setdefault(record.group, record.name)
     renamed = {old: first[groups[0]] for groups in joined for old in groups}
-    records = [replace(record, group=renamed.get(record.group, record.group)) for record in data.records]
+    records = [
+        replace(record, group=renamed.get(record.group, record.group)) for record in data.records
+    ]
     problems = list(found.problems)
     if found.left_out:
         reason = f"up to {found.left_out} pairs of similar pictures were not compared: a picture is given no further one after"
@@ -118,7 +133,11 @@ def cache_file(records: Sequence[Record]) -> Path:
                 status = path.stat()
             except OSError:
                 continue
-            digest.update(f"\0{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode(errors="surrogateescape"))
+            digest.update(
+                f"\0{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode(
+                    errors="surrogateescape"
+                )
+            )
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "intrasense_fast" / "near-duplicates" / f"{digest.hexdigest()[:32]}.json"
 
@@ -141,7 +160,9 @@ def _conflicts(records: Sequence[Record], found: Duplicates) -> Iterator[Problem
             others = ", ".join(str(record.name) for record in members[1:])
             message = f"near-duplicate of {others}: kept in one group"
             if len(cluster) > FULLY_COMPARED:
-                message += "; so many are not compared each with each: further conflicts may be among them"
+                message += (
+                    "; so many are not compared each with each: further conflicts may be among them"
+                )
             yield Problem("warning", str(members[0].image), message)
     for pair in found.pairs:
         if pair.first not in known or pair.second not in known:
@@ -152,4 +173,8 @@ def _conflicts(records: Sequence[Record], found: Duplicates) -> Iterator[Problem
             classes = f"class {first.label or 'unknown'} here and {second.label or 'unknown'} there"
             yield Problem("warning", str(first.image), f"conflict: {same} {classes}")
         if pair.overlap < SMALLEST_OVERLAP:
-            yield Problem("warning", str(first.image), f"conflict: {same} their masks overlap by a Dice of {pair.overlap:.2f}")
+            yield Problem(
+                "warning",
+                str(first.image),
+                f"conflict: {same} their masks overlap by a Dice of {pair.overlap:.2f}",
+            )

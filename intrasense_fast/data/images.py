@@ -38,7 +38,9 @@ def decode_image(path: str | os.PathLike[str]) -> Decoded:
     data = _read(Path(path))
     name = image_format(data)
     if name is None:
-        raise ImageError(f"{path}: not a PNG, JPEG, BMP or TIFF (it begins with {data[:8]!r}): convert it to PNG")
+        raise ImageError(
+            f"{path}: not a PNG, JPEG, BMP or TIFF (it begins with {data[:8]!r}): convert it to PNG"
+        )
     broken = fault(data)
     if broken:
         raise ImageError(f"{path}: {broken}. Get the file again from its source")
@@ -47,11 +49,17 @@ def decode_image(path: str | os.PathLike[str]) -> Decoded:
     except cv2.error as error:
         raise ImageError(f"{path}: corrupt {name}, it cannot be decoded ({error.err})") from None
     if pixels is None or pixels.size == 0:
-        raise ImageError(f"{path}: corrupt {name}, it cannot be decoded. Get the file again from its source")
+        raise ImageError(
+            f"{path}: corrupt {name}, it cannot be decoded. Get the file again from its source"
+        )
     if pixels.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
-        raise ImageError(f"{path}: {pixels.dtype} pixels; 8-bit, 16-bit and float are read: convert it to PNG")
+        raise ImageError(
+            f"{path}: {pixels.dtype} pixels; 8-bit, 16-bit and float are read: convert it to PNG"
+        )
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise ImageError(f"{path}: {int((~np.isfinite(pixels)).sum())} pixels are NaN or infinite: replace them")
+        raise ImageError(
+            f"{path}: {int((~np.isfinite(pixels)).sum())} pixels are NaN or infinite: replace them"
+        )
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if pixels.ndim == 3:
@@ -98,7 +106,9 @@ def to_grey(pixels: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
     return (np.asarray(pixels, np.float64) / scale).clip(0, 1).astype(np.float32)
 
 
-def read_mask(paths: Sequence[str | os.PathLike[str]], shape: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
+def read_mask(
+    paths: Sequence[str | os.PathLike[str]], shape: tuple[int, int]
+) -> tuple[np.ndarray, list[str]]:
     """Read the mask files of one image and merge them by logical OR: uint8 (H, W) in {0, 1}, and a list of warnings.
 
     Of each file alpha is dropped and the maximum over the colour channels taken. A pixel is lesion when it is > 0 in a mask
@@ -118,7 +128,9 @@ def read_mask(paths: Sequence[str | os.PathLike[str]], shape: tuple[int, int]) -
         if mask.shape != shape:
             sizes = f"mask is {mask.shape[1]} x {mask.shape[0]}, its image {shape[1]} x {shape[0]} (width x height)"
             if max(abs(mask.shape[0] - shape[0]), abs(mask.shape[1] - shape[1])) > SIZE_TOLERANCE:
-                raise ImageError(f"{path}: {sizes}: use the mask drawn on this image, or resize it with nearest neighbour")
+                raise ImageError(
+                    f"{path}: {sizes}: use the mask drawn on this image, or resize it with nearest neighbour"
+                )
             mask = cv2.resize(mask, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)
             warnings.append(f"{path}: {sizes}: resized with nearest neighbour")
         merged |= mask
@@ -146,9 +158,13 @@ def binarize(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
             f"above {threshold:g} counts as lesion"
         )
     if top > 0 and not mask.any():
-        warnings.append(f"values up to {top:g}, none above {threshold:g}: read as an empty mask; store lesions as 1 or 255")
+        warnings.append(
+            f"values up to {top:g}, none above {threshold:g}: read as an empty mask; store lesions as 1 or 255"
+        )
     if alpha is not None and alpha.min() != alpha.max() and pixels.min() == pixels.max():
-        warnings.append("colour is constant and alpha is not: alpha is dropped; store the lesion in the colour channels")
+        warnings.append(
+            "colour is constant and alpha is not: alpha is dropped; store the lesion in the colour channels"
+        )
     return mask, warnings
 
 
@@ -160,7 +176,11 @@ def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
         OSError: the disk is full or the folder cannot be written; what stood at `path` is untouched.
     """
     array = np.asarray(array)
-    if array.dtype not in (np.uint8, np.uint16) or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)):
+    if (
+        array.dtype not in (np.uint8, np.uint16)
+        or array.ndim not in (2, 3)
+        or array.shape[2:] not in ((), (3,), (4,))
+    ):
         raise ValueError(
             f"write_png needs uint8 or uint16 of shape (H, W), (H, W, 3) or (H, W, 4), got {array.dtype} {array.shape}"
         )
@@ -181,7 +201,9 @@ def _read(path: Path) -> bytes:
     except IsADirectoryError:
         raise ImageError(f"{path}: a folder, an image file is needed") from None
     except PermissionError:
-        raise ImageError(f"{path}: permission denied: make the file readable for this user") from None
+        raise ImageError(
+            f"{path}: permission denied: make the file readable for this user"
+        ) from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not data:

@@ -9,7 +9,13 @@ from math import ceil
 import cv2
 import numpy as np
 
-FORMATS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF"}
+FORMATS = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"BM": "BMP",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+}
 
 _PNG_MODES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey+alpha", 6: "RGBA"}
 _SEQUENTIAL = (0xC0, 0xC1)
@@ -23,7 +29,9 @@ def image_format(data: bytes) -> str | None:
 
 def fault(data: bytes) -> str | None:
     """What is wrong with an encoded PNG, JPEG, BMP or TIFF as a file; None when every byte it promises is there."""
-    check = {"PNG": _png_fault, "JPEG": _jpeg_fault, "BMP": _bmp_fault, "TIFF": _tiff_fault}.get(image_format(data) or "")
+    check = {"PNG": _png_fault, "JPEG": _jpeg_fault, "BMP": _bmp_fault, "TIFF": _tiff_fault}.get(
+        image_format(data) or ""
+    )
     if check is None:
         return "not a PNG, JPEG, BMP or TIFF"
     try:
@@ -110,7 +118,9 @@ def _jpeg_fault(data: bytes) -> str | None:
     if several:
         padded += data[padded_from:]
     both = (data, bytes(padded))
-    whole, tested = (_quietly_decoded(both) if several else None) or [_decoded(each) for each in both]
+    whole, tested = (_quietly_decoded(both) if several else None) or [
+        _decoded(each) for each in both
+    ]
     if whole is None:
         return "corrupt: the JPEG cannot be decoded"
     if tested is None or not np.array_equal(whole, tested):
@@ -166,8 +176,14 @@ def _bmp_fault(data: bytes) -> str | None:
     if header < 40:
         return None
     width, height, _, bits, compression, stored = struct.unpack_from("<iiHHII", data, 18)
-    needed = offset + (stored if compression in (1, 2) else (abs(width) * bits + 31) // 32 * 4 * abs(height))
-    return f"truncated: {needed - len(data)} of {needed} bytes of the BMP are missing" if needed > len(data) else None
+    needed = offset + (
+        stored if compression in (1, 2) else (abs(width) * bits + 31) // 32 * 4 * abs(height)
+    )
+    return (
+        f"truncated: {needed - len(data)} of {needed} bytes of the BMP are missing"
+        if needed > len(data)
+        else None
+    )
 
 
 def _tiff_fault(data: bytes) -> str | None:
@@ -181,10 +197,16 @@ def _tiff_fault(data: bytes) -> str | None:
             start = entry + 8
             if number * _TIFF_TYPE_SIZE[kind] > 4:
                 (start,) = struct.unpack_from(order + "I", data, start)
-            tags[tag] = struct.unpack_from(f"{order}{number}{'H' if kind == 3 else 'I'}", data, start)
+            tags[tag] = struct.unpack_from(
+                f"{order}{number}{'H' if kind == 3 else 'I'}", data, start
+            )
     (following,) = struct.unpack_from(order + "I", data, at + 2 + 12 * count)
     if following:
         return "several pages in one TIFF: save each page as a file of its own"
     offsets, lengths = tags.get(273, tags.get(324, ())), tags.get(279, tags.get(325, ()))
     end = max((start + length for start, length in zip(offsets, lengths, strict=False)), default=0)
-    return f"truncated: {end - len(data)} bytes of the TIFF's pixels are missing" if end > len(data) else None
+    return (
+        f"truncated: {end - len(data)} bytes of the TIFF's pixels are missing"
+        if end > len(data)
+        else None
+    )

@@ -13,11 +13,15 @@ Row = tuple[str, str, str]
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sort key in which "benign (2)" precedes "benign (10)", whatever the locale, the file system or the Unicode form."""
     name = unicodedata.normalize("NFC", name)
-    parts: list[str | int] = [int(part) if index % 2 else part for index, part in enumerate(re.split("([0-9]+)", name))]
+    parts: list[str | int] = [
+        int(part) if index % 2 else part for index, part in enumerate(re.split("([0-9]+)", name))
+    ]
     return parts, name
 
 
-def deal(rows: Sequence[Row], fractions: Sequence[float], seed: Sequence[int], least: int = 1) -> list[list[Row]]:
+def deal(
+    rows: Sequence[Row], fractions: Sequence[float], seed: Sequence[int], least: int = 1
+) -> list[list[Row]]:
     """Whole groups into bins, each to the bin whose strata it brings closest to their share; `least` groups or more a bin.
 
     Args:
@@ -33,7 +37,10 @@ def deal(rows: Sequence[Row], fractions: Sequence[float], seed: Sequence[int], l
     for row in rows:
         members[row[1]].append(row)
     # Large groups first, while every bin still has room; equal ones in an order drawn from the seed and their names.
-    drawn = {key: hashlib.sha256(f"{tuple(seed)} {key}".encode(errors="surrogateescape")).digest() for key in members}
+    drawn = {
+        key: hashlib.sha256(f"{tuple(seed)} {key}".encode(errors="surrogateescape")).digest()
+        for key in members
+    }
     ordered = sorted(members, key=lambda key: (-len(members[key]), drawn[key]))
     totals = _strata(rows)
     filled: list[Counter[str]] = [Counter() for _ in fractions]
@@ -42,14 +49,18 @@ def deal(rows: Sequence[Row], fractions: Sequence[float], seed: Sequence[int], l
     for position, key in enumerate(ordered):
         group = _strata(members[key])
         short = [i for i, groups in enumerate(lacking) if groups > 0]
-        candidates = short if len(ordered) - position <= sum(lacking[i] for i in short) else range(len(bins))
+        candidates = (
+            short if len(ordered) - position <= sum(lacking[i] for i in short) else range(len(bins))
+        )
 
         def cost(i: int, group: Counter[str] = group) -> tuple[float, float, int]:
             def excess(stratum: str, extra: int) -> float:
                 share = (filled[i][stratum] + extra) / (fractions[i] * totals[stratum]) - 1
                 return share * share * fractions[i]
 
-            strain = math.fsum(excess(stratum, count) - excess(stratum, 0) for stratum, count in group.items())
+            strain = math.fsum(
+                excess(stratum, count) - excess(stratum, 0) for stratum, count in group.items()
+            )
             return round(strain, 9), round(len(bins[i]) / fractions[i], 9), i
 
         chosen = min(candidates, key=cost)

@@ -37,7 +37,9 @@ class Pair(NamedTuple):
     overlap: float
 
 
-def find_pairs(names: Sequence[str], signatures: Sequence[Signature], *, progress: bool = False) -> tuple[list[Pair], int]:
+def find_pairs(
+    names: Sequence[str], signatures: Sequence[Signature], *, progress: bool = False
+) -> tuple[list[Pair], int]:
     """Confirmed pairs in the order of `names`, and how many candidates between two clusters were left out by the second rule.
 
     Clusters are what comparing every candidate gives, but for those left out; of a cluster of at most FULLY_COMPARED pictures
@@ -59,7 +61,13 @@ def find_pairs(names: Sequence[str], signatures: Sequence[Signature], *, progres
 
     with (
         tqdm(
-            None, "near-duplicates", _pairs(len(names)), unit="pair", unit_scale=True, disable=not progress, leave=False
+            None,
+            "near-duplicates",
+            _pairs(len(names)),
+            unit="pair",
+            unit_scale=True,
+            disable=not progress,
+            leave=False,
         ) as bar,
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
     ):
@@ -70,13 +78,18 @@ def find_pairs(names: Sequence[str], signatures: Sequence[Signature], *, progres
                 given_up = failures[batch[:, 0]] >= MOST_FAILURES
                 left_out += int((given_up & joined.apart(batch[:, 0], batch[:, 1])).sum())
                 batch = batch[~given_up]
-                for (first, second, *_), (correlation, overlap) in zip(batch.tolist(), pool.map(aligned, batch), strict=True):
+                for (first, second, *_), (correlation, overlap) in zip(
+                    batch.tolist(), pool.map(aligned, batch), strict=True
+                ):
                     if correlation < SMALLEST_CORRELATION:
                         failures[first] += 1
                     else:
                         found.append((first, second, correlation, overlap))
                         joined.join(first, second)
-    pairs = [Pair(names[first], names[second], round(c, 4), round(overlap, 4)) for first, second, c, overlap in sorted(found)]
+    pairs = [
+        Pair(names[first], names[second], round(c, 4), round(overlap, 4))
+        for first, second, c, overlap in sorted(found)
+    ]
     return pairs, left_out
 
 
@@ -85,11 +98,15 @@ def compare(wide: Signature, narrow: Signature, window: int) -> tuple[float, flo
     if np.array_equal(wide.thumbnail, narrow.thumbnail):
         return 1.0, _dice(wide.mask > 0, narrow.mask > 0)
     top, bottom, left, right = WINDOWS[window]
-    matrix = np.array([[(right - left) / SIDE, 0, left], [0, (bottom - top) / SIDE, top]], np.float32)
+    matrix = np.array(
+        [[(right - left) / SIDE, 0, left], [0, (bottom - top) / SIDE, top]], np.float32
+    )
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-4)
     inputs = (_structure(narrow.thumbnail), _structure(wide.thumbnail))
     try:
-        correlation, matrix = cv2.findTransformECC(*inputs, matrix, cv2.MOTION_AFFINE, criteria, None, 3)  # type: ignore[call-overload]
+        correlation, matrix = cv2.findTransformECC(
+            *inputs, matrix, cv2.MOTION_AFFINE, criteria, None, 3
+        )  # type: ignore[call-overload]
     except cv2.error:
         # Pictures without common structure do not converge.
         return 0.0, 0.0
@@ -139,14 +156,25 @@ def _candidates(hashes: Sequence[np.ndarray], joined: _Joined, bar: tqdm) -> Ite
         tiles = []
         for left in range(start, len(windows), _TILE):
             columns = slice(left, left + _TILE)
-            tile = _close(_agreement(own, whole[columns]), _agreement(_signs(windows[columns]), whole[rows]))
+            tile = _close(
+                _agreement(own, whole[columns]), _agreement(_signs(windows[columns]), whole[rows])
+            )
             tile[:, :2] += (start, left)
             tile = tile[tile[:, 0] < tile[:, 1]]
             tiles.append(tile[~joined.settled(tile[:, 0], tile[:, 1])])
             height, width = len(own), len(windows[columns])
             bar.update(_pairs(height) if left == start else height * width)
         first, second, agreement, forward, window = np.concatenate(tiles).T
-        found = np.stack((first, second, np.where(forward, first, second), np.where(forward, second, first), window), axis=1)
+        found = np.stack(
+            (
+                first,
+                second,
+                np.where(forward, first, second),
+                np.where(forward, second, first),
+                window,
+            ),
+            axis=1,
+        )
         yield found[np.lexsort((second, -agreement, first))]
 
 
@@ -161,7 +189,9 @@ def _close(ahead: np.ndarray, behind: np.ndarray) -> np.ndarray:
     agreement = np.maximum(best_ahead, best_behind)
     row, column = np.nonzero(agreement >= BITS - 2 * LARGEST_DISTANCE)
     forward = best_ahead[row, column] >= best_behind[row, column]
-    window = np.where(forward, ahead[row, :, column].argmax(axis=1), behind[column, :, row].argmax(axis=1))
+    window = np.where(
+        forward, ahead[row, :, column].argmax(axis=1), behind[column, :, row].argmax(axis=1)
+    )
     return np.stack((row, column, agreement[row, column].astype(np.int64), forward, window), axis=1)
 
 

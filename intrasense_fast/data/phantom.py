@@ -137,7 +137,12 @@ def compress(signal: np.ndarray, *, gain: float = 0.0, dynamic_range: float = 55
 
 
 def write_phantom(
-    out: str | os.PathLike[str], count: int, *, size: int = 256, seed: int = 0, normal_fraction: float = 0.08
+    out: str | os.PathLike[str],
+    count: int,
+    *,
+    size: int = 256,
+    seed: int = 0,
+    normal_fraction: float = 0.08,
 ) -> Path:
     """Write `count` phantoms as out/images/NAME.png and out/masks/NAME.png (8-bit grey; 0 and 255), NAME = phantom_0001 on.
 
@@ -155,7 +160,11 @@ def write_phantom(
         raise ValueError(f"count={count}: at least one image is needed")
     if not 0 <= normal_fraction <= 1:
         raise ValueError(f"normal_fraction={normal_fraction}: a fraction from 0 to 1 is needed")
-    normals = set(np.random.default_rng((seed, count)).permutation(count)[: round(count * normal_fraction)].tolist())
+    normals = set(
+        np.random.default_rng((seed, count))
+        .permutation(count)[: round(count * normal_fraction)]
+        .tolist()
+    )
     with atomic_folder(out) as temporary:
         (temporary / "images").mkdir()
         (temporary / "masks").mkdir()
@@ -167,10 +176,14 @@ def write_phantom(
     return out
 
 
-def labelled_phantom(seed: Sequence[int], size: int | tuple[int, int], *, normal: bool) -> tuple[np.ndarray, np.ndarray]:
+def labelled_phantom(
+    seed: Sequence[int], size: int | tuple[int, int], *, normal: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """A phantom that is normal (no lesion) or shows at least one, as asked; see `phantom`."""
     weights = np.asarray(_LESIONS[1:])
-    number = 1 + int(np.random.default_rng((*seed, 1)).choice(len(weights), p=weights / weights.sum()))
+    number = 1 + int(
+        np.random.default_rng((*seed, 1)).choice(len(weights), p=weights / weights.sum())
+    )
     return phantom(seed, size, lesions=0 if normal else number)
 
 
@@ -182,7 +195,9 @@ def to_bytes(image: np.ndarray) -> np.ndarray:
 def _shape(size: int | tuple[int, int]) -> tuple[int, int]:
     shape = (size, size) if isinstance(size, int) else tuple(size)
     if len(shape) != 2 or min(shape) < 32 or max(shape) > 4096:
-        raise ValueError(f"size={size}: 32 to 4096 pixels are needed, one number or (height, width)")
+        raise ValueError(
+            f"size={size}: 32 to 4096 pixels are needed, one number or (height, width)"
+        )
     return shape
 
 
@@ -192,7 +207,9 @@ def _seed(seed: int | Sequence[int]) -> int | Sequence[int]:
     return seed
 
 
-def _field(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[float, float]) -> np.ndarray:
+def _field(
+    rng: np.random.Generator, shape: tuple[int, int], cells: tuple[float, float]
+) -> np.ndarray:
     """Smooth random field of unit variance, about `cells` (down, across) independent values, float32 (H, W)."""
     coarse = rng.standard_normal((max(2, round(cells[0])), max(2, round(cells[1]))), np.float32)
     return cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC) * np.float32(1.3)
@@ -208,30 +225,46 @@ def _smooth_step(rows: np.ndarray, line: np.ndarray, width: float) -> np.ndarray
     return ((rows - line) / np.float32(width) + np.float32(0.5)).clip(0, 1)
 
 
-def _tissue(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _tissue(
+    rng: np.random.Generator, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Echo of the layers in dB (H, W), and the upper and lower edge of the fibroglandular layer (W,) in pixels."""
     height, width = shape
     aspect = width / height
     rows = np.arange(height, dtype=np.float32)[:, None]
     skin = height * rng.uniform(0.035, 0.06) + _curve(rng, width, 3, 0.004 * height)
-    top = height * rng.uniform(0.16, 0.32) + _curve(rng, width, round(3 * aspect) + 1, 0.03 * height)
-    bottom = height * rng.uniform(0.68, 0.86) + _curve(rng, width, round(2 * aspect) + 1, 0.025 * height)
+    top = height * rng.uniform(0.16, 0.32) + _curve(
+        rng, width, round(3 * aspect) + 1, 0.03 * height
+    )
+    bottom = height * rng.uniform(0.68, 0.86) + _curve(
+        rng, width, round(2 * aspect) + 1, 0.025 * height
+    )
 
     slope = (top + bottom) / 2
     lift = (slope - slope.mean())[None].repeat(height, 0)
     across = np.broadcast_to(np.arange(width, dtype=np.float32), shape).copy()
 
     def along_layers(field: np.ndarray) -> np.ndarray:
-        return cv2.remap(field, across, rows - lift, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        return cv2.remap(
+            field, across, rows - lift, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+        )
 
     septa = np.exp(-((_field(rng, shape, (9, 5 * aspect)) / 0.16) ** 2))
-    fat = rng.uniform(-14, -9) + 1.5 * _field(rng, shape, (12, 8 * aspect)) + rng.uniform(7, 12) * septa
+    fat = (
+        rng.uniform(-14, -9)
+        + 1.5 * _field(rng, shape, (12, 8 * aspect))
+        + rng.uniform(7, 12) * septa
+    )
     strands = np.exp(-((_field(rng, shape, (26, 4 * aspect)) / 0.3) ** 2))
     gland = 2.2 * _field(rng, shape, (7, 5 * aspect)) + along_layers(
         1.8 * _field(rng, shape, (40, 7 * aspect)) - rng.uniform(1, 5) * strands
     )
     fibres = along_layers(np.exp(-((_field(rng, shape, (50, 3 * aspect)) / 0.35) ** 2)))
-    muscle = rng.uniform(-12, -7) + 1.5 * _field(rng, shape, (6, 4 * aspect)) + rng.uniform(5, 9) * fibres
+    muscle = (
+        rng.uniform(-12, -7)
+        + 1.5 * _field(rng, shape, (6, 4 * aspect))
+        + rng.uniform(5, 9) * fibres
+    )
 
     edge = 0.015 * height
     echo = fat + (gland - fat) * _smooth_step(rows, top, 2.5 * edge)
@@ -239,7 +272,9 @@ def _tissue(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarra
     fascia = np.exp(-(((rows - bottom) / (0.8 * edge)) ** 2)) * rng.uniform(3, 8)
     echo += fascia.astype(np.float32)
     echo += (rng.uniform(3, 7) - echo) * (1 - _smooth_step(rows, skin, edge))
-    line = np.exp(-(((rows - 0.008 * height) / (0.006 * height)) ** 2)) + 0.7 * np.exp(-(((rows - skin) / (0.5 * edge)) ** 2))
+    line = np.exp(-(((rows - 0.008 * height) / (0.006 * height)) ** 2)) + 0.7 * np.exp(
+        -(((rows - skin) / (0.5 * edge)) ** 2)
+    )
     echo += (6 * line).astype(np.float32)
     return echo.astype(np.float32), top, bottom
 
@@ -256,7 +291,9 @@ def _add_lesion(
     """Draw one lesion into `tissue` (dB), `loss` (dB a pixel of depth) and `mask`, clear of earlier ones; its level in dB."""
     height = tissue.shape[0]
     kind, level = _level(rng, echo)
-    outline = str(rng.choice(list(MARGINS), p=list(MARGINS.values()))) if margin == "any" else margin
+    outline = (
+        str(rng.choice(list(MARGINS), p=list(MARGINS.values()))) if margin == "any" else margin
+    )
     radius = height * float(np.exp(rng.uniform(np.log(0.055), np.log(0.17))))
     own = np.zeros_like(mask)
     for shrink in (1.0, 0.85, 0.7, 0.55, 0.4, 0.3):
@@ -274,7 +311,9 @@ def _add_lesion(
     _paint(rng, tissue, soft, level)
     rimmed = kind == "isoechoic" or malignant or rng.random() < 0.5
     rim = rng.uniform(6, 10) if kind == "isoechoic" else rng.uniform(3, 8) if rimmed else 0.0
-    wide = cv2.GaussianBlur(own.astype(np.float32), (0, 0), (0.016 if malignant else 0.008) * height)
+    wide = cv2.GaussianBlur(
+        own.astype(np.float32), (0, 0), (0.016 if malignant else 0.008) * height
+    )
     # Outside the lesion only, so that the mask stays its edge.
     tissue += (rim * 4 * wide * (1 - wide) * (1 - soft)).astype(np.float32)
 
@@ -311,7 +350,9 @@ def _add_distractor(
         if not (near & (mask | lookalikes)).any():
             lookalikes |= own
             blur = 0.003 * height * rng.uniform(1, 3)
-            _paint(rng, tissue, cv2.GaussianBlur(own.astype(np.float32), (0, 0), max(blur, 0.5)), level)
+            _paint(
+                rng, tissue, cv2.GaussianBlur(own.astype(np.float32), (0, 0), max(blur, 0.5)), level
+            )
             return
 
 
@@ -322,12 +363,18 @@ def _paint(rng: np.random.Generator, tissue: np.ndarray, soft: np.ndarray, level
 
 
 def _level(rng: np.random.Generator, echo: Echo) -> tuple[str, float]:
-    kind = str(rng.choice(list(ECHOES), p=[share for *_, share in ECHOES.values()])) if echo == "any" else echo
+    kind = (
+        str(rng.choice(list(ECHOES), p=[share for *_, share in ECHOES.values()]))
+        if echo == "any"
+        else echo
+    )
     low, high, _ = ECHOES[kind]
     return kind, rng.uniform(low, high)
 
 
-def _centre(rng: np.random.Generator, layer: tuple[np.ndarray, np.ndarray], radius: float) -> tuple[float, float]:
+def _centre(
+    rng: np.random.Generator, layer: tuple[np.ndarray, np.ndarray], radius: float
+) -> tuple[float, float]:
     """A point of the fibroglandular layer, (x, y) in pixels; a large object may reach into its neighbours."""
     width = len(layer[0])
     x = rng.uniform(0.1, 0.9) * width
@@ -337,19 +384,41 @@ def _centre(rng: np.random.Generator, layer: tuple[np.ndarray, np.ndarray], radi
 
 
 def _contour(
-    rng: np.random.Generator, outline: str, x: float, y: float, radius: float, ratio: float = 0.0, tilt: float = 0.0
+    rng: np.random.Generator,
+    outline: str,
+    x: float,
+    y: float,
+    radius: float,
+    ratio: float = 0.0,
+    tilt: float = 0.0,
 ) -> np.ndarray:
     """Closed outline, float64 (N, 2) of (x, y). `radius` is the mean one; for a lens it is half its thickness."""
     angle = np.linspace(0, 2 * np.pi, _CONTOUR, endpoint=False)
     if outline == "lens":
         ends = np.sign(np.cos(angle)) * np.abs(np.cos(angle))
         wobble = 1 + 0.12 * np.cos(2 * angle + rng.uniform(0, 6.28)) * np.abs(np.sin(angle))
-        return _place(ratio * radius * ends, radius * wobble * np.sin(angle) * np.abs(np.sin(angle)) ** 0.3, tilt, x, y)
+        return _place(
+            ratio * radius * ends,
+            radius * wobble * np.sin(angle) * np.abs(np.sin(angle)) ** 0.3,
+            tilt,
+            x,
+            y,
+        )
     ratio = rng.uniform(1.0, 1.35) if outline == "round" else rng.uniform(1.0, 1.6)
-    bumps = {"round": (2, 0.02), "lobulated": (4, 0.09), "irregular": (7, 0.11), "spiculated": (7, 0.06)}[outline]
+    bumps = {
+        "round": (2, 0.02),
+        "lobulated": (4, 0.09),
+        "irregular": (7, 0.11),
+        "spiculated": (7, 0.06),
+    }[outline]
     edge = np.ones_like(angle)
     for order in range(2, 2 + bumps[0]):
-        edge += bumps[1] * rng.standard_normal() / np.sqrt(order / 2) * np.cos(order * angle + rng.uniform(0, 6.28))
+        edge += (
+            bumps[1]
+            * rng.standard_normal()
+            / np.sqrt(order / 2)
+            * np.cos(order * angle + rng.uniform(0, 6.28))
+        )
     if outline == "spiculated":
         for centre in rng.uniform(0, 2 * np.pi, int(rng.integers(6, 13))):
             away = np.abs((angle - centre + np.pi) % (2 * np.pi) - np.pi)
@@ -357,7 +426,9 @@ def _contour(
     edge = edge.clip(0.4, 2.0) * radius
     upright = rng.random() < (0.35 if outline in ("irregular", "spiculated") else 0.1)
     tilt = rng.normal(0, 0.25) + (np.pi / 2 if upright else 0)
-    return _place(edge * np.cos(angle) * np.sqrt(ratio), edge * np.sin(angle) / np.sqrt(ratio), tilt, x, y)
+    return _place(
+        edge * np.cos(angle) * np.sqrt(ratio), edge * np.sin(angle) / np.sqrt(ratio), tilt, x, y
+    )
 
 
 def _place(across: np.ndarray, down: np.ndarray, tilt: float, x: float, y: float) -> np.ndarray:
@@ -367,7 +438,9 @@ def _place(across: np.ndarray, down: np.ndarray, tilt: float, x: float, y: float
 
 def _fill(contour: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(shape, np.uint8)
-    return cv2.fillPoly(mask, [np.rint(contour * 2**_SUBPIXEL).astype(np.int32)], 1, shift=_SUBPIXEL)
+    return cv2.fillPoly(
+        mask, [np.rint(contour * 2**_SUBPIXEL).astype(np.int32)], 1, shift=_SUBPIXEL
+    )
 
 
 def _transmission(rng: np.random.Generator, loss: np.ndarray) -> np.ndarray:
@@ -376,13 +449,18 @@ def _transmission(rng: np.random.Generator, loss: np.ndarray) -> np.ndarray:
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     along = -np.cumsum(loss, 0, dtype=np.float32)
     # Sharp where the lesion is, washed out below it: the shadow of a wide aperture fills in from its sides.
-    sharp, wide = (cv2.GaussianBlur(along, (0, 0), sigmaX=sigma * height, sigmaY=0.8) for sigma in (0.012, 0.035))
+    sharp, wide = (
+        cv2.GaussianBlur(along, (0, 0), sigmaX=sigma * height, sigmaY=0.8)
+        for sigma in (0.012, 0.035)
+    )
     total = sharp + rows * (wide - sharp)
     residue = rng.uniform(-9, 1) * rows**2 + 2 * _curve(rng, height, 3, 1.0)[:, None]
     bands = np.zeros(width, np.float32)
     columns = np.arange(width, dtype=np.float32)
     for _ in range(int(rng.integers(0, 3))):
-        bands += rng.uniform(4, 11) * np.exp(-(((columns - rng.uniform(0, width)) / (rng.uniform(0.02, 0.07) * height)) ** 2))
+        bands += rng.uniform(4, 11) * np.exp(
+            -(((columns - rng.uniform(0, width)) / (rng.uniform(0.02, 0.07) * height)) ** 2)
+        )
     onset = (rows / rng.uniform(0.15, 0.5)).clip(0, 1)
     sides = rng.uniform(0, 8) * np.abs(np.linspace(-1, 1, width, dtype=np.float32)) ** 4
     return (total + residue - (bands + sides) * onset).astype(np.float32)
@@ -394,8 +472,13 @@ def _beam(scatterers: np.ndarray, focus: float) -> np.ndarray:
     scale = height / 256
     axial = _gaussian(max(0.85 * scale, 0.5))
     zones = np.linspace(0, height - 1, _FOCAL_ZONES)
-    lateral = [_gaussian(max((1.2 + 1.6 * abs(zone - focus) / height) * scale, 0.6)) for zone in zones]
-    filtered = [cv2.sepFilter2D(scatterers, cv2.CV_32F, kernel, axial, borderType=cv2.BORDER_REFLECT) for kernel in lateral]
+    lateral = [
+        _gaussian(max((1.2 + 1.6 * abs(zone - focus) / height) * scale, 0.6)) for zone in zones
+    ]
+    filtered = [
+        cv2.sepFilter2D(scatterers, cv2.CV_32F, kernel, axial, borderType=cv2.BORDER_REFLECT)
+        for kernel in lateral
+    ]
     position = np.linspace(0, _FOCAL_ZONES - 1, height, dtype=np.float32)
     out = np.zeros_like(scatterers)
     power = np.zeros(height, np.float32)

@@ -11,7 +11,16 @@ import numpy as np
 
 from intrasense_fast.data.images import ImageError, write_png
 from intrasense_fast.data.layouts import open_dataset
-from intrasense_fast.data.records import DataError, Problem, Record, SegmentationData, accept, load_record, problem_of, threaded
+from intrasense_fast.data.records import (
+    DataError,
+    Problem,
+    Record,
+    SegmentationData,
+    accept,
+    load_record,
+    problem_of,
+    threaded,
+)
 from intrasense_fast.data.transforms import resize_image, resize_mask
 from intrasense_fast.data.verify import add_reading_arguments, show
 from intrasense_fast.files import atomic_folder, legible
@@ -52,7 +61,9 @@ def prepare(
     """
     out = Path(out)
     if size is not None and size < 1:
-        raise DataError(f"size {size}: a positive number of pixels is needed, or None for the original sizes")
+        raise DataError(
+            f"size {size}: a positive number of pixels is needed, or None for the original sizes"
+        )
     data = open_dataset(path, layout, skip_bad=skip_bad, progress=progress)
     if data.root.resolve() in (out.resolve(), *out.resolve().parents):
         raise DataError(f"{out}: lies inside the data set {data.root}: choose a folder outside it")
@@ -63,7 +74,12 @@ def prepare(
         rows: list[dict[str, object]] = []
         written: list[Record] = []
         problems: list[Problem] = []
-        copies = threaded(lambda record: _copy(record, files[record.name], temporary, size), data.records, "prepare", progress)
+        copies = threaded(
+            lambda record: _copy(record, files[record.name], temporary, size),
+            data.records,
+            "prepare",
+            progress,
+        )
         for record, row, found in copies:
             problems += found
             if row:
@@ -74,23 +90,39 @@ def prepare(
         for name, members in data.published.items():
             lines = [left[member] for member in members if member in left]
             listed = "".join(f"{line}\n" for line in lines)
-            (temporary / f"{name.replace('/', '-')}.txt").write_text(listed, encoding="utf-8", newline="\n")
+            (temporary / f"{name.replace('/', '-')}.txt").write_text(
+                listed, encoding="utf-8", newline="\n"
+            )
         _write_table(temporary / "manifest.csv", MANIFEST, rows)
-        _write_table(temporary / "problems.csv", ("level", "file", "message"), [vars(problem) for problem in data.problems])
+        _write_table(
+            temporary / "problems.csv",
+            ("level", "file", "message"),
+            [vars(problem) for problem in data.problems],
+        )
     return open_dataset(out, "unext", group_duplicates=False)
 
 
-def _copy(record: Record, file: str, out: Path, size: int | None) -> tuple[Record, dict[str, object] | None, list[Problem]]:
+def _copy(
+    record: Record, file: str, out: Path, size: int | None
+) -> tuple[Record, dict[str, object] | None, list[Problem]]:
     """Write one image and its mask; the manifest's row, or None and the error."""
     try:
         sample, warnings, mode = load_record(record)
     except ImageError as error:
         return record, None, [problem_of("error", str(error), record)]
     image, mask = (
-        (sample.image, sample.mask) if size is None else (resize_image(sample.image, size), resize_mask(sample.mask, size))
+        (sample.image, sample.mask)
+        if size is None
+        else (resize_image(sample.image, size), resize_mask(sample.mask, size))
     )
-    levels, dtype = (255, np.uint8) if mode in ("grey", "RGB", "RGBA", "palette", "grey+alpha") else (65535, np.uint16)
-    write_png(out / "images" / f"{file}.png", np.rint(image.astype(np.float64) * levels).astype(dtype))
+    levels, dtype = (
+        (255, np.uint8)
+        if mode in ("grey", "RGB", "RGBA", "palette", "grey+alpha")
+        else (65535, np.uint16)
+    )
+    write_png(
+        out / "images" / f"{file}.png", np.rint(image.astype(np.float64) * levels).astype(dtype)
+    )
     write_png(out / "masks" / "0" / f"{file}.png", mask * np.uint8(255))
     repaired = [] if mode.startswith("grey") else [f"{mode} image read as grey"]
     if len(record.masks) > 1:
@@ -122,7 +154,9 @@ def _file_names(data: SegmentationData) -> dict[str, str]:
         file = record.name.replace("/", "__")
         other = taken.setdefault(file.casefold(), record.name)
         if other != record.name:
-            raise DataError(f"{data.root}: {other} and {record.name} would both become {file}.png: rename one of them")
+            raise DataError(
+                f"{data.root}: {other} and {record.name} would both become {file}.png: rename one of them"
+            )
     return {record.name: record.name.replace("/", "__") for record in data.records}
 
 
@@ -140,8 +174,15 @@ def _write_table(path: Path, columns: tuple[str, ...], rows: list[dict[str, obje
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", help="folder of the data set")
-    parser.add_argument("--out", required=True, help="folder to write; it must not exist, or be empty")
-    parser.add_argument("--size", type=_size, default=256, help="pixels of the square copy, or 'original' (default: 256)")
+    parser.add_argument(
+        "--out", required=True, help="folder to write; it must not exist, or be empty"
+    )
+    parser.add_argument(
+        "--size",
+        type=_size,
+        default=256,
+        help="pixels of the square copy, or 'original' (default: 256)",
+    )
     add_reading_arguments(parser)
 
 
@@ -155,8 +196,12 @@ def _size(text: str) -> int | None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the copy and print its table and what was left out or repaired; 0 done. Errors as in `prepare`."""
-    copy = prepare(args.path, args.out, args.size, args.layout, skip_bad=args.skip_bad, progress=True)
+    copy = prepare(
+        args.path, args.out, args.size, args.layout, skip_bad=args.skip_bad, progress=True
+    )
     with open(Path(args.out) / "problems.csv", encoding="utf-8", newline="") as stream:
-        problems = [f"{row['level']}: {row['file']}: {row['message']}" for row in csv.DictReader(stream)]
+        problems = [
+            f"{row['level']}: {row['file']}: {row['message']}" for row in csv.DictReader(stream)
+        ]
     show("\n".join([copy.describe(), *problems]))
     return 0

@@ -121,7 +121,9 @@ def draw_regions(
         # One call for each: together, cv2 would fill by the even-odd rule and cut the overlap of two regions out.
         cv2.fillPoly(mask, [points], 1)
     if outside:
-        return mask, [f"{name}: {outside} outline points lie outside the {shape[1]} x {shape[0]} image: cut at its border"]
+        return mask, [
+            f"{name}: {outside} outline points lie outside the {shape[1]} x {shape[0]} image: cut at its border"
+        ]
     return mask, []
 
 
@@ -167,7 +169,9 @@ class SegmentationData(Sequence[Sample]):
 
     def inspect(self, progress: bool = False, *, signatures: bool = False) -> list[Finding]:
         """Decode every record once, in threads; one finding a record, in order. `progress` shows a bar."""
-        return list(threaded(partial(_inspect, signatures=signatures), self.records, "check", progress))
+        return list(
+            threaded(partial(_inspect, signatures=signatures), self.records, "check", progress)
+        )
 
     def check(self, progress: bool = False) -> list[Problem]:
         """Decode every record once and list what is wrong with it, by file. `progress` shows a bar."""
@@ -185,9 +189,13 @@ class SegmentationData(Sequence[Sample]):
         """The records that could be decoded, and the findings' problems added to `problems`."""
         findings = list(findings)
         sound = [finding.record for finding in findings if finding.size is not None]
-        return self.with_records(sound, [problem for finding in findings for problem in finding.problems])
+        return self.with_records(
+            sound, [problem for finding in findings for problem in finding.problems]
+        )
 
-    def with_records(self, records: Iterable[Record], problems: Iterable[Problem] = ()) -> "SegmentationData":
+    def with_records(
+        self, records: Iterable[Record], problems: Iterable[Problem] = ()
+    ) -> "SegmentationData":
         """The same data set with other records, for instance regrouped ones, and more problems."""
         return replace(self, records=tuple(records), problems=(*self.problems, *problems))
 
@@ -204,11 +212,21 @@ class SegmentationData(Sequence[Sample]):
             ("folder", str(self.root)),
             ("layout", self.layout),
             ("images", str(len(self))),
-            ("masks", str(sum(len(record.masks) or len(record.regions) for record in self.records))),
+            (
+                "masks",
+                str(sum(len(record.masks) or len(record.regions) for record in self.records)),
+            ),
             ("images with several masks", str(several)),
-            ("classes", ", ".join(f"{label} {labels[label]}" for label in sorted(labels, key=natural_key))),
+            (
+                "classes",
+                ", ".join(f"{label} {labels[label]}" for label in sorted(labels, key=natural_key)),
+            ),
             ("groups", str(len({record.group for record in self.records}))),
-            ("published splits", ", ".join(f"{name} {len(names)}" for name, names in self.published.items()) or "none"),
+            (
+                "published splits",
+                ", ".join(f"{name} {len(names)}" for name, names in self.published.items())
+                or "none",
+            ),
             ("problems", f"{levels['error']} errors, {levels['warning']} warnings"),
         ]
 
@@ -221,7 +239,9 @@ def accept(data: SegmentationData, *, skip_bad: bool) -> SegmentationData:
     """
     errors = [problem for problem in data.problems if problem.level == "error"]
     if errors and not skip_bad:
-        listed = "\n".join(f"  {problem.file}: {problem.message}" for problem in errors[:_SHOWN_ERRORS])
+        listed = "\n".join(
+            f"  {problem.file}: {problem.message}" for problem in errors[:_SHOWN_ERRORS]
+        )
         more = f"\n  and {len(errors) - _SHOWN_ERRORS} more" if len(errors) > _SHOWN_ERRORS else ""
         raise DataError(
             f"{data.root}: {len(errors)} files of this {data.layout} data set cannot be used:\n{listed}{more}\n"
@@ -229,19 +249,33 @@ def accept(data: SegmentationData, *, skip_bad: bool) -> SegmentationData:
             data.problems,
         )
     problems = tuple(
-        Problem("warning", problem.file, f"left out: {problem.message}") if problem.level == "error" else problem
+        Problem("warning", problem.file, f"left out: {problem.message}")
+        if problem.level == "error"
+        else problem
         for problem in data.problems
     )
     if not data.records:
-        raise DataError(f"{data.root}: no usable image with its mask is left in this {data.layout} data set", data.problems)
+        raise DataError(
+            f"{data.root}: no usable image with its mask is left in this {data.layout} data set",
+            data.problems,
+        )
     return replace(data, problems=problems)
 
 
-def threaded(function: Callable[[Item], Result], items: Sequence[Item], what: str, progress: bool) -> Iterator[Result]:
+def threaded(
+    function: Callable[[Item], Result], items: Sequence[Item], what: str, progress: bool
+) -> Iterator[Result]:
     """`function` of each item, in threads and in order, with a bar on request; an interrupt drops what has not begun."""
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        yield from tqdm(pool.map(function, items), what, len(items), unit="image", disable=not progress, leave=False)
+        yield from tqdm(
+            pool.map(function, items),
+            what,
+            len(items),
+            unit="image",
+            disable=not progress,
+            leave=False,
+        )
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -250,7 +284,9 @@ def table(rows: Iterable[tuple[str, str]], note: str = "") -> str:
     """Two aligned columns, and a note below."""
     rows = list(rows)
     width = max(len(name) for name, _ in rows)
-    return "\n".join([f"{name:<{width}}  {value}" for name, value in rows] + ([f"note: {note}"] if note else []))
+    return "\n".join(
+        [f"{name:<{width}}  {value}" for name, value in rows] + ([f"note: {note}"] if note else [])
+    )
 
 
 def _inspect(record: Record, signatures: bool) -> Finding:
@@ -263,9 +299,15 @@ def _inspect(record: Record, signatures: bool) -> Finding:
     height, width = sample.image.shape
     area = int(sample.mask.sum())
     if area > _COVERS_ALL * height * width:
-        warnings.append(f"{record.image}: its mask covers {area / (height * width):.0%} of the image: is it inverted?")
-    if (record.label in ("benign", "malignant") and not area) or (record.label == "normal" and area):
-        warnings.append(f"{record.image}: class {record.label}, but its mask {'shows a lesion' if area else 'is empty'}")
+        warnings.append(
+            f"{record.image}: its mask covers {area / (height * width):.0%} of the image: is it inverted?"
+        )
+    if (record.label in ("benign", "malignant") and not area) or (
+        record.label == "normal" and area
+    ):
+        warnings.append(
+            f"{record.image}: class {record.label}, but its mask {'shows a lesion' if area else 'is empty'}"
+        )
     problems = tuple(problem_of("warning", warning, record) for warning in warnings)
     seen = signature(sample.image, sample.mask) if signatures else None
     return Finding(record, problems, (height, width), area, mode, seen)

@@ -45,7 +45,9 @@ def signature(image: np.ndarray, mask: np.ndarray) -> Signature:
     coefficients = grid.transpose(0, 2, 1, 3).reshape(len(WINDOWS), -1)[:, 1:]
     hashes = np.packbits(coefficients > np.median(coefficients, axis=1, keepdims=True), axis=1)
     covered = cv2.resize(mask.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    return Signature(hashes, np.rint(small * 255).astype(np.uint8), (covered >= 0.5).astype(np.uint8))
+    return Signature(
+        hashes, np.rint(small * 255).astype(np.uint8), (covered >= 0.5).astype(np.uint8)
+    )
 
 
 @cache

@@ -37,7 +37,9 @@ class Splits:
     @property
     def digest(self) -> str:
         """SHA-256 of the folds, in hexadecimal: equal where every image has the same role."""
-        return hashlib.sha256(json.dumps([fold._asdict() for fold in self.folds]).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([fold._asdict() for fold in self.folds]).encode()
+        ).hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write splits.json.
@@ -46,7 +48,9 @@ class Splits:
             FileExistsError: the file exists; splits are written once.
         """
         if Path(path).exists():
-            raise FileExistsError(f"{path} exists already; splits are written once: reuse it, or choose another folder")
+            raise FileExistsError(
+                f"{path} exists already; splits are written once: reuse it, or choose another folder"
+            )
         content = {
             "format": _FORMAT,
             "made": dict(self.made),
@@ -67,7 +71,10 @@ class Splits:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            folds = tuple(Fold(*(tuple(map(str, fold[role])) for role in Fold._fields)) for fold in content["folds"])
+            folds = tuple(
+                Fold(*(tuple(map(str, fold[role])) for role in Fold._fields))
+                for fold in content["folds"]
+            )
             splits, digest = cls(folds, content.get("made", {})), content.get("digest")
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from error
@@ -76,7 +83,9 @@ class Splits:
                 f'{path}: is no splits.json; needed is {{"folds": [{{"train": [...], "val": [...], "test": [...]}}]}}'
             ) from error
         if digest is not None and digest != splits.digest:
-            raise DataError(f"{path}: was changed since it was written; delete its digest line to use it as your own splits")
+            raise DataError(
+                f"{path}: was changed since it was written; delete its digest line to use it as your own splits"
+            )
         _check_disjoint(splits, str(path))
         return splits
 
@@ -89,10 +98,21 @@ class Splits:
         have = set(names)
         for number, fold in enumerate(self.folds):
             used = {name for role in fold for name in role}
-            absent, unused = sorted(used - have, key=natural_key), sorted(have - used, key=natural_key)
+            absent, unused = (
+                sorted(used - have, key=natural_key),
+                sorted(have - used, key=natural_key),
+            )
             if absent or unused:
-                parts = [f"{len(absent)} images of the splits are not in the data ({_few(absent)})"] if absent else []
-                parts += [f"{len(unused)} images of the data are not in the splits ({_few(unused)})"] if unused else []
+                parts = (
+                    [f"{len(absent)} images of the splits are not in the data ({_few(absent)})"]
+                    if absent
+                    else []
+                )
+                parts += (
+                    [f"{len(unused)} images of the data are not in the splits ({_few(unused)})"]
+                    if unused
+                    else []
+                )
                 raise DataError(
                     f"splits, fold {number}: {'; '.join(parts)}. Use the data and --subset they were made for, or new ones"
                 )
@@ -128,7 +148,9 @@ def make_splits(
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
     if len(set(names)) != len(names):
-        raise DataError(f"names must be unique; more than once: {_few([name for name, n in Counter(names).items() if n > 1])}")
+        raise DataError(
+            f"names must be unique; more than once: {_few([name for name, n in Counter(names).items() if n > 1])}"
+        )
     rows = sorted(zip(names, groups, strata, strict=True), key=lambda row: natural_key(row[0]))
     # Of two folds each trains and selects on the other alone, by whole groups.
     least = 2 if folds == 2 else 1
@@ -140,13 +162,27 @@ def make_splits(
             f"{len(names)} images in {found} groups cannot be split into {wanted}: at least {needed} groups are needed; "
             "use fewer folds, or more patients"
         )
-    tests = [[row[0] for row in each] for each in deal(rows, [1 / folds] * folds, (seed, 0), least)] if folds else [[]]
-    made = {"folds": folds, "val_fraction": val_fraction, "seed": seed, "images": len(names), "groups": found}
+    tests = (
+        [[row[0] for row in each] for each in deal(rows, [1 / folds] * folds, (seed, 0), least)]
+        if folds
+        else [[]]
+    )
+    made = {
+        "folds": folds,
+        "val_fraction": val_fraction,
+        "seed": seed,
+        "images": len(names),
+        "groups": found,
+    }
     return _with_selection(rows, tests, val_fraction, seed, made)
 
 
 def _with_selection(
-    rows: Sequence[Row], tests: Sequence[Sequence[str]], val_fraction: float, seed: int, made: Mapping[str, Any]
+    rows: Sequence[Row],
+    tests: Sequence[Sequence[str]],
+    val_fraction: float,
+    seed: int,
+    made: Mapping[str, Any],
 ) -> Splits:
     """Folds with the given test images; of the others `val_fraction` select, by whole groups."""
     folds = []
@@ -154,9 +190,13 @@ def _with_selection(
         tested = set(test)
         rest = [row for row in rows if row[0] not in tested]
         if len({row[1] for row in rest}) < 2:
-            raise DataError(f"fold {number}: its {len(tested)} test images leave fewer than two groups to train and select on")
+            raise DataError(
+                f"fold {number}: its {len(tested)} test images leave fewer than two groups to train and select on"
+            )
         train, val = deal(rest, [1 - val_fraction, val_fraction], (seed, 1, number))
-        folds.append(Fold(tuple(row[0] for row in train), tuple(row[0] for row in val), tuple(test)))
+        folds.append(
+            Fold(tuple(row[0] for row in train), tuple(row[0] for row in val), tuple(test))
+        )
     return Splits(tuple(folds), made)
 
 
@@ -185,15 +225,25 @@ def read_splits(
     source = Path(path)
     if source.suffix.casefold() == ".csv":
         rows = sorted(zip(names, groups, strata, strict=True), key=lambda row: natural_key(row[0]))
-        splits = _with_selection(rows, _fold_column(source, names), val_fraction, seed, {"files": str(source)})
+        splits = _with_selection(
+            rows, _fold_column(source, names), val_fraction, seed, {"files": str(source)}
+        )
     elif source.is_file():
         splits = Splits.load(source)
     else:
         lists = {role: _list_file(source, role, names) for role in Fold._fields}
         if lists["train"] is None or lists["val"] is None:
-            missing = "train.txt" if lists["train"] is None else "val.txt (selecting on the test images would spoil the test)"
-            raise DataError(f"{source}: needed are train.txt and val.txt, and test.txt if there is one; missing: {missing}")
-        splits = Splits((Fold(*(tuple(lists[role] or ()) for role in Fold._fields)),), {"files": str(source)})
+            missing = (
+                "train.txt"
+                if lists["train"] is None
+                else "val.txt (selecting on the test images would spoil the test)"
+            )
+            raise DataError(
+                f"{source}: needed are train.txt and val.txt, and test.txt if there is one; missing: {missing}"
+            )
+        splits = Splits(
+            (Fold(*(tuple(lists[role] or ()) for role in Fold._fields)),), {"files": str(source)}
+        )
     _check_disjoint(splits, str(source))
     splits.check(names)
     return splits
@@ -207,7 +257,9 @@ def parted_groups(splits: Splits, groups: Mapping[str, str]) -> list[str]:
         for role, members in zip(Fold._fields, fold, strict=True):
             for name in members:
                 roles[groups[name]].add(role)
-        parted = sorted((group for group, found in roles.items() if len(found) > 1), key=natural_key)
+        parted = sorted(
+            (group for group, found in roles.items() if len(found) > 1), key=natural_key
+        )
         if parted:
             tested = sum("test" in roles[group] for group in parted)
             lines.append(
@@ -222,8 +274,14 @@ def strata_of(findings: Sequence[Finding]) -> list[str]:
     shares = [f.area / (f.size[0] * f.size[1]) if f.area and f.size else 0.0 for f in findings]
     lesions = sorted(share for share in shares if share > 0)
     cuts = [lesions[len(lesions) * third // 3] for third in (1, 2)] if lesions else []
-    sizes = [("small", "medium", "large")[sum(share >= cut for cut in cuts)] if share else "none" for share in shares]
-    return [f"{finding.record.label or 'unlabelled'}, {size}" for finding, size in zip(findings, sizes, strict=True)]
+    sizes = [
+        ("small", "medium", "large")[sum(share >= cut for cut in cuts)] if share else "none"
+        for share in shares
+    ]
+    return [
+        f"{finding.record.label or 'unlabelled'}, {size}"
+        for finding, size in zip(findings, sizes, strict=True)
+    ]
 
 
 def fold_table(splits: Splits, groups: Mapping[str, str], strata: Mapping[str, str]) -> str:
@@ -235,9 +293,20 @@ def fold_table(splits: Splits, groups: Mapping[str, str], strata: Mapping[str, s
             if names:
                 counts = Counter(strata[name] for name in names)
                 sizes = [str(counts[column]) for column in columns]
-                lines.append([str(number), role, str(len(names)), str(len({groups[name] for name in names})), *sizes])
+                lines.append(
+                    [
+                        str(number),
+                        role,
+                        str(len(names)),
+                        str(len({groups[name] for name in names})),
+                        *sizes,
+                    ]
+                )
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    )
 
 
 def _list_file(folder: Path, role: str, names: Sequence[str]) -> list[str] | None:
@@ -245,7 +314,9 @@ def _list_file(folder: Path, role: str, names: Sequence[str]) -> list[str] | Non
     endings = ("val", "valid", "validation") if role == "val" else (role,)
     found = sorted(folder.glob("*.txt"), key=lambda file: natural_key(file.name))
     exact = [file for file in found if file.stem.casefold() in endings]
-    candidates = exact or [file for file in found if re.split("[_-]", file.stem.casefold())[-1] in endings]
+    candidates = exact or [
+        file for file in found if re.split("[_-]", file.stem.casefold())[-1] in endings
+    ]
     if len(candidates) > 1:
         several = ", ".join(file.name for file in candidates)
         raise DataError(
@@ -265,7 +336,9 @@ def _fold_column(path: Path, names: Sequence[str]) -> list[list[str]]:
     fold = next((key for key in rows[0] if "fold" in key), None)
     if name is None or fold is None:
         columns = ", ".join(rows[0])
-        raise DataError(f"{path}: columns {columns}; needed: one of {', '.join(NAME_COLUMNS)}, and one with 'fold' in its name")
+        raise DataError(
+            f"{path}: columns {columns}; needed: one of {', '.join(NAME_COLUMNS)}, and one with 'fold' in its name"
+        )
     resolved = _resolved([row[name] for row in rows], names, path)
     folds: dict[str, list[str]] = defaultdict(list)
     for each, row in zip(resolved, rows, strict=True):
@@ -291,7 +364,9 @@ def _resolved(entries: Sequence[str], names: Sequence[str], source: Path) -> lis
         else:
             unknown.append(entry)
     if unknown:
-        raise DataError(f"{source}: {len(unknown)} names are not in the data, or are in it more than once: {_few(unknown)}")
+        raise DataError(
+            f"{source}: {len(unknown)} names are not in the data, or are in it more than once: {_few(unknown)}"
+        )
     return found
 
 
@@ -300,9 +375,13 @@ def _check_disjoint(splits: Splits, source: str) -> None:
         counts = Counter(name for role in fold for name in role)
         twice = [name for name, count in counts.items() if count > 1]
         if twice:
-            raise DataError(f"{source}: fold {number} gives {len(twice)} images two roles or lists them twice: {_few(twice)}")
+            raise DataError(
+                f"{source}: fold {number} gives {len(twice)} images two roles or lists them twice: {_few(twice)}"
+            )
         if not fold.train or not fold.val:
-            raise DataError(f"{source}: fold {number} needs images to train on and images to select on; one list is empty")
+            raise DataError(
+                f"{source}: fold {number} needs images to train on and images to select on; one list is empty"
+            )
 
 
 def _few(names: Sequence[str]) -> str:

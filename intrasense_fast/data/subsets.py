@@ -29,7 +29,9 @@ def curated_names() -> set[tuple[str, int]]:
     return found
 
 
-def choose(data: SegmentationData, findings: Sequence[Finding], duplicates: Duplicates, subset: str) -> SegmentationData:
+def choose(
+    data: SegmentationData, findings: Sequence[Finding], duplicates: Duplicates, subset: str
+) -> SegmentationData:
     """The part of a data set that `subset` names.
 
     "all": everything. "lesions": images whose mask is not empty. "deduplicated": of each cluster of near-duplicates the first
@@ -51,9 +53,17 @@ def choose(data: SegmentationData, findings: Sequence[Finding], duplicates: Dupl
         reason = "there are no images"
     else:
         wanted = curated_names()
-        keys = {record.name: match for record in data.records if (match := _BUSI_NAME.match(record.name))}
-        kept = {name for name, match in keys.items() if (match[1].casefold(), int(match[2])) in wanted}
-        reason = "it is a published list of BUSI images ('benign (20)', ...), and none of them is here"
+        keys = {
+            record.name: match
+            for record in data.records
+            if (match := _BUSI_NAME.match(record.name))
+        }
+        kept = {
+            name for name, match in keys.items() if (match[1].casefold(), int(match[2])) in wanted
+        }
+        reason = (
+            "it is a published list of BUSI images ('benign (20)', ...), and none of them is here"
+        )
     data = data.with_records(record for record in data.records if record.name in kept)
     if not data.records:
         raise DataError(f"{data.root}: subset {subset} is empty, {reason}")

@@ -14,7 +14,13 @@ from torch.utils.data import Dataset, Sampler
 
 from intrasense_fast.data.images import ImageError
 from intrasense_fast.data.records import DataError, Record, Sample
-from intrasense_fast.data.transforms import AUGMENTATIONS, Augmentation, augment, resize_image, resize_mask
+from intrasense_fast.data.transforms import (
+    AUGMENTATIONS,
+    Augmentation,
+    augment,
+    resize_image,
+    resize_mask,
+)
 from intrasense_fast.files import atomic_path
 
 Cache = Literal["none", "memory", "disk"]
@@ -63,11 +69,15 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             ("in_channels", in_channels, (1, 3)),
         ):
             if value not in allowed:
-                raise ValueError(f"SegmentationDataset: {name} must be one of {allowed}, got {value!r}")
+                raise ValueError(
+                    f"SegmentationDataset: {name} must be one of {allowed}, got {value!r}"
+                )
         if size < 32:
             raise ValueError(f"SegmentationDataset: size must be at least 32, got {size}")
         if cache == "disk" and cache_dir is None:
-            raise ValueError('SegmentationDataset: cache="disk" needs cache_dir, a folder that can be written')
+            raise ValueError(
+                'SegmentationDataset: cache="disk" needs cache_dir, a folder that can be written'
+            )
         self.data = data
         self.indices = list(indices)
         self.size = size
@@ -89,7 +99,9 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         index = self.indices[position]
-        image, mask = augment(*self.pixels(index), self.augment, seed=self.seed, epoch=int(self._epoch), index=index)
+        image, mask = augment(
+            *self.pixels(index), self.augment, seed=self.seed, epoch=int(self._epoch), index=index
+        )
         pixels = torch.from_numpy(np.ascontiguousarray(image)).unsqueeze(0)
         target = torch.from_numpy(np.ascontiguousarray(mask)).float().unsqueeze(0)
         return {"image": pixels.repeat(self.in_channels, 1, 1), "mask": target, "index": index}
@@ -104,14 +116,18 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         try:
             sample = self.data[index]
         except (ImageError, OSError) as error:
-            raise DataError(f"{error}; the file was readable when training began: restore it or leave it out") from error
+            raise DataError(
+                f"{error}; the file was readable when training began: restore it or leave it out"
+            ) from error
         return resize_image(sample.image, self.size), resize_mask(sample.mask, self.size)
 
     def _from_disk(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         folder = self.cache_dir
         records = getattr(self.data, "records", None)
         if folder is None or records is None:
-            raise DataError('cache="disk" needs a data set of files (open_dataset) and a folder; use cache="memory"')
+            raise DataError(
+                'cache="disk" needs a data set of files (open_dataset) and a folder; use cache="memory"'
+            )
         path = folder / f"{_fingerprint(records[index], self.size)}.npz"
         if path.exists():
             try:
@@ -124,7 +140,9 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             with atomic_path(path) as temporary:
                 np.savez(temporary, image=image, mask=mask)
         except OSError as error:
-            raise DataError(f"{folder}: the cache cannot be written ({error.strerror}); choose another --cache-dir") from error
+            raise DataError(
+                f"{folder}: the cache cannot be written ({error.strerror}); choose another --cache-dir"
+            ) from error
         return image, mask
 
 
@@ -150,7 +168,11 @@ class _Memory:
 
     def get(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
         place = self.place.get(index)
-        return None if place is None or not self.filled[place] else (self.images[place], self.masks[place])
+        return (
+            None
+            if place is None or not self.filled[place]
+            else (self.images[place], self.masks[place])
+        )
 
     def put(self, index: int, pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         place = self.place.get(index)
@@ -166,7 +188,11 @@ def _fingerprint(record: Record, size: int) -> str:
     digest = hashlib.sha256(f"{_CACHE_VERSION} {size} {record.regions}".encode())
     for path in (record.image, *record.masks):
         status = path.stat()
-        digest.update(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode(errors="surrogateescape"))
+        digest.update(
+            f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode(
+                errors="surrogateescape"
+            )
+        )
     return digest.hexdigest()[:32]
 
 

@@ -31,7 +31,9 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
     cell = mask.shape[0] * mask.shape[1] / size**2
     for part in range(1, count):
         # A part of many target pixels' area cannot vanish unless it is a thread; only then is it looked at alone.
-        if stats[part, cv2.CC_STAT_AREA] < 16 * cell + 4 * max(stats[part, cv2.CC_STAT_WIDTH], stats[part, cv2.CC_STAT_HEIGHT]):
+        if stats[part, cv2.CC_STAT_AREA] < 16 * cell + 4 * max(
+            stats[part, cv2.CC_STAT_WIDTH], stats[part, cv2.CC_STAT_HEIGHT]
+        ):
             alone = resize_image((parts == part).astype(np.float32), size)
             if not small[alone > 0].any():
                 small[np.unravel_index(int(alone.argmax()), alone.shape)] = 1
@@ -42,7 +44,9 @@ def resize_probability(probability: np.ndarray, shape: Sequence[int]) -> np.ndar
     """float32 (size, size) in [0, 1] back to the original grid (H, W); the inverse of `resize_image` up to smoothing."""
     height, width = shape
     return (
-        _resized(_resized(probability, height, len(probability)).T, width, probability.shape[1]).T.clip(0, 1).astype(np.float32)
+        _resized(_resized(probability, height, len(probability)).T, width, probability.shape[1])
+        .T.clip(0, 1)
+        .astype(np.float32)
     )
 
 
@@ -90,4 +94,6 @@ def _resized(array: np.ndarray, rows: int, from_rows: int) -> np.ndarray:
     if rows == from_rows:
         return array
     interpolation = cv2.INTER_AREA if rows < from_rows else cv2.INTER_LINEAR
-    return cv2.resize(np.ascontiguousarray(array, np.float32), (array.shape[1], rows), interpolation=interpolation)
+    return cv2.resize(
+        np.ascontiguousarray(array, np.float32), (array.shape[1], rows), interpolation=interpolation
+    )

@@ -13,7 +13,14 @@ import numpy as np
 from intrasense_fast.data.contact_sheet import write_contact_sheet
 from intrasense_fast.data.duplicates import Duplicates, find_duplicates, regrouped
 from intrasense_fast.data.layouts import LAYOUTS, read_dataset
-from intrasense_fast.data.records import DataError, Finding, Problem, SegmentationData, accept, table
+from intrasense_fast.data.records import (
+    DataError,
+    Finding,
+    Problem,
+    SegmentationData,
+    accept,
+    table,
+)
 from intrasense_fast.files import check_place, legible
 
 
@@ -42,22 +49,38 @@ class Report:
             for finding in self.findings
             if finding.size and finding.area
         ]
-        empty = Counter(finding.record.label or "unknown" for finding in self.findings if finding.area == 0)
+        empty = Counter(
+            finding.record.label or "unknown" for finding in self.findings if finding.area == 0
+        )
         rows += [
             ("empty masks", _counts(empty) if empty else "0"),
             (
                 "lesion area",
-                f"median {np.median(areas):.1f} % of the image, {min(areas):.2f} to {max(areas):.1f} %" if areas else "none",
+                f"median {np.median(areas):.1f} % of the image, {min(areas):.2f} to {max(areas):.1f} %"
+                if areas
+                else "none",
             ),
             ("sizes (width x height)", _sizes(sizes)),
-            ("colour modes", _counts(Counter(finding.mode for finding in self.findings if finding.size))),
-            ("near-duplicates", f"{self.duplicates.images} images in {len(self.duplicates.clusters)} clusters"),
+            (
+                "colour modes",
+                _counts(Counter(finding.mode for finding in self.findings if finding.size)),
+            ),
+            (
+                "near-duplicates",
+                f"{self.duplicates.images} images in {len(self.duplicates.clusters)} clusters",
+            ),
             problems,
         ]
         return "\n".join([table(rows, self.data.note), *map(str, self.problems)])
 
 
-def verify(path: str | os.PathLike[str], layout: str = "auto", *, skip_bad: bool = False, progress: bool = False) -> Report:
+def verify(
+    path: str | os.PathLike[str],
+    layout: str = "auto",
+    *,
+    skip_bad: bool = False,
+    progress: bool = False,
+) -> Report:
     """Open a data set, decode every file once, and report all problems; with `skip_bad`, what would be left out is a warning.
 
     Raises:
@@ -65,7 +88,9 @@ def verify(path: str | os.PathLike[str], layout: str = "auto", *, skip_bad: bool
     """
     data = read_dataset(path, layout)
     findings = tuple(data.inspect(progress, signatures=True))
-    found = find_duplicates(data.records, [finding.signature for finding in findings], progress=progress)
+    found = find_duplicates(
+        data.records, [finding.signature for finding in findings], progress=progress
+    )
     data = regrouped(data.with_findings(findings), found)
     return Report(accept(data, skip_bad=True) if skip_bad else data, findings, found)
 
@@ -73,7 +98,9 @@ def verify(path: str | os.PathLike[str], layout: str = "auto", *, skip_bad: bool
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", help="folder of the data set")
     parser.add_argument(
-        "--contact-sheet", metavar="FILE.png", help="draw the near-duplicates side by side, outlines of masks in colour"
+        "--contact-sheet",
+        metavar="FILE.png",
+        help="draw the near-duplicates side by side, outlines of masks in colour",
     )
     add_reading_arguments(parser)
 
@@ -81,9 +108,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every command that opens a data set: --layout and --skip-bad."""
     parser.add_argument(
-        "--layout", default="auto", choices=["auto", *LAYOUTS], help="how the folder is organised (default: detect)"
+        "--layout",
+        default="auto",
+        choices=["auto", *LAYOUTS],
+        help="how the folder is organised (default: detect)",
     )
-    parser.add_argument("--skip-bad", action="store_true", help="leave files out that cannot be used, and list them")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave files out that cannot be used, and list them"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -94,7 +126,11 @@ def run(args: argparse.Namespace) -> int:
     """
     sheet = Path(args.contact_sheet) if args.contact_sheet else None
     if sheet and (sheet.exists() or sheet.suffix.casefold() != ".png"):
-        reason = "exists already, and nothing is overwritten" if sheet.exists() else "a name that ends in .png is needed"
+        reason = (
+            "exists already, and nothing is overwritten"
+            if sheet.exists()
+            else "a name that ends in .png is needed"
+        )
         raise DataError(f"--contact-sheet {sheet}: {reason}: choose another name")
     if sheet:
         check_place(sheet)

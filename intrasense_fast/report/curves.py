@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from intrasense_fast.report import figures
-from intrasense_fast.report.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION, hex_colour
+from intrasense_fast.report.figures import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    hex_colour,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +56,11 @@ def save_curves(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]])
         (_draw_masked, strides),
         (_draw_rate, [name for name in names if name == "learning_rate"]),
     ]
-    drawn = [(draw, {name: _column(table, name) for name in columns}) for draw, columns in panels if columns]
+    drawn = [
+        (draw, {name: _column(table, name) for name in columns})
+        for draw, columns in panels
+        if columns
+    ]
     if not drawn:
         raise ValueError(f"save_curves: nothing to draw in the columns {', '.join(names)}")
     across = min(2, len(drawn))
@@ -76,12 +89,22 @@ def _draw_losses(axes: "Axes", epochs: list[float], columns: Mapping[str, list[f
 def _draw_dice(axes: "Axes", epochs: list[float], columns: Mapping[str, list[float]]) -> None:
     axes.set_title("Selection Dice, mean over images", loc="left", fontsize=10, color=INK)
     for i, (name, values) in enumerate(columns.items()):
-        _line(axes, epochs, values, LINES[i % len(LINES)], name.removeprefix("val_").replace("_", " "))
+        _line(
+            axes, epochs, values, LINES[i % len(LINES)], name.removeprefix("val_").replace("_", " ")
+        )
     values = next(iter(columns.values()))
     seen = [i for i, value in enumerate(values) if not math.isnan(value)]
     if seen:
         best = max(seen, key=values.__getitem__)
-        axes.plot(epochs[best], values[best], "o", markersize=6, markerfacecolor="none", markeredgecolor=INK, clip_on=False)
+        axes.plot(
+            epochs[best],
+            values[best],
+            "o",
+            markersize=6,
+            markerfacecolor="none",
+            markeredgecolor=INK,
+            clip_on=False,
+        )
         axes.text(
             0.98,
             0.05,
@@ -99,7 +122,13 @@ def _draw_dice(axes: "Axes", epochs: list[float], columns: Mapping[str, list[flo
 def _draw_masked(axes: "Axes", epochs: list[float], columns: Mapping[str, list[float]]) -> None:
     axes.set_title("Fraction of positions whitened", loc="left", fontsize=10, color=INK)
     for i, (name, values) in enumerate(columns.items()):
-        _line(axes, epochs, values, LINES[i % len(LINES)], f"stride {name.removeprefix('masked_fraction_')}")
+        _line(
+            axes,
+            epochs,
+            values,
+            LINES[i % len(LINES)],
+            f"stride {name.removeprefix('masked_fraction_')}",
+        )
     axes.set_ylim(0, 1)
     _legend(axes)
 
@@ -120,14 +149,33 @@ def _draw_rate(axes: "Axes", epochs: list[float], columns: Mapping[str, list[flo
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def _line(axes: "Axes", epochs: list[float], values: list[float], colour: str, label: str, *, dashed: bool = False) -> None:
+def _line(
+    axes: "Axes",
+    epochs: list[float],
+    values: list[float],
+    colour: str,
+    label: str,
+    *,
+    dashed: bool = False,
+) -> None:
     marker = "o" if len(epochs) <= 30 else ""
     style = "--" if dashed else "-"
-    axes.plot(epochs, values, style, marker=marker, markersize=2.5, color=colour, linewidth=1.4, label=label)
+    axes.plot(
+        epochs,
+        values,
+        style,
+        marker=marker,
+        markersize=2.5,
+        color=colour,
+        linewidth=1.4,
+        label=label,
+    )
 
 
 def _legend(axes: "Axes") -> None:
-    axes.legend(fontsize=8, frameon=True, framealpha=0.85, edgecolor="none", borderpad=0.2, loc="best")
+    axes.legend(
+        fontsize=8, frameon=True, framealpha=0.85, edgecolor="none", borderpad=0.2, loc="best"
+    )
 
 
 def _finish(axes: "Axes", epochs: Sequence[float]) -> None:
@@ -158,5 +206,7 @@ def _column(table: Sequence[Mapping[str, Any]], name: str) -> list[float]:
         try:
             values.append(math.nan if value is None or value == "" else float(value))
         except (TypeError, ValueError):
-            raise ValueError(f"save_curves: row {i} has {name} = {value!r}, which is no number") from None
+            raise ValueError(
+                f"save_curves: row {i} has {name} = {value!r}, which is no number"
+            ) from None
     return values

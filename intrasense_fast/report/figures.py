@@ -58,7 +58,16 @@ def blank(axes: "Axes", text: str = "") -> None:
     for spine in axes.spines.values():
         spine.set(linewidth=0.5, color="#bbbbbb")
     if text:
-        axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, fontsize=8, color="#777777")
+        axes.text(
+            0.5,
+            0.5,
+            text,
+            ha="center",
+            va="center",
+            transform=axes.transAxes,
+            fontsize=8,
+            color="#777777",
+        )
 
 
 def row_name(axes: "Axes", name: str, note: str = "") -> None:
@@ -82,7 +91,9 @@ def to_rgb(image: ArrayLike) -> NDArray[np.uint8]:
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or values.shape[2] not in (1, 3) or values.size == 0:
-        raise ValueError(f"an image must be (H, W), (H, W, 1) or (H, W, 3), got shape {np.asarray(image).shape}")
+        raise ValueError(
+            f"an image must be (H, W), (H, W, 1) or (H, W, 3), got shape {np.asarray(image).shape}"
+        )
     if values.dtype == np.uint16:
         values = (values // 257).astype(np.uint8)
     elif values.dtype == np.bool_:
@@ -90,7 +101,9 @@ def to_rgb(image: ArrayLike) -> NDArray[np.uint8]:
     elif np.issubdtype(values.dtype, np.floating):
         low, high = float(values.min()), float(values.max())
         if not (low >= -1e-6 and high <= 1 + 1e-6):
-            raise ValueError(f"a float image must lie in [0, 1], got {low:g} to {high:g}; undo its normalisation first")
+            raise ValueError(
+                f"a float image must lie in [0, 1], got {low:g} to {high:g}; undo its normalisation first"
+            )
         values = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     elif values.dtype != np.uint8:
         raise ValueError(f"an image must be uint8, uint16, bool or float, got {values.dtype}")
@@ -99,4 +112,6 @@ def to_rgb(image: ArrayLike) -> NDArray[np.uint8]:
 
 def check_rows(items: int, what: str) -> None:
     if not 1 <= items <= MAX_ROWS:
-        raise ValueError(f"{what}: a picture holds 1 to {MAX_ROWS} images, got {items}; write several pictures")
+        raise ValueError(
+            f"{what}: a picture holds 1 to {MAX_ROWS} images, got {items}; write several pictures"
+        )

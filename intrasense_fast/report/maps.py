@@ -20,7 +20,9 @@ class RefinementItem(NamedTuple):
     mask: Mapping[int, ArrayLike]
 
 
-def save_refinement_maps(path: str | os.PathLike[str], items: Iterable[RefinementItem], scale: str = "nats") -> None:
+def save_refinement_maps(
+    path: str | os.PathLike[str], items: Iterable[RefinementItem], scale: str = "nats"
+) -> None:
     """A grid, one row an image: the image, then entropy map and mask of every stride; written atomically.
 
     The entropy's colours span that map's own range, printed above it with the share of positions that the mask selects.
@@ -46,13 +48,22 @@ def save_refinement_maps(path: str | os.PathLike[str], items: Iterable[Refinemen
         if i == 0:
             grid[i, 0].set_title("image", fontsize=9, color=figures.INK)
         for k, stride in enumerate(strides):
-            entropy, mask = np.asarray(row.entropy[stride], np.float64), np.asarray(row.mask[stride]).astype(bool)
+            entropy, mask = (
+                np.asarray(row.entropy[stride], np.float64),
+                np.asarray(row.mask[stride]).astype(bool),
+            )
             left, right = grid[i, 1 + 2 * k], grid[i, 2 + 2 * k]
             figures.show(left, entropy, cmap="cividis", interpolation="nearest")
             figures.show(right, mask, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            heads = (f"stride {stride}: entropy ({scale})\n", f"stride {stride}: mask\n") if i == 0 else ("", "")
+            heads = (
+                (f"stride {stride}: entropy ({scale})\n", f"stride {stride}: mask\n")
+                if i == 0
+                else ("", "")
+            )
             left.set_title(f"{heads[0]}{_span(entropy)}", fontsize=8, color=figures.INK)
-            right.set_title(f"{heads[1]}{100 * mask.mean():.0f} % whitened", fontsize=8, color=figures.INK)
+            right.set_title(
+                f"{heads[1]}{100 * mask.mean():.0f} % whitened", fontsize=8, color=figures.INK
+            )
     figure.supxlabel(
         "entropy from low (blue) to high (yellow), each map on its own scale\nmask: white positions are whitened",
         fontsize=8,

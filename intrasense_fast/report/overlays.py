@@ -59,7 +59,9 @@ def overlay(image: ArrayLike, target: ArrayLike | None, prediction: ArrayLike) -
     return canvas
 
 
-def save_overlays(path: str | os.PathLike[str], items: Iterable[OverlayItem], columns: Sequence[str] = COLUMNS) -> None:
+def save_overlays(
+    path: str | os.PathLike[str], items: Iterable[OverlayItem], columns: Sequence[str] = COLUMNS
+) -> None:
     """A grid, one row an item with its name and Dice, and a legend of the colours; written atomically.
 
     Where no item has a target, the columns of ground truth and errors are left out.
@@ -75,15 +77,24 @@ def save_overlays(path: str | os.PathLike[str], items: Iterable[OverlayItem], co
     figures.check_rows(len(rows), "save_overlays")
     unknown = sorted(set(columns) - set(COLUMNS))
     if unknown or not columns:
-        raise ValueError(f"save_overlays: unknown columns {unknown}; choose from {', '.join(COLUMNS)}")
+        raise ValueError(
+            f"save_overlays: unknown columns {unknown}; choose from {', '.join(COLUMNS)}"
+        )
     with_truth = any(row.target is not None for row in rows)
     shown = [column for column in columns if with_truth or column not in ("ground truth", "errors")]
     shown = shown or ["prediction"]
     panels = [_panels(row, shown) for row in rows]
-    heights = [max(0.5, min(2.0, pictures[shown[0]].shape[0] / pictures[shown[0]].shape[1])) for pictures in panels]
+    heights = [
+        max(0.5, min(2.0, pictures[shown[0]].shape[0] / pictures[shown[0]].shape[1]))
+        for pictures in panels
+    ]
     cell = 2.1
-    figure = figures.new_figure(0.5 + cell * len(shown), 0.65 + sum(cell * height + 0.06 for height in heights))
-    grid = figure.subplots(len(rows), len(shown), squeeze=False, gridspec_kw={"height_ratios": heights})
+    figure = figures.new_figure(
+        0.5 + cell * len(shown), 0.65 + sum(cell * height + 0.06 for height in heights)
+    )
+    grid = figure.subplots(
+        len(rows), len(shown), squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
     for i, (row, pictures) in enumerate(zip(rows, panels, strict=True)):
         for axes, column in zip(grid[i], shown, strict=True):
             if column in pictures:
@@ -102,8 +113,15 @@ def save_overlays(path: str | os.PathLike[str], items: Iterable[OverlayItem], co
 def _legend(figure: "Figure") -> None:
     from matplotlib.patches import Patch
 
-    kinds = (("true positive", TRUE_POSITIVE), ("false positive", FALSE_POSITIVE), ("false negative", FALSE_NEGATIVE))
-    patches = [Patch(facecolor=(hex_colour(rgb), 0.5), edgecolor=hex_colour(rgb), label=name) for name, rgb in kinds]
+    kinds = (
+        ("true positive", TRUE_POSITIVE),
+        ("false positive", FALSE_POSITIVE),
+        ("false negative", FALSE_NEGATIVE),
+    )
+    patches = [
+        Patch(facecolor=(hex_colour(rgb), 0.5), edgecolor=hex_colour(rgb), label=name)
+        for name, rgb in kinds
+    ]
     figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
 
 
@@ -120,7 +138,10 @@ def _panels(row: OverlayItem, shown: Sequence[str]) -> dict[str, NDArray[np.uint
     pictures = {"image": image, "prediction": overlay(image, None, found)}
     if truth is not None:
         truth = _enlarged_mask(truth, times)
-        pictures |= {"ground truth": overlay(image, None, truth), "errors": overlay(image, truth, found)}
+        pictures |= {
+            "ground truth": overlay(image, None, truth),
+            "errors": overlay(image, truth, found),
+        }
     return {name: picture for name, picture in pictures.items() if name in shown}
 
 
@@ -134,23 +155,40 @@ def _dice(row: OverlayItem) -> str:
 def _mask(mask: ArrayLike, name: str, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     values = np.asarray(mask)
     if values.shape != image.shape[:2]:
-        raise ValueError(f"{name} must have the image's size (H, W) = {image.shape[:2]}, got {values.shape}")
+        raise ValueError(
+            f"{name} must have the image's size (H, W) = {image.shape[:2]}, got {values.shape}"
+        )
     if values.dtype != np.bool_ and not np.all((values == 0) | (values == 1)):
         raise ValueError(f"{name} must be bool or hold 0 and 1 only; threshold it first")
     return values.astype(bool)
 
 
-def _paint(canvas: NDArray[np.uint8], mask: NDArray[np.bool_], rgb: tuple[int, int, int], fill: float = FILL) -> None:
+def _paint(
+    canvas: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    rgb: tuple[int, int, int],
+    fill: float = FILL,
+) -> None:
     canvas[mask] = np.rint((1 - fill) * canvas[mask] + fill * np.array(rgb)).astype(np.uint8)
     cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
     width = max(1, round(max(mask.shape) / 256))
-    inner = cv2.erode(mask.astype(np.uint8), cross, iterations=width, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    inner = cv2.erode(
+        mask.astype(np.uint8),
+        cross,
+        iterations=width,
+        borderType=cv2.BORDER_CONSTANT,
+        borderValue=0,
+    )
     canvas[mask & (inner == 0)] = rgb
 
 
 def _enlarged(image: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
     size = (image.shape[1] * times, image.shape[0] * times)
-    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8) if times > 1 else image
+    return (
+        cv2.resize(image, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+        if times > 1
+        else image
+    )
 
 
 def _enlarged_mask(mask: NDArray[np.bool_], times: int) -> NDArray[np.bool_]:

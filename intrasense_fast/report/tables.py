@@ -37,7 +37,11 @@ def summary_table(summary: Summary, title: str) -> str:
                 f"{values.n}",
             ]
         )
-    text = [title, *_aligned(lines), f"Over {_count(summary.lesion_images, 'image')} with a lesion; {_misses(summary)}."]
+    text = [
+        title,
+        *_aligned(lines),
+        f"Over {_count(summary.lesion_images, 'image')} with a lesion; {_misses(summary)}.",
+    ]
     if summary.normal_images:
         text.append(
             f"{_count(summary.normal_images, 'normal image')} apart: false-positive rate {_text(summary.false_positive_rate)}, "
@@ -55,7 +59,11 @@ def comparison_table(rows: Mapping[str, Summary]) -> str:
     return "\n".join(_aligned(lines))
 
 
-def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+def write_csv(
+    path: str | os.PathLike[str],
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[str] | None = None,
+) -> None:
     """Write `rows` to `path` atomically, in UTF-8; floats keep all their digits, and a missing value is an empty field.
 
     Bytes of a file name that are no UTF-8 stand as %E9 or the like.
@@ -66,7 +74,11 @@ def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], c
         ValueError: no rows and no `columns`, or a row with a key that `columns` lacks.
     """
     table = list(rows)
-    names = list(columns) if columns is not None else list(dict.fromkeys(key for row in table for key in row))
+    names = (
+        list(columns)
+        if columns is not None
+        else list(dict.fromkeys(key for row in table for key in row))
+    )
     if not names:
         raise ValueError(f"write_csv: no rows for {path}; give columns= to write the header alone")
     unknown = sorted({key for row in table for key in row} - set(names))
@@ -75,7 +87,10 @@ def write_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], c
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: legible(v) if isinstance(v, str) else v for key, v in row.items()} for row in table)
+        writer.writerows(
+            {key: legible(v) if isinstance(v, str) else v for key, v in row.items()}
+            for row in table
+        )
 
 
 def _text(value: float, digits: int = 4) -> str:
@@ -96,7 +111,10 @@ def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     """First column to the left, the others to the right, a rule below the head."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rows = [
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.rjust(w) if i else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
     ]
     return [rows[0], "-" * len(rows[0]), *rows[1:]]

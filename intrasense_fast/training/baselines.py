@@ -31,11 +31,15 @@ def fit_baselines(train: SegmentationDataset) -> dict[str, Predictor]:
         if mask.any():
             of_mean += _dice_at_or_above(mean, mask, levels)
             bright += _dice_at_or_above(image, mask, _LEVELS)
-            dark += _dice_at_or_above(-image, mask, np.nextafter(-_LEVELS, np.float32(1))[::-1])[::-1]
+            dark += _dice_at_or_above(-image, mask, np.nextafter(-_LEVELS, np.float32(1))[::-1])[
+                ::-1
+            ]
     level, below = levels[of_mean.argmax()], bool(dark.max() > bright.max())
     cut = _LEVELS[(dark if below else bright).argmax()]
     predictors["mean mask"] = lambda image: resize_probability(mean, image.shape) >= level
-    predictors[f"intensity {'<' if below else '>='} {cut:.2f}"] = lambda image: (image < cut) == below
+    predictors[f"intensity {'<' if below else '>='} {cut:.2f}"] = lambda image: (
+        (image < cut) == below
+    )
     return predictors
 
 
@@ -43,6 +47,7 @@ def _dice_at_or_above(values: np.ndarray, mask: np.ndarray, levels: np.ndarray) 
     """Dice of `values >= level` with a mask that is not empty, for each of the ascending levels."""
     place = np.searchsorted(levels, values.ravel(), side="right")
     found, both = (
-        np.bincount(places, minlength=len(levels) + 1)[::-1].cumsum()[::-1][1:] for places in (place, place[mask.ravel() == 1])
+        np.bincount(places, minlength=len(levels) + 1)[::-1].cumsum()[::-1][1:]
+        for places in (place, place[mask.ravel() == 1])
     )
     return 2 * both / (found + mask.sum())

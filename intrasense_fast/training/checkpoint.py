@@ -49,7 +49,9 @@ def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"{folder}: another process is working in this folder; wait for it, or stop it") from None
+            raise UsageError(
+                f"{folder}: another process is working in this folder; wait for it, or stop it"
+            ) from None
         except OSError:
             pass  # a file system without locks
         yield
@@ -123,7 +125,9 @@ def load_last(run: Path, *, fused: bool | None, say: Callable[[str], None]) -> R
 def tidy(run: Path) -> None:
     """Remove what an interrupted write left behind, and put a best that was being replaced back in its place."""
     for leftover in (*run.glob(".*.part"), *run.glob(".*.tmp*")):
-        shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(
+            missing_ok=True
+        )
     retired = sorted(run.glob(".*.old"), key=lambda path: path.stat().st_mtime)
     for folder in retired:
         target = run / (PREVIOUS if (folder / STATE_FILE).exists() else BEST)
@@ -138,11 +142,17 @@ def _load(folder: Path, fused: bool | None) -> Restored:
         raise CheckpointError(f"{folder} is missing")
     try:
         digests = json.loads((folder / CHECKSUM_FILE).read_text(encoding="utf-8"))
-        wrong = [name for name, digest in digests.items() if not (folder / name).is_file() or _digest(folder / name) != digest]
+        wrong = [
+            name
+            for name, digest in digests.items()
+            if not (folder / name).is_file() or _digest(folder / name) != digest
+        ]
     except (OSError, json.JSONDecodeError, AttributeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder / CHECKSUM_FILE} is missing or damaged") from error
     if wrong or STATE_FILE not in digests:
-        raise CheckpointError(f"{folder}: {', '.join(wrong) or STATE_FILE} is missing, truncated or changed (checksum)")
+        raise CheckpointError(
+            f"{folder}: {', '.join(wrong) or STATE_FILE} is missing, truncated or changed (checksum)"
+        )
     net = IntraSenseNet.from_pretrained(folder, fused=fused)
     try:
         state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
@@ -162,8 +172,14 @@ def _written(run: Path, name: str, fill: Callable[[Path], None]) -> Path:
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, (OSError, RuntimeError)) or type(error).__name__ == "SafetensorError":
-            full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(run).free < 2**20
-            reason = "the disk is full" if full else getattr(error, "strerror", None) or first_line(error)
+            full = (
+                getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(run).free < 2**20
+            )
+            reason = (
+                "the disk is full"
+                if full
+                else getattr(error, "strerror", None) or first_line(error)
+            )
             raise CheckpointError(
                 f"{run / name} could not be written: {reason}. The checkpoints before it are whole; make room, then: "
                 f"python train.py --resume {run}"

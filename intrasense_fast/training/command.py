@@ -46,9 +46,16 @@ class _Work:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="new folder for the run (default runs/DATE-TIME)")
     parser.add_argument(
-        "--resume", metavar="RUN", help="go on with a run; only --epochs, --workers and --device may be given beside it"
+        "--resume",
+        metavar="RUN",
+        help="go on with a run; only --epochs, --workers and --device may be given beside it",
     )
-    parser.add_argument("--quick", action="store_true", default=None, help="every file within 90 seconds, no promise on Dice")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        default=None,
+        help="every file within 90 seconds, no promise on Dice",
+    )
     configuration.add_arguments(parser)
 
 
@@ -106,12 +113,18 @@ def _resume(args: argparse.Namespace) -> None:
     run = Path(args.resume)
     if not args.resume or not run.is_dir():
         named = f"{run}: is no run folder" if args.resume else "--resume was given an empty name"
-        raise UsageError(f"{named}; name the folder of a run that began, or leave --resume out to begin a new one")
+        raise UsageError(
+            f"{named}; name the folder of a run that began, or leave --resume out to begin a new one"
+        )
     allowed = {*RESUMABLE, "resume", "command", "run"}
-    extra = [name for name, value in vars(args).items() if value is not None and name not in allowed]
+    extra = [
+        name for name, value in vars(args).items() if value is not None and name not in allowed
+    ]
     if extra:
         flags = ", ".join(map(configuration.flag_of, sorted(extra)))
-        raise UsageError(f"--resume takes every value from {run}/{run_folder.CONFIG}; not allowed beside it: {flags}")
+        raise UsageError(
+            f"--resume takes every value from {run}/{run_folder.CONFIG}; not allowed beside it: {flags}"
+        )
     changes = {name: getattr(args, name) for name in RESUMABLE if getattr(args, name) is not None}
     # Nothing is read before the lock, and nothing written before every check: a refused resume changes nothing.
     with checkpoint.exclusive(run):
@@ -121,7 +134,9 @@ def _resume(args: argparse.Namespace) -> None:
         data, _ = sources.open_source(run, config)
         splits = Splits.load(run / run_folder.SPLITS)
         if splits.digest != record["splits"]:
-            raise UsageError(f"{run / run_folder.SPLITS}: is not the one this run began with; put it back, or start a new run")
+            raise UsageError(
+                f"{run / run_folder.SPLITS}: is not the one this run began with; put it back, or start a new run"
+            )
         splits.check(image.name for image in data.records)
         _check_roles(config, splits)
         record |= {"config": config.as_dict()}
@@ -133,7 +148,9 @@ def _check_roles(config: TrainConfig, splits: Splits) -> None:
     if config.fold is not None and not config.folds:
         raise UsageError("--fold needs --folds: there is one split of these data")
     if config.fold is not None and config.fold >= len(splits.folds):
-        raise UsageError(f"--fold must be below the number of folds, {len(splits.folds)}, got {config.fold}")
+        raise UsageError(
+            f"--fold must be below the number of folds, {len(splits.folds)}, got {config.fold}"
+        )
     for fold in splits.folds if config.fold is None else [splits.folds[config.fold]]:
         steps_of(len(fold.train), config.batch_size)
 
@@ -149,12 +166,19 @@ def _train_all(run: Path, work: _Work) -> None:
         # A worker's error carries its traceback; the last line is the message.
         raise DataError(str(error).splitlines()[-1]) from error
     except torch.OutOfMemoryError as error:
-        raise UsageError(f"the GPU's memory is full: lower --batch-size or --size ({first_line(error)})") from error
+        raise UsageError(
+            f"the GPU's memory is full: lower --batch-size or --size ({first_line(error)})"
+        ) from error
     except OSError as error:
         reason = f"{error.filename or run}: {error.strerror or error}"
-        raise UsageError(f"{reason}. Checkpoints are whole; then go on with: python train.py --resume {run}") from error
+        raise UsageError(
+            f"{reason}. Checkpoints are whole; then go on with: python train.py --resume {run}"
+        ) from error
     except KeyboardInterrupt:
-        show(f"\nstopped at once; go on from the last checkpoint with: python train.py --resume {run}", sys.stderr)
+        show(
+            f"\nstopped at once; go on from the last checkpoint with: python train.py --resume {run}",
+            sys.stderr,
+        )
         raise
 
 
@@ -172,7 +196,9 @@ def _train_folds(run: Path, work: _Work) -> None:
         records = {run: work.record, folder: work.record | {"fold": number}}
         _train_fold(folder, begun, number, records, partial(_show_of_fold, number))
     done = {
-        number: _rows(run / f"fold-{number}") for number in range(folds) if (run / f"fold-{number}" / run_folder.DONE).exists()
+        number: _rows(run / f"fold-{number}")
+        for number in range(folds)
+        if (run / f"fold-{number}" / run_folder.DONE).exists()
     }
     show(write_summary(run, done, work.config.subset, len(work.data)))
     if len(done) < folds:
@@ -180,21 +206,35 @@ def _train_folds(run: Path, work: _Work) -> None:
 
 
 def _train_fold(
-    run: Path, work: _Work, number: int, records: Mapping[Path, dict[str, Any]], say: Callable[[str], None]
+    run: Path,
+    work: _Work,
+    number: int,
+    records: Mapping[Path, dict[str, Any]],
+    say: Callable[[str], None],
 ) -> None:
     """Train in the folder `run`; `records` are written once a checkpoint was taken up, or the network made."""
     config, data, fold = work.config, work.data, work.splits.folds[number]
     places = {record.name: index for index, record in enumerate(data.records)}
-    roles = {role: [places[name] for name in names] for role, names in zip(Fold._fields, fold, strict=True)}
+    roles = {
+        role: [places[name] for name in names]
+        for role, names in zip(Fold._fields, fold, strict=True)
+    }
     options: dict[str, Any] = {
         "size": config.size,
         "cache": config.cache,
         "cache_dir": config.cache_dir,
         "in_channels": config.in_channels,
     }
-    train = SegmentationDataset(data, roles["train"], augment=config.augment, seed=config.seed, **options)  # type: ignore[arg-type]
+    train = SegmentationDataset(
+        data, roles["train"], augment=config.augment, seed=config.seed, **options
+    )  # type: ignore[arg-type]
     val = SegmentationDataset(data, roles["val"], **options)
-    extra = {"image_size": config.size, "splits": work.splits.digest, "fold": number, "layout": data.layout}
+    extra = {
+        "image_size": config.size,
+        "splits": work.splits.digest,
+        "fold": number,
+        "layout": data.layout,
+    }
     trainer = Trainer(run, config, train, val, device=work.device, extra=extra, say=say)
     if (run / LAST).exists() or (run / PREVIOUS).exists():
         trainer.restore()
@@ -234,12 +274,18 @@ def _network(config: TrainConfig) -> IntraSenseNet:
 
 def _device(config: TrainConfig) -> torch.device:
     """The device, and whether --fused can be had on it."""
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    name = (
+        ("cuda" if torch.cuda.is_available() else "cpu")
+        if config.device == "auto"
+        else config.device
+    )
     device = usable_device(name)
     if config.fused:
         status = fused_status(torch.zeros(1, device=device))
         if not status.available:
-            raise UsageError(f"--fused: {status.reason}; leave --fused out to train with eager operators")
+            raise UsageError(
+                f"--fused: {status.reason}; leave --fused out to train with eager operators"
+            )
     return device
 
 

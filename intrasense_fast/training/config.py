@@ -95,7 +95,10 @@ class TrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
@@ -109,10 +112,14 @@ class TrainConfig:
         if set(values) != set(known):
             odd = ", ".join(sorted(set(values) ^ set(known)))
             raise UsageError(f"was written by another version: unknown or missing values {odd}")
-        plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
         for key, value in plain.items():
             if not _fits(value, known[key]):
-                raise UsageError(f"{key} must be {_described(known[key])}, got {json.dumps(value)}; put it right")
+                raise UsageError(
+                    f"{key} must be {_described(known[key])}, got {json.dumps(value)}; put it right"
+                )
         return cls(**plain)
 
     def model_arguments(self) -> dict[str, Any]:
@@ -171,20 +178,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(name, default=None, help=help + note, **options)
 
     group = parser.add_argument_group("data")
-    flag("--data", str, "folder of a data set in any known layout; without it phantoms are simulated")
+    flag(
+        "--data", str, "folder of a data set in any known layout; without it phantoms are simulated"
+    )
     flag("--layout", str, "how the folder is organised")
-    flag("--skip-bad", argparse.BooleanOptionalAction, "leave files out that cannot be used, and list them")
+    flag(
+        "--skip-bad",
+        argparse.BooleanOptionalAction,
+        "leave files out that cannot be used, and list them",
+    )
     flag(
         "--subset",
         str,
         "which images: all, lesions (no normal images), deduplicated (one of each near-duplicate), curated (BUSI)",
     )
     flag("--splits", str, "your own splits.json, or a folder with train.txt, val.txt and test.txt")
-    flag("--folds", int, "cross-validation folds; 0 = one split (default 5 for BUSI, Dataset B, DDTI and BUS-BRA, else 0)")
+    flag(
+        "--folds",
+        int,
+        "cross-validation folds; 0 = one split (default 5 for BUSI, Dataset B, DDTI and BUS-BRA, else 0)",
+    )
     flag("--fold", int, "train this fold only, from 0")
     flag("--val-fraction", float, "share of the training images that select the checkpoint")
     for role in ("train", "val", "test"):
-        flag(f"--phantom-{role}", int, f"simulated images to {'select on' if role == 'val' else role}")
+        flag(
+            f"--phantom-{role}",
+            int,
+            f"simulated images to {'select on' if role == 'val' else role}",
+        )
     group = parser.add_argument_group("training")
     flag("--size", int, "side of the square images in pixels")
     flag("--batch-size", int)
@@ -194,7 +215,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--weight-decay", float)
     flag("--scheduler", str)
     flag("--clip", _optional(float), "largest gradient norm, or none (default none)")
-    flag("--patience", _optional(int), "stop after so many epochs without a better Dice, or none (default none)")
+    flag(
+        "--patience",
+        _optional(int),
+        "stop after so many epochs without a better Dice, or none (default none)",
+    )
     flag("--augment", str, "paper: flips and rotations; us: no vertical flips, small rotations")
     flag("--loss-weights", float, "of cross-entropy, Dice and L_IW", nargs=3)
     flag("--amp", str, "automatic mixed precision")
@@ -203,7 +228,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         argparse.BooleanOptionalAction,
         "memory format of the network (default: on a GPU, and with --amp bf16 on a CPU)",
     )
-    flag("--fused", argparse.BooleanOptionalAction, "Triton kernels or eager operators (default: kernels where they can run)")
+    flag(
+        "--fused",
+        argparse.BooleanOptionalAction,
+        "Triton kernels or eager operators (default: kernels where they can run)",
+    )
     flag("--device", str, "auto, cpu, cuda, cuda:1 ...")
     flag("--workers", int, "processes that load images; results do not depend on it")
     flag("--cache", str, "keep decoded and resized images")
@@ -225,9 +254,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--alpha", float)
     flag("--beta", float)
     flag("--decoder-channels", int, nargs=5)
-    flag("--module-norm", str, "normalisation inside GCP and CDR; none: the equations' letter, which does not stay alive")
+    flag(
+        "--module-norm",
+        str,
+        "normalisation inside GCP and CDR; none: the equations' letter, which does not stay alive",
+    )
     parser.add_argument(
-        "--preset", choices=PRESETS, help="values for what is not given (default paper; cpu-small without --data and a GPU)"
+        "--preset",
+        choices=PRESETS,
+        help="values for what is not given (default paper; cpu-small without --data and a GPU)",
     )
 
 
@@ -240,7 +275,9 @@ def resolve(args: argparse.Namespace, *, gpu: bool) -> TrainConfig:
         UsageError: an impossible value.
     """
     given = {
-        field.name: getattr(args, field.name) for field in fields(TrainConfig) if getattr(args, field.name, None) is not None
+        field.name: getattr(args, field.name)
+        for field in fields(TrainConfig)
+        if getattr(args, field.name, None) is not None
     }
     preset = given.pop("preset", None)
     if getattr(args, "quick", False):
@@ -248,9 +285,16 @@ def resolve(args: argparse.Namespace, *, gpu: bool) -> TrainConfig:
             raise UsageError(f"--quick and --preset {preset} exclude each other")
         preset = "quick"
     if preset is None:
-        preset = "paper" if given.get("data") or (gpu and given.get("device") != "cpu") else "cpu-small"
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    given = {key: None if value == "none" and key in ("clip", "patience") else value for key, value in given.items()}
+        preset = (
+            "paper" if given.get("data") or (gpu and given.get("device") != "cpu") else "cpu-small"
+        )
+    given = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+    }
+    given = {
+        key: None if value == "none" and key in ("clip", "patience") else value
+        for key, value in given.items()
+    }
     config = replace(TrainConfig(**{**_PRESET_VALUES[preset], **given}), preset=preset)
     check(config)
     return config
@@ -273,13 +317,17 @@ def check(config: TrainConfig, label: Callable[[str], str] | None = None) -> Non
     require(config.size >= 32, "size", "at least 32")
     for name in ("epochs", "phantom_train", "phantom_val", "phantom_test"):
         require(getattr(config, name) >= 1, name, "at least 1")
-    require(config.batch_size >= 2, "batch_size", "at least 2 (BatchNorm needs more than one image)")
+    require(
+        config.batch_size >= 2, "batch_size", "at least 2 (BatchNorm needs more than one image)"
+    )
     for name in ("lr", "ridge"):
         require(0 < getattr(config, name) < math.inf, name, "finite and > 0")
     require(0 <= config.momentum < 1, "momentum", "in [0, 1)")
     require(0 <= config.weight_decay < math.inf, "weight_decay", "finite and >= 0")
     require(0 < config.val_fraction < 1, "val_fraction", "between 0 and 1")
-    require(config.folds is None or config.folds == 0 or config.folds >= 2, "folds", "0 or at least 2")
+    require(
+        config.folds is None or config.folds == 0 or config.folds >= 2, "folds", "0 or at least 2"
+    )
     require(config.fold is None or config.fold >= 0, "fold", "at least 0")
     require(config.clip is None or 0 < config.clip < math.inf, "clip", "finite and > 0, or none")
     require(config.patience is None or config.patience >= 1, "patience", "at least 1, or none")
@@ -287,15 +335,33 @@ def check(config: TrainConfig, label: Callable[[str], str] | None = None) -> Non
     require(0 <= config.seed < 2**32, "seed", "at least 0 and below 2**32")
     require(all(0 <= w < math.inf for w in config.loss_weights), "loss_weights", "finite and >= 0")
     require(config.in_channels in (1, 3), "in_channels", "1 or 3")
-    require(set(config.refine_strides) <= set(REFINABLE_STRIDES), "refine_strides", f"some of {_shown(REFINABLE_STRIDES)}")
-    require(len(set(config.refine_strides)) == len(config.refine_strides), "refine_strides", "free of duplicates")
+    require(
+        set(config.refine_strides) <= set(REFINABLE_STRIDES),
+        "refine_strides",
+        f"some of {_shown(REFINABLE_STRIDES)}",
+    )
+    require(
+        len(set(config.refine_strides)) == len(config.refine_strides),
+        "refine_strides",
+        "free of duplicates",
+    )
     require(0 <= config.entropy_threshold < math.inf, "entropy_threshold", "finite and >= 0")
-    require(config.window >= 1 and config.window % 2 == 1, "window", "an odd number, such as 3, 5 or 7")
+    require(
+        config.window >= 1 and config.window % 2 == 1, "window", "an odd number, such as 3, 5 or 7"
+    )
     require(abs(config.alpha) < math.inf, "alpha", "finite")
     require(abs(config.beta) < math.inf, "beta", "finite")
     widths = config.decoder_channels
-    require(len(widths) == 5 and all(width >= 1 for width in widths), "decoder_channels", "five numbers >= 1")
-    require(config.cache != "disk" or config.cache_dir is not None, "cache_dir", "given with --cache disk")
+    require(
+        len(widths) == 5 and all(width >= 1 for width in widths),
+        "decoder_channels",
+        "five numbers >= 1",
+    )
+    require(
+        config.cache != "disk" or config.cache_dir is not None,
+        "cache_dir",
+        "given with --cache disk",
+    )
 
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -313,8 +379,14 @@ def _fits(value: Any, kind: Any) -> bool:
         return any(_fits(value, each) for each in get_args(kind))
     if get_origin(kind) is tuple:
         items = get_args(kind)
-        wanted = items[:1] * len(value) if isinstance(value, tuple) and items[-1] is Ellipsis else items
-        return isinstance(value, tuple) and len(value) == len(wanted) and all(map(_fits, value, wanted))
+        wanted = (
+            items[:1] * len(value) if isinstance(value, tuple) and items[-1] is Ellipsis else items
+        )
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(wanted)
+            and all(map(_fits, value, wanted))
+        )
     return type(value) in ((int, float) if kind is float else (kind,))
 
 
@@ -323,7 +395,13 @@ def _described(kind: Any) -> str:
         return " or ".join(map(_described, get_args(kind)))
     if get_origin(kind) is tuple:
         return f"a list, each {_described(get_args(kind)[0])}"
-    return {int: "an integer", float: "a number", str: "text", bool: "true or false", NoneType: "null"}[kind]
+    return {
+        int: "an integer",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        NoneType: "null",
+    }[kind]
 
 
 def _optional(kind: type) -> Any:

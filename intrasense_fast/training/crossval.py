@@ -13,7 +13,9 @@ from intrasense_fast.report.tables import LABELS, write_csv
 COLUMNS = ("metric", "folds", "fold_mean", "fold_sd", "images", "image_mean", "image_sd", "pooled")
 
 
-def write_summary(run: Path, folds: dict[int, list[dict[str, Any]]], subset: str, total: int) -> str:
+def write_summary(
+    run: Path, folds: dict[int, list[dict[str, Any]]], subset: str, total: int
+) -> str:
     """Write RUN/summary.csv and RUN/per_image.csv of the test images of all folds; returns the table that is printed."""
     images = [{"fold": number, **row} for number, rows in sorted(folds.items()) for row in rows]
     write_csv(run / "per_image.csv", images)
@@ -39,11 +41,19 @@ def write_summary(run: Path, folds: dict[int, list[dict[str, Any]]], subset: str
     return _text(table, len(folds), len(images), overall.normal_images, subset, total)
 
 
-def _text(table: Sequence[dict[str, Any]], folds: int, images: int, normal: int, subset: str, total: int) -> str:
+def _text(
+    table: Sequence[dict[str, Any]], folds: int, images: int, normal: int, subset: str, total: int
+) -> str:
     head = f"{folds} folds, n = {images} test images of {total} (subset {subset}); {normal} normal, not in the means"
     lines = [head, f"{'':<14}{'over folds':>20}{'over images':>20}{'pooled':>10}"]
     for row in table:
-        pairs = [f"{row[f'{kind}_mean']:.4f} ± {row[f'{kind}_sd']:.4f}" for kind in ("fold", "image")]
+        pairs = [
+            f"{row[f'{kind}_mean']:.4f} ± {row[f'{kind}_sd']:.4f}" for kind in ("fold", "image")
+        ]
         pooled = "-" if math.isnan(row["pooled"]) else f"{row['pooled']:.4f}"
-        lines.append(f"{LABELS[row['metric']]:<14}{pairs[0]:>20}{pairs[1]:>20}{pooled:>10}".replace("nan", "-"))
+        lines.append(
+            f"{LABELS[row['metric']]:<14}{pairs[0]:>20}{pairs[1]:>20}{pooled:>10}".replace(
+                "nan", "-"
+            )
+        )
     return "\n".join(lines)

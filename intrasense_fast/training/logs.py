@@ -37,7 +37,9 @@ def cut(run: Path, *, step: int, epoch: int, say: Callable[[str], None]) -> None
     """
     if (run / HISTORY).exists():
         kept, damaged = [], 0
-        for line in (run / HISTORY).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        for line in (
+            (run / HISTORY).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        ):
             number = _step(line)
             if number is None:
                 damaged += line.endswith("\n")
@@ -93,4 +95,6 @@ def _is_sound(row: dict[str, str]) -> bool:
 
 def _tell(say: Callable[[str], None], file: Path, damaged: int) -> None:
     if damaged:
-        say(f"{file}: {damaged} damaged line{'s are' if damaged > 1 else ' is'} left out; the weights do not depend on it")
+        say(
+            f"{file}: {damaged} damaged line{'s are' if damaged > 1 else ' is'} left out; the weights do not depend on it"
+        )

@@ -58,7 +58,9 @@ def write_results(
     baselines = fit_baselines(train)
     shown = "test" if roles["test"] else "val"
     rows: dict[str, list[dict[str, Any]]] = {_NETWORK: [], **{name: [] for name in baselines}}
-    selection = _measured(net, data, roles["val"], config.size, "selection", rows if shown == "val" else {}, baselines)
+    selection = _measured(
+        net, data, roles["val"], config.size, "selection", rows if shown == "val" else {}, baselines
+    )
     test = _measured(net, data, roles["test"], config.size, "test", rows, baselines)
     write_csv(run / "per_image.csv", [*selection, *test])
     summaries = {name: summarize(found) for name, found in rows.items()}
@@ -72,7 +74,9 @@ def write_results(
         write_text(run / name, content + "\n")
     say(text)
     names = "config.json metrics.csv history.jsonl per_image.csv summary.txt curves.png overlays.png maps.png".split()
-    say(f"\n{', '.join(name for name in names if (run / name).exists())}, best/ and last/ are in {run}")
+    say(
+        f"\n{', '.join(name for name in names if (run / name).exists())}, best/ and last/ are in {run}"
+    )
 
 
 def _measured(
@@ -93,13 +97,25 @@ def _measured(
         if rows:
             rows[_NETWORK] += found
             for name, predict in baselines.items():
-                rows[name] += [image_metrics(predict(sample.image), sample.mask) for sample in samples]
+                rows[name] += [
+                    image_metrics(predict(sample.image), sample.mask) for sample in samples
+                ]
     return own
 
 
-def _text(summaries: dict[str, Summary], config: TrainConfig, data: SegmentationData, shown: str, count: int) -> str:
+def _text(
+    summaries: dict[str, Summary],
+    config: TrainConfig,
+    data: SegmentationData,
+    shown: str,
+    count: int,
+) -> str:
     simulated = config.data is None
-    source = "simulated phantoms" if simulated else f"{config.data} ({data.layout}, subset {config.subset})"
+    source = (
+        "simulated phantoms"
+        if simulated
+        else f"{config.data} ({data.layout}, subset {config.subset})"
+    )
     role = "test" if shown == "test" else "selection"
     title = f"{count} {role} images of {source}, trained at {config.size} x {config.size}, measured on the original grid"
     parts = [summary_table(summaries[_NETWORK], title), "", comparison_table(summaries)]
@@ -115,7 +131,9 @@ def _text(summaries: dict[str, Summary], config: TrainConfig, data: Segmentation
 
 def _json(summaries: dict[str, Summary], shown: str) -> str:
     role = "test" if shown == "test" else "selection"
-    return json.dumps({"role": role, **{name: summary.as_dict() for name, summary in summaries.items()}}, indent=1)
+    return json.dumps(
+        {"role": role, **{name: summary.as_dict() for name, summary in summaries.items()}}, indent=1
+    )
 
 
 def _draw(
@@ -128,11 +146,17 @@ def _draw(
 ) -> None:
     """Overlays from the worst Dice to the best, and where the network whitens in the first of them."""
     order = np.argsort([row["dice"] for row in rows], kind="stable")
-    picked = [data[indices[i]] for i in order[np.linspace(0, len(order) - 1, min(_DRAWN, len(order))).round().astype(int)]]
+    picked = [
+        data[indices[i]]
+        for i in order[np.linspace(0, len(order) - 1, min(_DRAWN, len(order))).round().astype(int)]
+    ]
     probabilities = predict_probabilities(net, [sample.image for sample in picked], config.size)
     save_overlays(
         run / "overlays.png",
-        [OverlayItem(s.name, s.image, s.mask, found > 0.5) for s, found in zip(picked, probabilities, strict=True)],
+        [
+            OverlayItem(s.name, s.image, s.mask, found > 0.5)
+            for s, found in zip(picked, probabilities, strict=True)
+        ],
     )
     if not (config.gcp and config.entropy_normalization and config.refine_strides):
         return

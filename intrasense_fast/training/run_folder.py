@@ -26,10 +26,14 @@ CONFIG, SPLITS, DONE = "config.json", "splits.json", "summary.json"
 
 def new_place(out: str | None, now: datetime.datetime) -> Path:
     if out == "":
-        raise UsageError("--out was given an empty name; name a new folder, or leave --out out for runs/DATE-TIME")
+        raise UsageError(
+            "--out was given an empty name; name a new folder, or leave --out out for runs/DATE-TIME"
+        )
     run = Path("runs", now.strftime("%Y%m%d-%H%M%S")) if out is None else Path(out)
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise UsageError(f"--out {run} is in use; nothing is overwritten: choose a new folder, or --resume {run}")
+        raise UsageError(
+            f"--out {run} is in use; nothing is overwritten: choose a new folder, or --resume {run}"
+        )
     return run
 
 
@@ -81,11 +85,17 @@ def changed(run: Path, record: dict[str, Any], changes: Mapping[str, Any]) -> Tr
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from error
     config = replace(before, **changes)
-    configuration.check(config, lambda name: configuration.flag_of(name) if name in changes else f"{file}: {name}")
+    configuration.check(
+        config, lambda name: configuration.flag_of(name) if name in changes else f"{file}: {name}"
+    )
     if config.epochs < before.epochs:
-        raise UsageError(f"--epochs can only be raised on resume: the run has {before.epochs}, got {config.epochs}")
+        raise UsageError(
+            f"--epochs can only be raised on resume: the run has {before.epochs}, got {config.epochs}"
+        )
     if config.epochs > before.epochs and config.scheduler in ("cosine", "onecycle"):
-        raise UsageError(f"--epochs: a {config.scheduler} schedule ends with the {before.epochs} epochs it was made for")
+        raise UsageError(
+            f"--epochs: a {config.scheduler} schedule ends with the {before.epochs} epochs it was made for"
+        )
     return config
 
 
@@ -100,22 +110,37 @@ def read_record(run: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{run}: is no run folder, {CONFIG} cannot be read ({error.strerror})") from error
+        raise UsageError(
+            f"{run}: is no run folder, {CONFIG} cannot be read ({error.strerror})"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{file}: is damaged, or not the record of a run") from error
     if not isinstance(record, dict):
         raise UsageError(f"{file}: is damaged, or not the record of a run")
-    for key, kind, needed in (("config", dict, "the values of the run"), ("splits", str, "the digest of splits.json")):
+    for key, kind, needed in (
+        ("config", dict, "the values of the run"),
+        ("splits", str, "the digest of splits.json"),
+    ):
         if not isinstance(record.get(key), kind):
-            raise UsageError(f'{file}: is damaged: "{key}" must be {needed}, got {json.dumps(record.get(key))}')
+            raise UsageError(
+                f'{file}: is damaged: "{key}" must be {needed}, got {json.dumps(record.get(key))}'
+            )
     return record
 
 
 def versions() -> dict[str, str]:
     import cv2
 
-    versions = {"intrasense_fast": __version__, "python": platform.python_version(), "torch": torch.__version__}
-    return versions | {"numpy": np.__version__, "opencv": cv2.__version__, "cuda": str(torch.version.cuda)}
+    versions = {
+        "intrasense_fast": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    return versions | {
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "cuda": str(torch.version.cuda),
+    }
 
 
 def commit() -> str | None:
@@ -124,7 +149,12 @@ def commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        found = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None

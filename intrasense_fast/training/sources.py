@@ -8,7 +8,15 @@ from intrasense_fast.data.duplicates import Duplicates, find_duplicates, regroup
 from intrasense_fast.data.layouts import read_dataset
 from intrasense_fast.data.phantom import write_phantom
 from intrasense_fast.data.records import DataError, Finding, SegmentationData, accept
-from intrasense_fast.data.splits import Fold, Splits, fold_table, make_splits, parted_groups, read_splits, strata_of
+from intrasense_fast.data.splits import (
+    Fold,
+    Splits,
+    fold_table,
+    make_splits,
+    parted_groups,
+    read_splits,
+    strata_of,
+)
 from intrasense_fast.data.subsets import choose
 from intrasense_fast.data.verify import show
 from intrasense_fast.training.config import TrainConfig
@@ -31,7 +39,9 @@ def open_source(run: Path, config: TrainConfig) -> tuple[SegmentationData, list[
     findings = data.inspect(progress=True, signatures=not simulated)
     duplicates = Duplicates()
     if not simulated:
-        duplicates = find_duplicates(data.records, [finding.signature for finding in findings], progress=True)
+        duplicates = find_duplicates(
+            data.records, [finding.signature for finding in findings], progress=True
+        )
     data = accept(regrouped(data.with_findings(findings), duplicates), skip_bad=config.skip_bad)
     _show_problems(data)
     data = choose(data, findings, duplicates, config.subset)
@@ -42,11 +52,15 @@ def open_source(run: Path, config: TrainConfig) -> tuple[SegmentationData, list[
 def simulate(run: Path, config: TrainConfig) -> None:
     """Write the phantoms of a run: RUN/data/train, /selection and /test, each with images/ and masks/."""
     counts = (config.phantom_train, config.phantom_val, config.phantom_test)
-    show(f"simulating {counts[0]} phantoms to train on, {counts[1]} to select on and {counts[2]} to test on")
+    show(
+        f"simulating {counts[0]} phantoms to train on, {counts[1]} to select on and {counts[2]} to test on"
+    )
     for place, (role, count) in enumerate(zip(_PHANTOM_ROLES, counts, strict=True)):
         # Neighbouring seeds share no image.
         seed = len(_PHANTOM_ROLES) * config.seed + place
-        write_phantom(run / PHANTOMS / role, count, size=max(config.size, _SMALLEST_PHANTOM), seed=seed)
+        write_phantom(
+            run / PHANTOMS / role, count, size=max(config.size, _SMALLEST_PHANTOM), seed=seed
+        )
 
 
 def split(config: TrainConfig, data: SegmentationData, findings: Sequence[Finding]) -> Splits:
@@ -58,7 +72,9 @@ def split(config: TrainConfig, data: SegmentationData, findings: Sequence[Findin
     names = [record.name for record in data.records]
     groups, strata = [record.group for record in data.records], strata_of(findings)
     if config.splits is not None:
-        splits = read_splits(config.splits, names, groups, strata, val_fraction=config.val_fraction, seed=config.seed)
+        splits = read_splits(
+            config.splits, names, groups, strata, val_fraction=config.val_fraction, seed=config.seed
+        )
         for line in parted_groups(splits, dict(zip(names, groups, strict=True))):
             show(f"warning: {config.splits}, {line}")
         if config.folds not in (None, 0, len(splits.folds)):
@@ -66,25 +82,42 @@ def split(config: TrainConfig, data: SegmentationData, findings: Sequence[Findin
                 f"{config.splits} has {len(splits.folds)} folds, --folds asks for {config.folds}: leave --folds out"
             )
     elif config.data is None and not config.folds:
-        roles = (tuple(name for name in names if name.startswith(f"{role}/")) for role in _PHANTOM_ROLES)
+        roles = (
+            tuple(name for name in names if name.startswith(f"{role}/")) for role in _PHANTOM_ROLES
+        )
         splits = Splits((Fold(*roles),), {"phantoms": len(names), "seed": config.seed})
     else:
-        folds = (5 if data.layout in FOLDED_LAYOUTS else 0) if config.folds is None else config.folds
-        splits = make_splits(names, groups, strata, folds=folds, val_fraction=config.val_fraction, seed=config.seed)
+        folds = (
+            (5 if data.layout in FOLDED_LAYOUTS else 0) if config.folds is None else config.folds
+        )
+        splits = make_splits(
+            names, groups, strata, folds=folds, val_fraction=config.val_fraction, seed=config.seed
+        )
     show(f"n = {len(data)} images, subset {config.subset}, layout {data.layout}")
-    show(fold_table(splits, dict(zip(names, groups, strict=True)), dict(zip(names, strata, strict=True))))
+    show(
+        fold_table(
+            splits, dict(zip(names, groups, strict=True)), dict(zip(names, strata, strict=True))
+        )
+    )
     return splits
 
 
 def _phantoms(folder: Path) -> SegmentationData:
     parts = [(role, read_dataset(folder / role, "generic")) for role in _PHANTOM_ROLES]
     records = [
-        replace(record, name=f"{role}/{record.name}", case=f"{role}/{record.case}", group=f"{role}/{record.group}")
+        replace(
+            record,
+            name=f"{role}/{record.name}",
+            case=f"{role}/{record.case}",
+            group=f"{role}/{record.group}",
+        )
         for role, part in parts
         for record in part.records
     ]
     problems = [problem for _, part in parts for problem in part.problems]
-    return replace(parts[0][1], root=folder, layout="phantom", records=tuple(records), problems=tuple(problems))
+    return replace(
+        parts[0][1], root=folder, layout="phantom", records=tuple(records), problems=tuple(problems)
+    )
 
 
 def _show_problems(data: SegmentationData) -> None:
@@ -94,4 +127,6 @@ def _show_problems(data: SegmentationData) -> None:
     for problem in [*left_out, *others[:_SHOWN_WARNINGS]]:
         show(str(problem))
     if len(others) > _SHOWN_WARNINGS:
-        show(f"and {len(others) - _SHOWN_WARNINGS} more warnings: python -m intrasense_fast verify {data.root}")
+        show(
+            f"and {len(others) - _SHOWN_WARNINGS} more warnings: python -m intrasense_fast verify {data.root}"
+        )

@@ -52,7 +52,9 @@ def steps_of(images: int, batch_size: int) -> int:
         UsageError: there is none.
     """
     if images < batch_size:
-        raise UsageError(f"{images} training images do not fill one batch of {batch_size}; lower --batch-size")
+        raise UsageError(
+            f"{images} training images do not fill one batch of {batch_size}; lower --batch-size"
+        )
     return images // batch_size
 
 
@@ -110,9 +112,13 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         self.position = Position(**state["position"])
         # --epochs may have been raised since the run finished.
-        self.position.finished = self.position.epoch >= self.config.epochs or self._out_of_patience()
+        self.position.finished = (
+            self.position.epoch >= self.config.epochs or self._out_of_patience()
+        )
         logs.cut(self.run, step=self.position.total, epoch=self.position.epoch, say=self.say)
-        self.say(f"going on from {restored.path}: epoch {self.position.epoch + 1}, step {self.position.step} of {self.steps}")
+        self.say(
+            f"going on from {restored.path}: epoch {self.position.epoch + 1}, step {self.position.step} of {self.steps}"
+        )
 
     def fit(self) -> None:
         """Train to the end.
@@ -129,8 +135,14 @@ class Trainer:
     def _check_same(self, path: Path, state: dict[str, Any]) -> None:
         values = [("splits", state["extra"].get("splits"), self.extra.get("splits"))]
         then_values = completed(state["config"])
-        values += [(name, then_values.get(name), value) for name, value in self.config.as_dict().items()]
-        changed = [f"{name} = {then}, now {now}" for name, then, now in values if then != now and name not in RESUMABLE]
+        values += [
+            (name, then_values.get(name), value) for name, value in self.config.as_dict().items()
+        ]
+        changed = [
+            f"{name} = {then}, now {now}"
+            for name, then, now in values
+            if then != now and name not in RESUMABLE
+        ]
         if changed:
             raise UsageError(
                 f"{path}: was made with {'; '.join(changed)}. Put config.json and the data back, or start a new run"
@@ -143,13 +155,18 @@ class Trainer:
         self._format = torch.channels_last if last else torch.preserve_format
         self.net = net.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
         self.optimizer = torch.optim.RMSprop(
-            net.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+            net.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         total = self.steps * config.epochs
         self.schedule: Any = None
         if config.scheduler == "onecycle":
-            self.schedule = OneCycleLR(self.optimizer, max_lr=config.lr, total_steps=total + 1, cycle_momentum=False)
+            self.schedule = OneCycleLR(
+                self.optimizer, max_lr=config.lr, total_steps=total + 1, cycle_momentum=False
+            )
         elif config.scheduler == "cosine":
             self.schedule = CosineAnnealingLR(self.optimizer, T_max=total)
         elif config.scheduler == "plateau":
@@ -172,7 +189,9 @@ class Trainer:
         )
         self.net.train()
         title = f"epoch {position.epoch + 1}/{config.epochs}"
-        with tqdm(total=self.steps, initial=position.step, desc=title, unit="step", leave=False) as bar:
+        with tqdm(
+            total=self.steps, initial=position.step, desc=title, unit="step", leave=False
+        ) as bar:
             if position.step < self.steps:
                 for batch in loader:
                     values = self._train_step(batch["image"], batch["mask"])
@@ -186,16 +205,23 @@ class Trainer:
     def _train_step(self, image: Tensor, mask: Tensor) -> dict[str, float]:
         """One step; the values of its line in the history."""
         position = self.position
-        image, mask = image.to(self.device, non_blocking=True), mask.to(self.device, non_blocking=True)
+        image, mask = (
+            image.to(self.device, non_blocking=True),
+            mask.to(self.device, non_blocking=True),
+        )
         averages = [buffer.clone() for buffer in self._buffers]
         rate = self.optimizer.param_groups[0]["lr"]
-        with torch.autocast(self.device.type, _AMP.get(self.config.amp), enabled=self.config.amp != "off"):
+        with torch.autocast(
+            self.device.type, _AMP.get(self.config.amp), enabled=self.config.amp != "off"
+        ):
             output = self.net(image)
         total = self.loss(output, mask)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip if self.config.clip is not None else math.inf)
+        norm = nn.utils.clip_grad_norm_(
+            self.net.parameters(), self.config.clip if self.config.clip is not None else math.inf
+        )
         finite = bool(torch.isfinite(total.detach()) & torch.isfinite(norm))
         if finite:
             self.scaler.step(self.optimizer)
@@ -209,16 +235,31 @@ class Trainer:
             self.scaler.update()
         if self.schedule is not None and self.config.scheduler != "plateau":
             self.schedule.step()
-        found = {"loss": total.detach(), **{name: self.loss.terms[name] for name in _TERMS}, "gradient_norm": norm}
-        found |= {f"masked_fraction_{stride}": value for stride, value in self.net.masked_fraction.items()}
+        found = {
+            "loss": total.detach(),
+            **{name: self.loss.terms[name] for name in _TERMS},
+            "gradient_norm": norm,
+        }
+        found |= {
+            f"masked_fraction_{stride}": value for stride, value in self.net.masked_fraction.items()
+        }
         # One transfer: every float() of its own would wait for the device.
-        values = dict(zip(found, torch.stack([value.double() for value in found.values()]).tolist(), strict=True))
+        values = dict(
+            zip(
+                found,
+                torch.stack([value.double() for value in found.values()]).tolist(),
+                strict=True,
+            )
+        )
         return {**values, "learning_rate": rate, "skipped": float(not finite)}
 
     def _record(self, values: dict[str, float]) -> None:
         position = self.position
         line = {"step": position.total, "epoch": position.epoch + 1}
-        logs.append_step(self.run, line | {key: value if math.isfinite(value) else None for key, value in values.items()})
+        logs.append_step(
+            self.run,
+            line | {key: value if math.isfinite(value) else None for key, value in values.items()},
+        )
         if values["skipped"]:
             if position.skipped_in_a_row >= NON_FINITE_IN_A_ROW:
                 self._save()
@@ -237,12 +278,23 @@ class Trainer:
             # Before metrics.csv and best/: where these stand without a checkpoint, it was lost, and no kill came before it.
             self._save()
         val_loss, val_dice = self._validate()
-        means = {name: value / position.sums["steps"] for name, value in position.sums.items()} if position.sums else {}
+        means = (
+            {name: value / position.sums["steps"] for name, value in position.sums.items()}
+            if position.sums
+            else {}
+        )
         row: dict[str, Any] = {"epoch": position.epoch + 1}
         row |= {f"train_{name}": means.get(name, math.nan) for name in ("loss", *_TERMS)}
         row |= {"val_loss": val_loss, "val_dice": val_dice}
-        row |= {name: means.get(name, math.nan) for name in sorted(means, key=_stride) if name.startswith("masked_fraction")}
-        row |= {"learning_rate": means.get("learning_rate", math.nan), "skipped_steps": position.skipped}
+        row |= {
+            name: means.get(name, math.nan)
+            for name in sorted(means, key=_stride)
+            if name.startswith("masked_fraction")
+        }
+        row |= {
+            "learning_rate": means.get("learning_rate", math.nan),
+            "skipped_steps": position.skipped,
+        }
         logs.append_epoch(self.run, row)
         if config.scheduler == "plateau":
             self.schedule.step(val_dice)
@@ -253,12 +305,18 @@ class Trainer:
         position.step, position.sums = 0, {}
         position.finished = position.epoch >= config.epochs or self._out_of_patience()
         if better:
-            checkpoint.save_best(self.run, self.net, self.extra | {"epoch": position.epoch, "val_dice": val_dice})
+            checkpoint.save_best(
+                self.run, self.net, self.extra | {"epoch": position.epoch, "val_dice": val_dice}
+            )
         self._save()
         masked = ", ".join(
-            f"{100 * means[name]:.0f} %" for name in sorted(means, key=_stride) if name.startswith("masked_fraction")
+            f"{100 * means[name]:.0f} %"
+            for name in sorted(means, key=_stride)
+            if name.startswith("masked_fraction")
         )
-        note = (" (best)" if better else "") + (f", {position.skipped} steps skipped" if position.skipped else "")
+        note = (" (best)" if better else "") + (
+            f", {position.skipped} steps skipped" if position.skipped else ""
+        )
         self.say(
             f"epoch {position.epoch}/{config.epochs}: loss {row['train_loss']:.3f}, selection loss {val_loss:.3f}, "
             f"selection Dice {val_dice:.4f}{note}" + (f", whitened {masked}" if masked else "")
@@ -269,11 +327,18 @@ class Trainer:
         """Loss, and mean Dice over the images with a lesion, on the network's grid."""
         self.net.eval()
         loss = IntraSenseLoss(self.config.loss_weights, fused=self.config.fused)
-        loader = DataLoader(self.val, self.config.batch_size, num_workers=self.config.workers, generator=torch.Generator())
+        loader = DataLoader(
+            self.val,
+            self.config.batch_size,
+            num_workers=self.config.workers,
+            generator=torch.Generator(),
+        )
         losses, dices = [], []
         for batch in tqdm(loader, desc="selection", unit="batch", leave=False):
             image, mask = batch["image"].to(self.device), batch["mask"].to(self.device)
-            with torch.autocast(self.device.type, _AMP.get(self.config.amp), enabled=self.config.amp != "off"):
+            with torch.autocast(
+                self.device.type, _AMP.get(self.config.amp), enabled=self.config.amp != "off"
+            ):
                 logits = self.net(image)
             losses.append((float(loss(logits, mask)), len(image)))
             found, truth = logits > 0, mask > 0.5
@@ -283,7 +348,9 @@ class Trainer:
             dices += (2 * both / areas)[lesion].tolist()
             self._stop_if_asked()
         if not dices:
-            raise UsageError("none of the selection images has a lesion: give more data, or another --val-fraction or --seed")
+            raise UsageError(
+                "none of the selection images has a lesion: give more data, or another --val-fraction or --seed"
+            )
         return _mean(losses), sum(dices) / len(dices)
 
     def _stop_if_asked(self) -> None:
@@ -310,15 +377,26 @@ class Trainer:
 
     @staticmethod
     def _shown(values: dict[str, float]) -> dict[str, str]:
-        masked = "/".join(f"{100 * value:.0f}" for name, value in values.items() if name.startswith("masked_fraction"))
+        masked = "/".join(
+            f"{100 * value:.0f}"
+            for name, value in values.items()
+            if name.startswith("masked_fraction")
+        )
         shown = {name: f"{values[name]:.3f}" for name in ("loss", *_TERMS)}
-        return shown | {"Dice": f"{1 - values['dice']:.3f}"} | ({"whitened %": masked} if masked else {})
+        return (
+            shown
+            | {"Dice": f"{1 - values['dice']:.3f}"}
+            | ({"whitened %": masked} if masked else {})
+        )
 
 
 def _reproducible() -> contextlib.AbstractContextManager[None]:
     """cuDNN chooses algorithms that give the same bits every time, while this lasts."""
     return torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32
+        enabled=True,
+        benchmark=False,
+        deterministic=True,
+        allow_tf32=torch.backends.cudnn.allow_tf32,
     )
 
 

@@ -52,7 +52,10 @@ def fused_status(tensor: Tensor) -> FusedStatus:
     device = tensor.device.type
     if device == "cuda":
         if tensor.dtype not in FUSED_DTYPES:
-            return FusedStatus(False, f"{tensor.dtype} runs eager on a GPU; the kernels take float32, float16 and bfloat16")
+            return FusedStatus(
+                False,
+                f"{tensor.dtype} runs eager on a GPU; the kernels take float32, float16 and bfloat16",
+            )
         return FusedStatus(True, f"Triton kernels on {tensor.device}")
     if device == "cpu":
         if not interpreting():
@@ -60,8 +63,12 @@ def fused_status(tensor: Tensor) -> FusedStatus:
                 False,
                 "the kernels need a CUDA or ROCm GPU; to check them on a CPU set TRITON_INTERPRET=1 before Python starts",
             )
-        return FusedStatus(True, "Triton interpreter on the CPU (a check of correctness, not of speed)")
-    return FusedStatus(False, f"the kernels need a CUDA or ROCm GPU, the tensor is on {tensor.device}")
+        return FusedStatus(
+            True, "Triton interpreter on the CPU (a check of correctness, not of speed)"
+        )
+    return FusedStatus(
+        False, f"the kernels need a CUDA or ROCm GPU, the tensor is on {tensor.device}"
+    )
 
 
 def use_fused(fused: bool | None, tensor: Tensor, operator: str) -> bool:
@@ -84,5 +91,7 @@ def use_fused(fused: bool | None, tensor: Tensor, operator: str) -> bool:
         raise TypeError(f"{operator}: fused must be True, False or None, got {fused!r}")
     status = fused_status(tensor)
     if not status.available:
-        raise FusedUnavailableError(f"{operator}(fused=True): {status.reason}. Use fused=None to run the eager path here.")
+        raise FusedUnavailableError(
+            f"{operator}(fused=True): {status.reason}. Use fused=None to run the eager path here."
+        )
     return True

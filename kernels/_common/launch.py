@@ -31,16 +31,28 @@ def launch(
     """
     if math.prod(grid) == 0:
         return
-    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": enable_fp_fusion}
+    options = {
+        "num_warps": num_warps,
+        "num_stages": num_stages,
+        "enable_fp_fusion": enable_fp_fusion,
+    }
     if maxnreg is not None and torch.version.hip is None:
         options["maxnreg"] = maxnreg
     _start(kernel, grid, args, constexprs, options)
 
 
-def _start(kernel: Any, grid: tuple[int, ...], args: tuple, constexprs: dict[str, Any], options: dict[str, Any]) -> None:
+def _start(
+    kernel: Any,
+    grid: tuple[int, ...],
+    args: tuple,
+    constexprs: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
     """The launch itself; the proof system replaces it to record what would have been launched."""
     device = next(arg.device for arg in args if isinstance(arg, Tensor))
-    if device.type == "cpu" and any(isinstance(arg, Tensor) and arg.dtype == torch.bfloat16 for arg in args):
+    if device.type == "cpu" and any(
+        isinstance(arg, Tensor) and arg.dtype == torch.bfloat16 for arg in args
+    ):
         # As it comes, Triton's interpreter computes garbage from bfloat16 without a word.
         from intrasense_fast.kernels._proof.interpreter import install
 

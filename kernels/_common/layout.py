@@ -27,10 +27,16 @@ def from_rows(rows: Tensor, features: Tensor) -> Tensor:
 
 
 # Asked once: torch.compile of 2.11 cannot trace the question.
-_AUTOCAST = frozenset(device for device in ("cpu", "cuda", "mps", "xpu", "hpu") if torch.amp.is_autocast_available(device))
+_AUTOCAST = frozenset(
+    device
+    for device in ("cpu", "cuda", "mps", "xpu", "hpu")
+    if torch.amp.is_autocast_available(device)
+)
 
 
 def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
     """A context in which the operator's own products keep the dtypes it chose."""
     device = tensor.device.type
-    return torch.autocast(device, enabled=False) if device in _AUTOCAST else contextlib.nullcontext()
+    return (
+        torch.autocast(device, enabled=False) if device in _AUTOCAST else contextlib.nullcontext()
+    )

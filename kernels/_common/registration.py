@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.library import Library, infer_schema, register_fake
 
-_LIBRARY = Library("intrasense_fast", "DEF")  # module global: an operator lives as long as its library
+_LIBRARY = Library(
+    "intrasense_fast", "DEF"
+)  # module global: an operator lives as long as its library
 
 
 def register(name: str, *, fake: Callable) -> Callable[[Callable], Callable]:

@@ -19,23 +19,33 @@ def check_tensors(operator: str, **tensors: Tensor) -> None:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{operator}: {name} must be a tensor, got {type(tensor).__name__}")
         if not tensor.dtype.is_floating_point:
-            raise ValueError(f"{operator}: {name} must be floating point, got {tensor.dtype}; convert it with .float()")
+            raise ValueError(
+                f"{operator}: {name} must be floating point, got {tensor.dtype}; convert it with .float()"
+            )
         if tensor.dtype not in DTYPES:
             needed = "float16, bfloat16, float32 or float64"
-            raise ValueError(f"{operator}: {name} must be {needed}, got {tensor.dtype}; convert it with .to(torch.bfloat16)")
+            raise ValueError(
+                f"{operator}: {name} must be {needed}, got {tensor.dtype}; convert it with .to(torch.bfloat16)"
+            )
         if tensor.layout != torch.strided:
-            raise ValueError(f"{operator}: {name} must be dense, got {tensor.layout}; convert it with .to_dense()")
+            raise ValueError(
+                f"{operator}: {name} must be dense, got {tensor.layout}; convert it with .to_dense()"
+            )
         if tensor.device != first.device:
             raise ValueError(
                 f"{operator}: {name} is on {tensor.device} and {first_name} on {first.device}; move them together with .to()"
             )
 
 
-def check_shape(operator: str, name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) -> None:
+def check_shape(
+    operator: str, name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str
+) -> None:
     """Raise ValueError unless `tensor` has exactly the shape `expected`; `meaning` names its axes."""
     if tuple(tensor.shape) != tuple(expected):
         wanted = "(" + ", ".join(str(size) for size in expected) + ")"
-        raise ValueError(f"{operator}: {name} must have shape {meaning} = {wanted}, got {shape_of(tensor)}")
+        raise ValueError(
+            f"{operator}: {name} must have shape {meaning} = {wanted}, got {shape_of(tensor)}"
+        )
 
 
 def check_dim(operator: str, name: str, tensor: Tensor, dim: int, meaning: str) -> None:
@@ -63,7 +73,9 @@ def check_same_dtype(operator: str, **tensors: Tensor) -> None:
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():
         if tensor.dtype != first.dtype:
-            raise ValueError(f"{operator}: {name} is {tensor.dtype} and {first_name} is {first.dtype}; convert one with .to()")
+            raise ValueError(
+                f"{operator}: {name} is {tensor.dtype} and {first_name} is {first.dtype}; convert one with .to()"
+            )
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:

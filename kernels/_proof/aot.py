@@ -40,9 +40,17 @@ POINTERS = {
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
-PTX = {"cp.async": r"cp\.async(?!\.bulk)", "tma": r"cp\.async\.bulk", "atomic": r"\b(?:atom|red)\.\w*\.?global"}
+PTX = {
+    "cp.async": r"cp\.async(?!\.bulk)",
+    "tma": r"cp\.async\.bulk",
+    "atomic": r"\b(?:atom|red)\.\w*\.?global",
+}
 SASS = ("HGMMA", "HMMA", "UTCHMMA", "LDG.E.128", "STG.E.128")
-AMDGCN = {"mfma": r"v_mfma", "LDG.E.128": r"(?:global|buffer)_load_dwordx4", "atomic": r"(?:global|buffer|flat)_atomic"}
+AMDGCN = {
+    "mfma": r"v_mfma",
+    "LDG.E.128": r"(?:global|buffer)_load_dwordx4",
+    "atomic": r"(?:global|buffer|flat)_atomic",
+}
 
 
 @dataclass(frozen=True)
@@ -92,18 +100,38 @@ def _name(kernel: Any) -> str:
 def _constexpr(value: Any) -> Any:
     import triton.language as tl
 
-    names = {tl.float64: "tl.float64", tl.float32: "tl.float32", tl.float16: "tl.float16", tl.bfloat16: "tl.bfloat16"}
+    names = {
+        tl.float64: "tl.float64",
+        tl.float32: "tl.float32",
+        tl.float16: "tl.float16",
+        tl.bfloat16: "tl.bfloat16",
+    }
     return names[value] if isinstance(value, tl.dtype) else value
 
 
-def _job(kernel: Any, args: tuple, constexprs: dict[str, Any], options: dict[str, Any], target: str, label: str) -> CompileJob:
+def _job(
+    kernel: Any,
+    args: tuple,
+    constexprs: dict[str, Any],
+    options: dict[str, Any],
+    target: str,
+    label: str,
+) -> CompileJob:
     import triton.language as tl
 
     parameters = inspect.signature(kernel.fn).parameters
-    runtime = [name for name, parameter in parameters.items() if parameter.annotation is not tl.constexpr]
+    runtime = [
+        name for name, parameter in parameters.items() if parameter.annotation is not tl.constexpr
+    ]
     if len(runtime) != len(args):
-        raise TypeError(f"{_name(kernel)} takes {len(runtime)} run-time arguments ({', '.join(runtime)}), got {len(args)}")
-    signature, fixed, divisible = {}, {name: _constexpr(value) for name, value in constexprs.items()}, []
+        raise TypeError(
+            f"{_name(kernel)} takes {len(runtime)} run-time arguments ({', '.join(runtime)}), got {len(args)}"
+        )
+    signature, fixed, divisible = (
+        {},
+        {name: _constexpr(value) for name, value in constexprs.items()},
+        [],
+    )
     for name, value in zip(runtime, args, strict=True):
         if isinstance(value, Tensor):
             signature[name] = POINTERS[value.dtype]
@@ -187,19 +215,43 @@ def compile_jobs(
     with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder, "jobs.json"), Path(folder, "reports.jsonl")
         source.write_text(json.dumps([asdict(job) for job in jobs]))
-        command = [sys.executable, "-W", "ignore", "-m", "intrasense_fast.kernels._proof.aot", str(source), str(result)]
-        process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
-        reports = [Report(**json.loads(line)) for line in result.read_text().splitlines()] if result.exists() else []
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "intrasense_fast.kernels._proof.aot",
+            str(source),
+            str(result),
+        ]
+        process = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=timeout
+        )
+        reports = (
+            [Report(**json.loads(line)) for line in result.read_text().splitlines()]
+            if result.exists()
+            else []
+        )
     if process.returncode or len(reports) != len(jobs):
-        at = f" at {jobs[len(reports)].kernel} {jobs[len(reports)].label}" if len(reports) < len(jobs) else ""
-        raise RuntimeError(f"the compiler process ended with {process.returncode}{at}:\n{process.stderr[-2000:]}")
+        at = (
+            f" at {jobs[len(reports)].kernel} {jobs[len(reports)].label}"
+            if len(reports) < len(jobs)
+            else ""
+        )
+        raise RuntimeError(
+            f"the compiler process ended with {process.returncode}{at}:\n{process.stderr[-2000:]}"
+        )
     return reports
 
 
 def _target(name: str):
     from triton.backends.compiler import GPUTarget
 
-    return GPUTarget("hip", name, 64) if name.startswith("gfx") else GPUTarget("cuda", int(name[3:]), 32)
+    return (
+        GPUTarget("hip", name, 64)
+        if name.startswith("gfx")
+        else GPUTarget("cuda", int(name[3:]), 32)
+    )
 
 
 def _cuobjdump() -> str:
@@ -219,14 +271,29 @@ def _compile(job: CompileJob) -> Report:
     module, function = job.kernel.split(":")
     kernel = getattr(importlib.import_module(module), function)
     constexprs = {
-        name: getattr(tl, value[3:]) if isinstance(value, str) and value.startswith("tl.") else value
+        name: getattr(tl, value[3:])
+        if isinstance(value, str) and value.startswith("tl.")
+        else value
         for name, value in job.constexprs.items()
     }
-    signature = {name: "constexpr" if name in constexprs else job.signature[name] for name in kernel.arg_names}
-    attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in job.divisible}
-    options = {k: v for k, v in job.options.items() if not (k == "maxnreg" and job.target.startswith("gfx"))}
+    signature = {
+        name: "constexpr" if name in constexprs else job.signature[name]
+        for name in kernel.arg_names
+    }
+    attributes = {
+        (kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in job.divisible
+    }
+    options = {
+        k: v
+        for k, v in job.options.items()
+        if not (k == "maxnreg" and job.target.startswith("gfx"))
+    }
     started = time.perf_counter()
-    compiled = triton.compile(ASTSource(kernel, signature, constexprs, attributes), target=_target(job.target), options=options)
+    compiled = triton.compile(
+        ASTSource(kernel, signature, constexprs, attributes),
+        target=_target(job.target),
+        options=options,
+    )
     report = Report(job.kernel, job.target, job.label, job.key, shared=compiled.metadata.shared)
     report.seconds = round(time.perf_counter() - started, 2)
     if "cubin" in compiled.asm:
@@ -235,7 +302,11 @@ def _compile(job: CompileJob) -> Report:
             report.instructions["overwritten operands"] = count
     else:
         text = compiled.asm["amdgcn"]
-        report.instructions = {name: count for name, pattern in AMDGCN.items() if (count := len(re.findall(pattern, text)))}
+        report.instructions = {
+            name: count
+            for name, pattern in AMDGCN.items()
+            if (count := len(re.findall(pattern, text)))
+        }
         (report.registers,) = _numbers(r"\.vgpr_count:\s+(\d+)", text)
         (report.stack,) = _numbers(r"\.private_segment_fixed_size:\s+(\d+)", text)
     return report
@@ -247,9 +318,17 @@ def overwritten(ttgir: str, stages: int) -> int:
     A product still reads its operands when the next tile is fetched. Triton 3.6 gives a tile one buffer too few where it is
     read into registers as well: the fetch overwrites it, and the result is wrong now and then.
     """
-    rings = dict(re.findall(r"(%\w+) = ttg\.memdesc_(?:index|subview) .*?: !ttg\.memdesc<(\d+)x\d+x\d+x", ttgir))
-    products = re.findall(r"ttng\.warp_group_dot (%\w+), (%\w+),[^{\n]*\{[^}\n]*isAsync = true", ttgir)
-    return sum(int(rings.get(operand, stages)) < stages for product in products for operand in product)
+    rings = dict(
+        re.findall(
+            r"(%\w+) = ttg\.memdesc_(?:index|subview) .*?: !ttg\.memdesc<(\d+)x\d+x\d+x", ttgir
+        )
+    )
+    products = re.findall(
+        r"ttng\.warp_group_dot (%\w+), (%\w+),[^{\n]*\{[^}\n]*isAsync = true", ttgir
+    )
+    return sum(
+        int(rings.get(operand, stages)) < stages for product in products for operand in product
+    )
 
 
 def _numbers(pattern: str, text: str) -> list[int]:
@@ -261,14 +340,22 @@ def _numbers(pattern: str, text: str) -> list[int]:
 
 
 def _read_cubin(asm: dict[str, Any], report: Report) -> None:
-    report.instructions = {name: count for name, pattern in PTX.items() if (count := len(re.findall(pattern, asm["ptx"])))}
+    report.instructions = {
+        name: count
+        for name, pattern in PTX.items()
+        if (count := len(re.findall(pattern, asm["ptx"])))
+    }
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(asm["cubin"])
         file.flush()
         run = lambda *options: (
-            subprocess.run([_cuobjdump(), *options, file.name], capture_output=True, text=True, check=True).stdout
+            subprocess.run(
+                [_cuobjdump(), *options, file.name], capture_output=True, text=True, check=True
+            ).stdout
         )
-        report.registers, report.stack = _numbers(r"REG:(\d+) STACK:(\d+)", run("--dump-resource-usage"))
+        report.registers, report.stack = _numbers(
+            r"REG:(\d+) STACK:(\d+)", run("--dump-resource-usage")
+        )
         sass = run("-sass")
     for name in SASS:
         if count := len(re.findall(rf"\b{re.escape(name)}\b", sass)):
@@ -284,7 +371,13 @@ def main(source: str, result: str) -> None:
                 report = _compile(job)
             except Exception as error:
                 lines = str(error).strip().splitlines() or [repr(error)]
-                report = Report(job.kernel, job.target, job.label, job.key, error=f"{type(error).__name__}: {lines[-1][:300]}")
+                report = Report(
+                    job.kernel,
+                    job.target,
+                    job.label,
+                    job.key,
+                    error=f"{type(error).__name__}: {lines[-1][:300]}",
+                )
             out.write(json.dumps(asdict(report)) + "\n")
             out.flush()
 

@@ -12,7 +12,9 @@ TF32 = 2e-3
 FLOAT64 = 1e-10
 
 
-def error(actual: Tensor, reference: Tensor, scale: Tensor | None = None, least: float = 1e-30) -> float:
+def error(
+    actual: Tensor, reference: Tensor, scale: Tensor | None = None, least: float = 1e-30
+) -> float:
     """||actual - reference|| / max(||scale||, least) in float64 over finite entries; `scale` is the reference unless given."""
     actual, reference = actual.detach().cpu().double(), reference.detach().cpu().double()
     scale = reference if scale is None else scale.detach().cpu().double()
@@ -23,15 +25,20 @@ def error(actual: Tensor, reference: Tensor, scale: Tensor | None = None, least:
 
 def check_form(actual: Tensor, expected: Tensor, what: str, *, strides: bool = False) -> None:
     """Shape, dtype, (where asked) strides and the pattern of NaN and infinities must be `expected`'s."""
-    assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    assert actual.shape == expected.shape, (
+        f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    )
     assert actual.dtype == expected.dtype, f"{what}: {actual.dtype}, expected {expected.dtype}"
     if strides and actual.numel() > 1:
         got, wanted = (
-            [stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1] for t in (actual, expected)
+            [stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1]
+            for t in (actual, expected)
         )
         assert got == wanted, f"{what}: strides {got}, expected {wanted}"
     nan, nan_wanted = actual.isnan().cpu(), expected.isnan().cpu()
-    assert torch.equal(nan, nan_wanted), f"{what}: {int(nan.sum())} NaN, expected {int(nan_wanted.sum())} (or elsewhere)"
+    assert torch.equal(nan, nan_wanted), (
+        f"{what}: {int(nan.sum())} NaN, expected {int(nan_wanted.sum())} (or elsewhere)"
+    )
 
 
 def assert_close(
@@ -77,6 +84,11 @@ def assert_within_budget(
     check_form(actual, eager, what)
     # Half a unit of the output's own rounding: an eager path that happens to be exact must not make the budget zero.
     floor = torch.finfo(actual.dtype).eps / 2
-    got, allowed = error(actual, reference, scale, least), factor * error(eager, reference, scale, least) + floor
+    got, allowed = (
+        error(actual, reference, scale, least),
+        factor * error(eager, reference, scale, least) + floor,
+    )
     allowed = max(allowed, enough)
-    assert got <= allowed, f"{what}: error {got:.2e} > {allowed:.2e} ({factor} x eager's + half a rounding)"
+    assert got <= allowed, (
+        f"{what}: error {got:.2e} > {allowed:.2e} ({factor} x eager's + half a rounding)"
+    )

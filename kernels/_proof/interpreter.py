@@ -13,7 +13,11 @@ import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter
 
-Handle, _Builder, _Executor = interpreter.TensorHandle, interpreter.InterpreterBuilder, interpreter.GridExecutor
+Handle, _Builder, _Executor = (
+    interpreter.TensorHandle,
+    interpreter.InterpreterBuilder,
+    interpreter.GridExecutor,
+)
 BF16_NAN = np.uint16(0x7FC0)
 
 _guard: "Guard | None" = None
@@ -83,13 +87,24 @@ def _repair_bfloat16() -> None:
     def reduce_or_scan(self, values):
         for value in values if isinstance(values, tuple) else (values,):
             if getattr(value, "dtype", None) == tl.bfloat16:
-                raise TypeError("reduction or scan on bfloat16 in a kernel: cast to tl.float32 first")
+                raise TypeError(
+                    "reduction or scan on bfloat16 in a kernel: cast to tl.float32 first"
+                )
         return apply(self, values)
 
-    _Builder.cast_impl, _Builder.create_fp_to_fp, _Builder.create_dot = cast_impl, create_fp_to_fp, create_dot
-    _Builder.binary_op, _Builder.unary_op = refusing(_Builder.binary_op), refusing(_Builder.unary_op)
+    _Builder.cast_impl, _Builder.create_fp_to_fp, _Builder.create_dot = (
+        cast_impl,
+        create_fp_to_fp,
+        create_dot,
+    )
+    _Builder.binary_op, _Builder.unary_op = (
+        refusing(_Builder.binary_op),
+        refusing(_Builder.unary_op),
+    )
     if not hasattr(_Builder, "get_bf16"):
-        _Builder.get_bf16 = lambda self, value: self.create_fp_trunc(self.get_fp32(value), tl.bfloat16)
+        _Builder.get_bf16 = lambda self, value: self.create_fp_trunc(
+            self.get_fp32(value), tl.bfloat16
+        )
     interpreter.ReduceScanOpInterface.apply = reduce_or_scan
 
 
@@ -184,7 +199,11 @@ def _hook_memory() -> None:
 
     _Executor._init_args_hst = init_args
     _Builder.create_masked_load, _Builder.create_masked_store = masked_load, masked_store
-    _Builder.create_atomic_rmw, _Builder.set_grid_dim, _Builder.set_grid_idx = atomic_rmw, grid_dim, grid_index
+    _Builder.create_atomic_rmw, _Builder.set_grid_dim, _Builder.set_grid_idx = (
+        atomic_rmw,
+        grid_dim,
+        grid_index,
+    )
 
 
 class Guard:
@@ -195,21 +214,34 @@ class Guard:
 
     def begin(self, kernel: str, arguments: list) -> None:
         self.kernel, self.current = kernel, -1
-        self.touched: dict[str, list[tuple[int, np.ndarray]]] = {"load": [], "store": [], "atomic": []}
+        self.touched: dict[str, list[tuple[int, np.ndarray]]] = {
+            "load": [],
+            "store": [],
+            "atomic": [],
+        }
         extents = []
         for argument in arguments:
             tensor = getattr(argument, "base", argument)
             if hasattr(tensor, "data_ptr") and tensor.numel():
-                elements = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-                extents.append((tensor.data_ptr(), tensor.data_ptr() + elements * tensor.element_size()))
+                elements = 1 + sum(
+                    (size - 1) * stride
+                    for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+                )
+                extents.append(
+                    (tensor.data_ptr(), tensor.data_ptr() + elements * tensor.element_size())
+                )
         extents.sort()
         self.low = np.array([low for low, _ in extents], np.uint64)
         # Views of one storage overlap: the furthest end so far belongs to all of them.
-        self.high = np.maximum.accumulate(np.array([high for _, high in extents] or [0], np.uint64))[: len(extents)]
+        self.high = np.maximum.accumulate(
+            np.array([high for _, high in extents] or [0], np.uint64)
+        )[: len(extents)]
 
     def grid(self, sizes: tuple[int, ...]) -> None:
         if sizes[1] > 65535 or sizes[2] > 65535:
-            raise ValueError(f"{self.kernel}: grid {sizes}: the second and third axes are limited to 65535 on CUDA")
+            raise ValueError(
+                f"{self.kernel}: grid {sizes}: the second and third axes are limited to 65535 on CUDA"
+            )
         self.sizes, self.order = sizes, self.random.permutation(int(np.prod(sizes)))
 
     def program(self, index: tuple[int, ...]) -> tuple[int, ...]:
@@ -237,7 +269,12 @@ class Guard:
     def end(self) -> None:
         if not self.races:
             return
-        for first, second in (("store", "store"), ("store", "load"), ("store", "atomic"), ("atomic", "load")):
+        for first, second in (
+            ("store", "store"),
+            ("store", "load"),
+            ("store", "atomic"),
+            ("atomic", "load"),
+        ):
             if _clash(self._all(first), self._all(second)):
                 raise RuntimeError(f"{self.kernel}: {first}/{second} race between programs")
 
@@ -246,7 +283,9 @@ class Guard:
         entries = self.touched[kind]
         if not entries:
             return np.array([], np.uint64), np.array([], np.int64)
-        return np.concatenate([a for _, a in entries]), np.concatenate([np.full(a.size, p) for p, a in entries])
+        return np.concatenate([a for _, a in entries]), np.concatenate(
+            [np.full(a.size, p) for p, a in entries]
+        )
 
 
 def _clash(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> bool:

@@ -6,7 +6,13 @@ import torch
 
 from intrasense_fast.kernels._common.configs import assume
 from intrasense_fast.kernels._proof.registry import Bound, OperatorProof
-from intrasense_fast.kernels._proof.traffic import Launch, device_bytes, dot_flops, meter, requested_bytes
+from intrasense_fast.kernels._proof.traffic import (
+    Launch,
+    device_bytes,
+    dot_flops,
+    meter,
+    requested_bytes,
+)
 
 
 @dataclass(frozen=True)
@@ -27,18 +33,24 @@ def recorded(proof: OperatorProof, bound: Bound, generator: torch.Generator) -> 
         with torch.no_grad(), meter() as launches:
             proof.public(**inputs, fused=True, **bound.options)
         return launches
-    inputs = {name: t.detach().requires_grad_(name in proof.differentiable) for name, t in inputs.items()}
+    inputs = {
+        name: t.detach().requires_grad_(name in proof.differentiable) for name, t in inputs.items()
+    }
     with meter() as launches:
         outputs = proof.public(**inputs, fused=True, **bound.options)
     if bound.mode == "forward":
         return launches
     if bound.mode != "backward":
         raise ValueError(f"mode must be 'inference', 'forward' or 'backward', got {bound.mode!r}")
-    named = dict(zip(proof.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True))
+    named = dict(
+        zip(proof.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True)
+    )
     sources = [named[name] for name in proof.differentiable_outputs]
     grads = [torch.randn(t.shape, generator=generator).to(t.dtype) for t in sources]
     # The layout an operator's neighbours would hand it.
-    grads = [g.contiguous(memory_format=bound.row.memory_format) if g.dim() == 4 else g for g in grads]
+    grads = [
+        g.contiguous(memory_format=bound.row.memory_format) if g.dim() == 4 else g for g in grads
+    ]
     with meter() as launches:
         torch.autograd.grad(sources, [inputs[name] for name in proof.differentiable], grads)
     return launches

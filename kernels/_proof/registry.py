@@ -104,7 +104,9 @@ class OperatorProof:
     absolute: tuple[str, ...] = ()
     per_image: bool = True
     scale: Mapping[str, str] = field(default_factory=dict)
-    reference_options: Callable[[dict[str, Tensor], tuple[Tensor, ...]], dict] = lambda inputs, outputs: {}
+    reference_options: Callable[[dict[str, Tensor], tuple[Tensor, ...]], dict] = (
+        lambda inputs, outputs: {}
+    )
     tables: tuple[str, ...] = ()
     instructions: Callable[[CompileJob], tuple[str, ...]] = lambda job: ()
 

@@ -22,11 +22,15 @@ def violations(proof: OperatorProof, job: CompileJob, report: Report) -> list[st
     if report.stack and report.target in WITHOUT_SPILL:
         found.append(f"spills: {report.stack} bytes of stack")
     if report.shared > SHARED_LIMIT[report.target]:
-        found.append(f"{report.shared} bytes of shared memory, {SHARED_LIMIT[report.target]} at most")
+        found.append(
+            f"{report.shared} bytes of shared memory, {SHARED_LIMIT[report.target]} at most"
+        )
     if report.instructions.get("atomic"):
         found.append(f"{report.instructions['atomic']} atomic instructions")
     if report.instructions.get("overwritten operands"):
-        found.append(f"{report.instructions['overwritten operands']} operands are overwritten while a product reads them")
+        found.append(
+            f"{report.instructions['overwritten operands']} operands are overwritten while a product reads them"
+        )
     found += [f"no {name}" for name in proof.instructions(job) if not report.instructions.get(name)]
     return [f"{job.kernel.split(':')[1]} {job.label} {job.target}: {what}" for what in found]
 
@@ -53,7 +57,9 @@ def write(path: Path, table: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def fresh_reports(proof: OperatorProof, jobs: list[CompileJob], table: dict[str, Any]) -> dict[str, Report]:
+def fresh_reports(
+    proof: OperatorProof, jobs: list[CompileJob], table: dict[str, Any]
+) -> dict[str, Report]:
     """The table's reports, by key, of jobs whose source has not changed since."""
     rows = {row["key"]: row for row in table["rows"]}
     hashes: dict[str, str] = {}
@@ -62,7 +68,9 @@ def fresh_reports(proof: OperatorProof, jobs: list[CompileJob], table: dict[str,
         row = rows.get(job.key)
         current = hashes.setdefault(job.kernel, row_hash(proof, job))
         if row is not None and row["source"] == current:
-            fresh[job.key] = Report(**{name: value for name, value in row.items() if name != "source"})
+            fresh[job.key] = Report(
+                **{name: value for name, value in row.items() if name != "source"}
+            )
     return fresh
 
 

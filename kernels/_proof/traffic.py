@@ -40,15 +40,24 @@ class Launch:
 
     def bytes_of(self, *tensors) -> int:
         """Distinct bytes read from or written to the given tensors alone."""
-        spans = [(t.data_ptr() // SECTOR, (t.data_ptr() + t.untyped_storage().nbytes()) // SECTOR) for t in tensors]
-        return sum(any(lo <= s <= hi for lo, hi in spans) for s in (*self.read, *self.written)) * SECTOR
+        spans = [
+            (t.data_ptr() // SECTOR, (t.data_ptr() + t.untyped_storage().nbytes()) // SECTOR)
+            for t in tensors
+        ]
+        return (
+            sum(any(lo <= s <= hi for lo, hi in spans) for s in (*self.read, *self.written))
+            * SECTOR
+        )
 
 
 def device_bytes(launches: Iterable[Launch], smallest: int = 0) -> int:
     """Distinct bytes of every launch, summed; only those of tensors with at least `smallest` elements, if given."""
     if not smallest:
         return sum(launch.device_bytes for launch in launches)
-    return sum(launch.bytes_of(*(t for t in launch.tensors if t.numel() >= smallest)) for launch in launches)
+    return sum(
+        launch.bytes_of(*(t for t in launch.tensors if t.numel() >= smallest))
+        for launch in launches
+    )
 
 
 def requested_bytes(launches: Iterable[Launch]) -> int:
@@ -64,7 +73,9 @@ def dot_flops(launches: Iterable[Launch]) -> int:
 def _note(pointers, mask, write: bool) -> None:
     if _current is None:
         return
-    addresses, active = np.broadcast_arrays(np.asarray(pointers.data), np.asarray(mask.data).astype(bool))
+    addresses, active = np.broadcast_arrays(
+        np.asarray(pointers.data), np.asarray(mask.data).astype(bool)
+    )
     addresses = addresses[active].ravel()
     size = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
     sectors = np.unique(addresses // SECTOR).tolist()
@@ -80,7 +91,10 @@ def _note(pointers, mask, write: bool) -> None:
 def meter() -> Iterator[list[Launch]]:
     """Collect one `Launch` for every kernel started inside the block."""
     launches: list[Launch] = []
-    original = {name: getattr(_Builder, name) for name in ("create_masked_load", "create_masked_store", "create_dot")}
+    original = {
+        name: getattr(_Builder, name)
+        for name in ("create_masked_load", "create_masked_store", "create_dot")
+    }
     run = interpreter.GridExecutor.__call__
 
     def load(self, pointers, mask, *rest, **options):
@@ -101,14 +115,21 @@ def meter() -> Iterator[list[Launch]]:
         global _current
         grid = self.grid(kwargs) if callable(self.grid) else self.grid
         tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
-        outer, _current = _current, Launch(self.fn.__name__, programs=int(np.prod(grid)), tensors=tensors)
+        outer, _current = (
+            _current,
+            Launch(self.fn.__name__, programs=int(np.prod(grid)), tensors=tensors),
+        )
         launches.append(_current)
         try:
             return run(self, *args, **kwargs)
         finally:
             _current = outer
 
-    _Builder.create_masked_load, _Builder.create_masked_store, _Builder.create_dot = load, store, dot
+    _Builder.create_masked_load, _Builder.create_masked_store, _Builder.create_dot = (
+        load,
+        store,
+        dot,
+    )
     interpreter.GridExecutor.__call__ = call
     try:
         yield launches

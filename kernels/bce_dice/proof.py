@@ -25,7 +25,14 @@ def samples(row: Row, generator: torch.Generator) -> dict[str, tuple]:
     bce, dice, slope, ratio = triton_impl.forward(logits, target)
     return {
         "bce_dice_forward": (logits, target),
-        "bce_dice_backward": (logits, target, slope, ratio, torch.ones_like(bce), torch.ones_like(dice)),
+        "bce_dice_backward": (
+            logits,
+            target,
+            slope,
+            ratio,
+            torch.ones_like(bce),
+            torch.ones_like(dice),
+        ),
     }
 
 
@@ -33,19 +40,37 @@ def saved_bytes(inputs: dict[str, Tensor]) -> int:
     """Both inputs, and two numbers a class."""
     logits, target = inputs["logits"], inputs["target"]
     statistic = 8 if logits.dtype == torch.float64 else 4
-    return sum(t.numel() * t.element_size() for t in (logits, target)) + 2 * logits.shape[1] * statistic
+    return (
+        sum(t.numel() * t.element_size() for t in (logits, target))
+        + 2 * logits.shape[1] * statistic
+    )
 
 
 def bounds() -> list[Bound]:
     """Two launches forward and one backward; e + t bytes a pixel forward and 2 e + t backward, masks of one byte."""
     found = []
-    for shape, memory_format in (((2, 1, 128, 128), torch.contiguous_format), ((1, 4, 128, 128), torch.channels_last)):
+    for shape, memory_format in (
+        ((2, 1, 128, 128), torch.contiguous_format),
+        ((1, 4, 128, 128), torch.channels_last),
+    ):
         for dtype in (torch.bfloat16, torch.float32):
             row = Row(shape, dtype, memory_format)
             pixels = torch.Size(shape).numel()
             found += [
-                Bound(row, "forward", launches=2, floor_bytes=pixels * (dtype.itemsize + 1), passes=1.05),
-                Bound(row, "backward", launches=1, floor_bytes=pixels * (2 * dtype.itemsize + 1), passes=1.05),
+                Bound(
+                    row,
+                    "forward",
+                    launches=2,
+                    floor_bytes=pixels * (dtype.itemsize + 1),
+                    passes=1.05,
+                ),
+                Bound(
+                    row,
+                    "backward",
+                    launches=1,
+                    floor_bytes=pixels * (2 * dtype.itemsize + 1),
+                    passes=1.05,
+                ),
             ]
     return found
 
@@ -55,17 +80,36 @@ def jobs(level: str) -> list[CompileJob]:
     half, single = torch.bfloat16, torch.float32
     whole, odd, one = (4, 1, 256, 256), (4, 3, 33, 47), (1, 1, 1, 1)
     if level == "full":
-        masks = ((half, torch.bool), (half, half), (torch.float16, torch.uint8), (single, single), (single, torch.int64))
+        masks = (
+            (half, torch.bool),
+            (half, half),
+            (torch.float16, torch.uint8),
+            (single, single),
+            (single, torch.int64),
+        )
         rows = [
             (target, shape, dtype, mask, last)
             for target in ("sm_80", "sm_86", "sm_90")
             for dtype, mask in masks
-            for shape, last in ((whole, False), ((4, 4, 256, 256), True), (odd, False), (odd, True), (one, False))
+            for shape, last in (
+                (whole, False),
+                ((4, 4, 256, 256), True),
+                (odd, False),
+                (odd, True),
+                (one, False),
+            )
         ]
-        rows += [(target, whole, dtype, dtype, False) for target in ("sm_100", "gfx942") for dtype in (half, single)]
+        rows += [
+            (target, whole, dtype, dtype, False)
+            for target in ("sm_100", "gfx942")
+            for dtype in (half, single)
+        ]
     else:
         rows = [("sm_90", whole, half, torch.bool, False), ("sm_86", whole, single, single, False)]
-        rows += [("sm_80", (4, 4, 256, 256), half, torch.bool, True), ("sm_90", odd, half, torch.int64, True)]
+        rows += [
+            ("sm_80", (4, 4, 256, 256), half, torch.bool, True),
+            ("sm_90", odd, half, torch.int64, True),
+        ]
         rows += [("sm_90", one, half, half, False)]
         rows += [(target, whole, half, torch.bool, False) for target in ("sm_100", "gfx942")]
     found = []

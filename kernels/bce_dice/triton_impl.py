@@ -56,8 +56,12 @@ def bce_dice_partial(
     guess = tl.zeros([BLOCK_P, BLOCK_K], COMPUTE)
     for _ in range(0, steps):
         inside = (at < plane)[:, None] & (k < K)[None, :]
-        z = tl.load(z_base + offsets(at, z_row, z_column, W, FLAT)[:, None], mask=inside, other=0.0).to(COMPUTE)
-        y = tl.load(y_base + offsets(at, y_row, y_column, W, FLAT)[:, None], mask=inside, other=0).to(COMPUTE)
+        z = tl.load(
+            z_base + offsets(at, z_row, z_column, W, FLAT)[:, None], mask=inside, other=0.0
+        ).to(COMPUTE)
+        y = tl.load(
+            y_base + offsets(at, y_row, y_column, W, FLAT)[:, None], mask=inside, other=0
+        ).to(COMPUTE)
         p, e = probability(z)
         # log(1 + e) is 0 for e < 6e-8: a confident and correct map would lose its loss.
         u = 1.0 + e
@@ -77,7 +81,9 @@ def bce_dice_partial(
 
 
 @triton.jit
-def bce_dice_finish(PART, BCE, DICE, SLOPE, RATIO, K, parts, count, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr):
+def bce_dice_finish(
+    PART, BCE, DICE, SLOPE, RATIO, K, parts, count, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr
+):
     """Both losses from the partial sums, and what the backward needs of a class: SLOPE = 2 / (K S) and RATIO = I / S with
     I = sum(y p) and S = sum y + sum p, both 0 where S is 0.
 
@@ -107,7 +113,11 @@ def bce_dice_finish(PART, BCE, DICE, SLOPE, RATIO, K, parts, count, BLOCK_K: tl.
         empty = (both == 0) | (k >= K)
         total += tl.sum(loss, 1)
         dice += tl.where(empty, 0.0, 1.0 - 2.0 * ratio)
-        tl.store(SLOPE + k, (tl.where(empty, 0.0, 2.0 / divisor) / K).to(SLOPE.dtype.element_ty), mask=k < K)
+        tl.store(
+            SLOPE + k,
+            (tl.where(empty, 0.0, 2.0 / divisor) / K).to(SLOPE.dtype.element_ty),
+            mask=k < K,
+        )
         tl.store(RATIO + k, ratio.to(RATIO.dtype.element_ty), mask=k < K)
     tl.store(BCE, (tl.sum(total, 0) / count).to(BCE.dtype.element_ty))
     tl.store(DICE, (tl.sum(dice, 0) / K).to(DICE.dtype.element_ty))
@@ -155,7 +165,11 @@ def _flat(tensor: Tensor) -> bool:
 
 def _strides(tensor: Tensor, flat: bool) -> tuple[int, int, int, int]:
     batch, klass, row, column = tensor.stride()
-    return (batch, klass, 0, row if tensor.shape[3] == 1 else column) if flat else (batch, klass, row, column)
+    return (
+        (batch, klass, 0, row if tensor.shape[3] == 1 else column)
+        if flat
+        else (batch, klass, row, column)
+    )
 
 
 def _tile(logits: Tensor) -> tuple[int, int]:
@@ -212,7 +226,14 @@ def forward_fake(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor
     return bce, dice, slope, ratio
 
 
-def backward(logits: Tensor, target: Tensor, slope: Tensor, ratio: Tensor, grad_bce: Tensor, grad_dice: Tensor) -> Tensor:
+def backward(
+    logits: Tensor,
+    target: Tensor,
+    slope: Tensor,
+    ratio: Tensor,
+    grad_bce: Tensor,
+    grad_dice: Tensor,
+) -> Tensor:
     """The gradient of the logits, in their memory format, in one sweep.
 
     Args:
@@ -221,7 +242,11 @@ def backward(logits: Tensor, target: Tensor, slope: Tensor, ratio: Tensor, grad_
     batch, classes, height, width = logits.shape
     target, grad = _as_numbers(target), torch.empty_like(logits)
     block_p, block_k = _tile(logits)
-    plane, chunks, flat = height * width, cdiv(classes, block_k), all(_flat(t) for t in (logits, target, grad))
+    plane, chunks, flat = (
+        height * width,
+        cdiv(classes, block_k),
+        all(_flat(t) for t in (logits, target, grad)),
+    )
     blocks = cdiv(plane, block_p)
     launch(
         bce_dice_gradient, (blocks * chunks * batch,),
@@ -233,6 +258,13 @@ def backward(logits: Tensor, target: Tensor, slope: Tensor, ratio: Tensor, grad_
     return grad
 
 
-def backward_fake(logits: Tensor, target: Tensor, slope: Tensor, ratio: Tensor, grad_bce: Tensor, grad_dice: Tensor) -> Tensor:
+def backward_fake(
+    logits: Tensor,
+    target: Tensor,
+    slope: Tensor,
+    ratio: Tensor,
+    grad_bce: Tensor,
+    grad_dice: Tensor,
+) -> Tensor:
     """What `backward` returns, unfilled."""
     return torch.empty_like(logits)

@@ -5,7 +5,13 @@ import math
 from torch import Tensor
 
 from intrasense_fast.kernels._common.capability import use_fused
-from intrasense_fast.kernels._common.validation import check_dim, check_number, check_positive, check_shape, check_tensors
+from intrasense_fast.kernels._common.validation import (
+    check_dim,
+    check_number,
+    check_positive,
+    check_shape,
+    check_tensors,
+)
 from intrasense_fast.kernels.channel_decoupling.eager import eager
 
 SQUEEZES = ("input", "decoupled")
@@ -74,5 +80,9 @@ def channel_decoupling(
     if use_fused(fused, features, name):
         from intrasense_fast.kernels.channel_decoupling.autograd import channel_decoupling_fused
 
-        return channel_decoupling_fused(features, reduce_weight, reduce_bias, expand_weight, expand_bias, float(ridge), squeeze)
-    return eager(features, reduce_weight, reduce_bias, expand_weight, expand_bias, float(ridge), squeeze)
+        return channel_decoupling_fused(
+            features, reduce_weight, reduce_bias, expand_weight, expand_bias, float(ridge), squeeze
+        )
+    return eager(
+        features, reduce_weight, reduce_bias, expand_weight, expand_bias, float(ridge), squeeze
+    )

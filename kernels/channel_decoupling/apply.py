@@ -19,8 +19,16 @@ def multiply(
     column = tl.arange(0, BLOCK_L)
     for start in range(0, R, BLOCK_K):
         k_in = k < R - start
-        matrix = tl.load(MATRIX + start + (i[:, None] * R + k[None, :]), mask=i_in[:, None] & k_in[None, :], other=0.0)
-        x = tl.load(X + (k[:, None] * x_rank + column[None, :] * x_long), mask=k_in[:, None] & l_in[None, :], other=0.0)
+        matrix = tl.load(
+            MATRIX + start + (i[:, None] * R + k[None, :]),
+            mask=i_in[:, None] & k_in[None, :],
+            other=0.0,
+        )
+        x = tl.load(
+            X + (k[:, None] * x_rank + column[None, :] * x_long),
+            mask=k_in[:, None] & l_in[None, :],
+            other=0.0,
+        )
         acc = tl.dot(matrix, x, acc, input_precision=PRECISION, out_dtype=COMPUTE)
         X += BLOCK_K * x_rank
     return acc
@@ -48,15 +56,36 @@ def decoupling_apply(
     panel = X + batch * x_batch + tile.to(tl.int64) * BLOCK_L * x_long
     matrix = K + batch * R * R + tr.to(tl.int64) * BLOCK_R * R
     acc = tl.zeros([BLOCK_R, BLOCK_L], COMPUTE)
-    acc = multiply(acc, matrix, panel, x_rank, x_long, i_in, l_in, R, BLOCK_R, BLOCK_L, BLOCK_K, PRECISION, COMPUTE)
+    acc = multiply(
+        acc,
+        matrix,
+        panel,
+        x_rank,
+        x_long,
+        i_in,
+        l_in,
+        R,
+        BLOCK_R,
+        BLOCK_L,
+        BLOCK_K,
+        PRECISION,
+        COMPUTE,
+    )
     inside = i_in[:, None] & l_in[None, :]
     rows = panel + tr.to(tl.int64) * BLOCK_R * x_rank
-    x = tl.load(rows + (i[:, None] * x_rank + column[None, :] * x_long), mask=inside, other=0.0).to(COMPUTE)
+    x = tl.load(rows + (i[:, None] * x_rank + column[None, :] * x_long), mask=inside, other=0.0).to(
+        COMPUTE
+    )
     if TALL:
         w = tl.load(W + batch * R + tr * BLOCK_R + i, mask=i_in, other=0.0)[:, None]
     else:
         w = tl.load(W + batch * L + tile * BLOCK_L + column, mask=l_in, other=0.0)[None, :]
-    out = OUT + batch * o_batch + tr.to(tl.int64) * BLOCK_R * o_rank + tile.to(tl.int64) * BLOCK_L * o_long
+    out = (
+        OUT
+        + batch * o_batch
+        + tr.to(tl.int64) * BLOCK_R * o_rank
+        + tile.to(tl.int64) * BLOCK_L * o_long
+    )
     out += i[:, None] * o_rank + column[None, :] * o_long
     tl.store(out, (w * (x - acc)).to(OUT.dtype.element_ty), mask=inside)
 
@@ -86,13 +115,28 @@ def decoupling_weight_gradient(
     acc = tl.zeros([BLOCK_R, BLOCK_L], COMPUTE)
     for start in range(0, R, BLOCK_K):
         k_in = k < R - start
-        m = tl.load(matrix + start + (i[:, None] * R + k[None, :]), mask=i_in[:, None] & k_in[None, :], other=0.0)
-        x = tl.load(panel + (k[:, None] * x_rank + column[None, :] * x_long), mask=k_in[:, None] & l_in[None, :], other=0.0)
+        m = tl.load(
+            matrix + start + (i[:, None] * R + k[None, :]),
+            mask=i_in[:, None] & k_in[None, :],
+            other=0.0,
+        )
+        x = tl.load(
+            panel + (k[:, None] * x_rank + column[None, :] * x_long),
+            mask=k_in[:, None] & l_in[None, :],
+            other=0.0,
+        )
         acc = tl.dot(m, x.to(COMPUTE), acc, input_precision=PRECISION, out_dtype=COMPUTE)
         panel += BLOCK_K * x_rank
-    rows = D + batch * d_batch + tile.to(tl.int64) * BLOCK_L * d_long + tr.to(tl.int64) * BLOCK_R * d_rank
+    rows = (
+        D
+        + batch * d_batch
+        + tile.to(tl.int64) * BLOCK_L * d_long
+        + tr.to(tl.int64) * BLOCK_R * d_rank
+    )
     inside = i_in[:, None] & l_in[None, :]
-    d = tl.load(rows + (i[:, None] * d_rank + column[None, :] * d_long), mask=inside, other=0.0).to(COMPUTE)
+    d = tl.load(rows + (i[:, None] * d_rank + column[None, :] * d_long), mask=inside, other=0.0).to(
+        COMPUTE
+    )
     w = tl.load(W + batch * L + tile * BLOCK_L + column, mask=l_in, other=0.0)
     out = DPRE + (batch * tiles_r + tr) * L + tile * BLOCK_L + column
     tl.store(out, tl.sum(acc * d, 0) * w * (1.0 - w), mask=l_in)
@@ -124,7 +168,21 @@ def decoupling_feature_gradient(
     d_panel = D + batch * d_batch + tile.to(tl.int64) * BLOCK_L * d_long
     matrix = batch * R * R + tr.to(tl.int64) * BLOCK_R * R
     acc = tl.zeros([BLOCK_R, BLOCK_L], COMPUTE)
-    acc = multiply(acc, K + matrix, d_panel, d_rank, d_long, i_in, l_in, R, BLOCK_R, BLOCK_L, BLOCK_K, PRECISION, COMPUTE)
+    acc = multiply(
+        acc,
+        K + matrix,
+        d_panel,
+        d_rank,
+        d_long,
+        i_in,
+        l_in,
+        R,
+        BLOCK_R,
+        BLOCK_L,
+        BLOCK_K,
+        PRECISION,
+        COMPUTE,
+    )
     unit = tl.load(UNIT + batch)
     if TALL:
         acc = acc / unit
@@ -132,19 +190,63 @@ def decoupling_feature_gradient(
     else:
         w = tl.load(W + batch * L + tile * BLOCK_L + column, mask=l_in, other=0.0)[None, :]
         acc = acc * (w / unit)
-    acc = multiply(acc, HIGH + matrix, x_panel, x_rank, x_long, i_in, l_in, R, BLOCK_R, BLOCK_L, BLOCK_K, PRECISION, COMPUTE)
+    acc = multiply(
+        acc,
+        HIGH + matrix,
+        x_panel,
+        x_rank,
+        x_long,
+        i_in,
+        l_in,
+        R,
+        BLOCK_R,
+        BLOCK_L,
+        BLOCK_K,
+        PRECISION,
+        COMPUTE,
+    )
     if SPLIT:
-        acc = multiply(acc, LOW + matrix, x_panel, x_rank, x_long, i_in, l_in, R, BLOCK_R, BLOCK_L, BLOCK_K, PRECISION, COMPUTE)
+        acc = multiply(
+            acc,
+            LOW + matrix,
+            x_panel,
+            x_rank,
+            x_long,
+            i_in,
+            l_in,
+            R,
+            BLOCK_R,
+            BLOCK_L,
+            BLOCK_K,
+            PRECISION,
+            COMPUTE,
+        )
     inside = i_in[:, None] & l_in[None, :]
     rows = d_panel + tr.to(tl.int64) * BLOCK_R * d_rank
-    d = tl.load(rows + (i[:, None] * d_rank + column[None, :] * d_long), mask=inside, other=0.0).to(COMPUTE)
+    d = tl.load(rows + (i[:, None] * d_rank + column[None, :] * d_long), mask=inside, other=0.0).to(
+        COMPUTE
+    )
     out = acc * unit + w * d
     if TALL:
         out += shift * tl.load(SHORT + batch * R + tr * BLOCK_R + i, mask=i_in, other=0.0)[:, None]
     else:
-        rise = shift * tl.load(LONG + batch * L + tile * BLOCK_L + column, mask=l_in, other=0.0)[None, :]
+        rise = (
+            shift
+            * tl.load(LONG + batch * L + tile * BLOCK_L + column, mask=l_in, other=0.0)[None, :]
+        )
         if OUTER:
-            rise = rise * tl.load(SHORT + batch * R + tr * BLOCK_R + i, mask=i_in, other=0.0)[:, None]
+            rise = (
+                rise * tl.load(SHORT + batch * R + tr * BLOCK_R + i, mask=i_in, other=0.0)[:, None]
+            )
         out += rise
-    to = OUT + batch * o_batch + tr.to(tl.int64) * BLOCK_R * o_rank + tile.to(tl.int64) * BLOCK_L * o_long
-    tl.store(to + (i[:, None] * o_rank + column[None, :] * o_long), out.to(OUT.dtype.element_ty), mask=inside)
+    to = (
+        OUT
+        + batch * o_batch
+        + tr.to(tl.int64) * BLOCK_R * o_rank
+        + tile.to(tl.int64) * BLOCK_L * o_long
+    )
+    tl.store(
+        to + (i[:, None] * o_rank + column[None, :] * o_long),
+        out.to(OUT.dtype.element_ty),
+        mask=inside,
+    )

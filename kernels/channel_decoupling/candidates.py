@@ -18,14 +18,21 @@ def _start(backward: bool) -> Callable[[Shape], Callable[[], object]]:
         from intrasense_fast.kernels.channel_decoupling import triton_impl
 
         channels, reduced = shape[1], max(1, shape[1] // 16)
-        x, d = (torch.randn(*shape, device="cuda").bfloat16().contiguous(memory_format=torch.channels_last) for _ in range(2))
+        x, d = (
+            torch.randn(*shape, device="cuda")
+            .bfloat16()
+            .contiguous(memory_format=torch.channels_last)
+            for _ in range(2)
+        )
         draw = lambda *size: torch.randn(*size, device="cuda") / 8
         weights = draw(reduced, channels), draw(reduced), draw(channels, reduced), draw(channels)
         found = triton_impl.forward(x, *weights, 10.0, False)
         if not backward:
             return lambda: triton_impl.forward(x, *weights, 10.0, False)
         ones = torch.ones_like(found[1])
-        return lambda: triton_impl.backward(x, *weights, *found[3:], d, ones, ones, 10.0, False, True, True)
+        return lambda: triton_impl.backward(
+            x, *weights, *found[3:], d, ones, ones, 10.0, False, True, True
+        )
 
     return start
 
@@ -36,7 +43,11 @@ def _side(shape: Shape) -> int:
 
 def gram_tiles(shape: Shape) -> Iterable[KernelConfig]:
     for r, columns, warps, stages in product((64, 128), (64, 128), (4, 8), (3, 4)):
-        if r * r // (32 * warps) <= 128 and stages * 4 * r * columns < shared_limit() and r <= _side(shape):
+        if (
+            r * r // (32 * warps) <= 128
+            and stages * 4 * r * columns < shared_limit()
+            and r <= _side(shape)
+        ):
             yield KernelConfig({"BLOCK_R": r, "BLOCK_L": columns}, warps, stages)
 
 

@@ -44,7 +44,9 @@ def even(rank: int, long: int) -> bool:
     return rank % 16 == 0 and long % 16 == 0
 
 
-def _gram_row(rank: int, long: int, dtype: torch.dtype, architecture: str, precision: str) -> tuple[int, int, int, int]:
+def _gram_row(
+    rank: int, long: int, dtype: torch.dtype, architecture: str, precision: str
+) -> tuple[int, int, int, int]:
     if architecture.startswith("gfx") or (precision == "ieee" and dtype.itemsize > 2):
         return (64, 16 if dtype.itemsize > 2 else 32, 8, 1)
     if not even(rank, long):
@@ -53,25 +55,35 @@ def _gram_row(rank: int, long: int, dtype: torch.dtype, architecture: str, preci
 
 
 @tunable
-def gram_config(rank: int, long: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
+def gram_config(
+    rank: int, long: int, dtype: torch.dtype, architecture: str, precision: str
+) -> KernelConfig:
     """Tiles of decoupling_gram: BLOCK_R x BLOCK_R, BLOCK_L of the long axis a step."""
     block_r, block_l, warps, stages = _gram_row(rank, long, dtype, architecture, precision)
-    return KernelConfig({"BLOCK_R": min(block_r, power_of_two(rank)), "BLOCK_L": block_l}, warps, stages)
+    return KernelConfig(
+        {"BLOCK_R": min(block_r, power_of_two(rank)), "BLOCK_L": block_l}, warps, stages
+    )
 
 
 @tunable
-def pull_config(rank: int, long: int, tall: bool, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
+def pull_config(
+    rank: int, long: int, tall: bool, dtype: torch.dtype, architecture: str, precision: str
+) -> KernelConfig:
     """Tiles of decoupling_pull: those of decoupling_gram, on more warps, as N < C makes one operand in registers."""
     block_r, block_l, _, stages = _gram_row(rank, long, dtype, architecture, precision)
     if not tall and not even(rank, long):
         block_l = min(block_l, 32)
     if not tall and architecture.startswith("sm_8"):
         block_r = 64
-    return KernelConfig({"BLOCK_R": min(block_r, power_of_two(rank)), "BLOCK_L": block_l}, 8, stages)
+    return KernelConfig(
+        {"BLOCK_R": min(block_r, power_of_two(rank)), "BLOCK_L": block_l}, 8, stages
+    )
 
 
 @tunable
-def apply_config(rank: int, long: int, dtype: torch.dtype, architecture: str, precision: str) -> KernelConfig:
+def apply_config(
+    rank: int, long: int, dtype: torch.dtype, architecture: str, precision: str
+) -> KernelConfig:
     """Tiles of decoupling_apply and decoupling_feature_gradient: BLOCK_R x BLOCK_L of the map, BLOCK_K of the rank a step."""
     if architecture.startswith("gfx") or (precision == "ieee" and dtype.itemsize > 2):
         block_r, block_l, block_k, warps, stages = (64, 64, 16 if dtype.itemsize > 2 else 32, 8, 1)
@@ -91,11 +103,15 @@ def weight_gradient_config(rank: int, precision: str) -> KernelConfig:
     """Tiles of decoupling_weight_gradient, whose operands are float32 whatever the map is."""
     side = power_of_two(rank)
     block_k, stages = (16, 1) if precision == "ieee" else (32, 2)
-    return KernelConfig({"BLOCK_R": min(64, side), "BLOCK_L": 64, "BLOCK_K": min(block_k, side)}, 8, stages)
+    return KernelConfig(
+        {"BLOCK_R": min(64, side), "BLOCK_L": 64, "BLOCK_K": min(block_k, side)}, 8, stages
+    )
 
 
 @tunable
 def matrix_config(rank: int, precision: str) -> KernelConfig:
     """Tiles of the R x R products, BLOCK x BLOCK, BLOCK_K a step: four warps wait least, but spill where loads are narrow."""
-    block_k, warps, stages = (16, 8, 1) if precision == "ieee" else (32, 4, 3) if rank % 16 == 0 else (32, 8, 1)
+    block_k, warps, stages = (
+        (16, 8, 1) if precision == "ieee" else (32, 4, 3) if rank % 16 == 0 else (32, 8, 1)
+    )
     return KernelConfig({"BLOCK": BLOCK, "BLOCK_K": block_k}, warps, stages)

@@ -26,7 +26,9 @@ class RidgeInverse(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, scaled: Tensor, ridge: float) -> Tensor:
-        shifted = scaled + ridge * torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
+        shifted = scaled + ridge * torch.eye(
+            scaled.shape[-1], dtype=scaled.dtype, device=scaled.device
+        )
         factor, info = torch.linalg.cholesky_ex(shifted, check_errors=False)
         # cholesky_ex passes an Inf on the diagonal, so finiteness is looked at as well.
         bad = (info != 0) | ~shifted.isfinite().all(-1).all(-1)
@@ -68,16 +70,26 @@ def eager(
 
         mean = rows.mean(1)
         if squeeze == "decoupled":
-            mean = _apply(matrix, mean) if tall else _apply(rows.transpose(1, 2), matrix.sum(-1) / positions)
+            mean = (
+                _apply(matrix, mean)
+                if tall
+                else _apply(rows.transpose(1, 2), matrix.sum(-1) / positions)
+            )
         hidden = torch.relu(torch.addmm(reduce_bias.to(dtype), mean, reduce_weight.to(dtype).T))
-        weight = torch.sigmoid(torch.addmm(expand_bias.to(dtype), hidden, expand_weight.to(dtype).T))
+        weight = torch.sigmoid(
+            torch.addmm(expand_bias.to(dtype), hidden, expand_weight.to(dtype).T)
+        )
 
         # One product writes the output: (diag(w) M F)^T = F^T (M diag(w)), or diag(w) F M' transposed where N < C.
-        reweighted = rows @ (matrix * weight[:, None, :]) if tall else (matrix @ rows) * weight[:, None, :]
+        reweighted = (
+            rows @ (matrix * weight[:, None, :]) if tall else (matrix @ rows) * weight[:, None, :]
+        )
         return from_rows(reweighted.to(features.dtype), features), rank_gap, distance
 
 
-def _terms(scaled: Tensor, matrix: Tensor, zero_map: Tensor, r: int, ridge: float) -> tuple[Tensor, Tensor]:
+def _terms(
+    scaled: Tensor, matrix: Tensor, zero_map: Tensor, r: int, ridge: float
+) -> tuple[Tensor, Tensor]:
     """rank_gap and distance of Eq. 9 from Gh and M: with K = I - M and S = M K, F_dec F_dec^T = lambda S."""
     # 1 - M_jj keeps few digits where the ridge is large: K's diagonal is that of M Gh / ridge, its gradient that of -M.
     own = matrix.diagonal(dim1=1, dim2=2)

@@ -32,8 +32,16 @@ def gram_tile(
     acc = tl.zeros([BLOCK_R, BLOCK_R], COMPUTE)
     for start in range(begin, end, BLOCK_L):
         k_in = k < end - start
-        a = tl.load(a_tile + (i[:, None] * x_rank + k[None, :] * x_long), mask=i_in[:, None] & k_in[None, :], other=0.0)
-        b = tl.load(b_tile + (k[:, None] * x_long + i[None, :] * x_rank), mask=k_in[:, None] & j_in[None, :], other=0.0)
+        a = tl.load(
+            a_tile + (i[:, None] * x_rank + k[None, :] * x_long),
+            mask=i_in[:, None] & k_in[None, :],
+            other=0.0,
+        )
+        b = tl.load(
+            b_tile + (k[:, None] * x_long + i[None, :] * x_rank),
+            mask=k_in[:, None] & j_in[None, :],
+            other=0.0,
+        )
         acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=COMPUTE)
         a_tile += BLOCK_L * x_long
         b_tile += BLOCK_L * x_long
@@ -58,7 +66,11 @@ def squeeze_tile(
     total = tl.zeros([BLOCK_R, BLOCK_L], COMPUTE)
     for start in range(begin, end, BLOCK_L):
         k_in = k < end - start
-        x = tl.load(X + (i[:, None] * x_rank + k[None, :] * x_long), mask=i_in[:, None] & k_in[None, :], other=0.0).to(COMPUTE)
+        x = tl.load(
+            X + (i[:, None] * x_rank + k[None, :] * x_long),
+            mask=i_in[:, None] & k_in[None, :],
+            other=0.0,
+        ).to(COMPUTE)
         if TALL:
             total += x
         else:
@@ -119,7 +131,9 @@ def decoupling_normalise(
     shares = tl.zeros([BLOCK_T], COMPUTE)
     t = tl.arange(0, BLOCK_T)
     for start in range(0, splits * tiles, BLOCK_T):
-        shares += tl.load(TRACE + batch * splits * tiles + start + t, mask=start + t < splits * tiles, other=0.0)
+        shares += tl.load(
+            TRACE + batch * splits * tiles + start + t, mask=start + t < splits * tiles, other=0.0
+        )
     trace = tl.sum(shares, 0)
     i = (bi * BLOCK + tl.arange(0, BLOCK))[:, None]
     j = (bj * BLOCK + tl.arange(0, BLOCK))[None, :]
@@ -176,12 +190,28 @@ def decoupling_pull(
     for start in range(split * share, tl.minimum(L, (split + 1) * share), BLOCK_L):
         k_in = k < L - start
         if TALL:
-            d = tl.load(d_tile + (i[:, None] * d_rank + k[None, :] * d_long), mask=i_in[:, None] & k_in[None, :], other=0.0)
-            x = tl.load(x_tile + (k[:, None] * x_long + i[None, :] * x_rank), mask=k_in[:, None] & j_in[None, :], other=0.0)
+            d = tl.load(
+                d_tile + (i[:, None] * d_rank + k[None, :] * d_long),
+                mask=i_in[:, None] & k_in[None, :],
+                other=0.0,
+            )
+            x = tl.load(
+                x_tile + (k[:, None] * x_long + i[None, :] * x_rank),
+                mask=k_in[:, None] & j_in[None, :],
+                other=0.0,
+            )
             acc = tl.dot(d, x, acc, input_precision=PRECISION, out_dtype=COMPUTE)
         else:
-            x = tl.load(x_tile + (i[:, None] * x_rank + k[None, :] * x_long), mask=i_in[:, None] & k_in[None, :], other=0.0)
-            d = tl.load(d_tile + (k[:, None] * d_long + i[None, :] * d_rank), mask=k_in[:, None] & j_in[None, :], other=0.0)
+            x = tl.load(
+                x_tile + (i[:, None] * x_rank + k[None, :] * x_long),
+                mask=i_in[:, None] & k_in[None, :],
+                other=0.0,
+            )
+            d = tl.load(
+                d_tile + (k[:, None] * d_long + i[None, :] * d_rank),
+                mask=k_in[:, None] & j_in[None, :],
+                other=0.0,
+            )
             w = tl.load(W + batch * L + start + k, mask=k_in, other=0.0)
             weighted = x.to(COMPUTE) * w[None, :]
             high = weighted.to(X.dtype.element_ty)
@@ -236,7 +266,9 @@ def decoupling_symmetrise(
         mirrored = tl.zeros([BLOCK, BLOCK], COMPUTE)
         for split in range(0, splits):
             a += tl.load(part + split * R * R + there, mask=inside, other=0.0)
-            mirrored += tl.load(part + split * R * R + (j[None, :] * R + i[:, None]), mask=inside, other=0.0)
+            mirrored += tl.load(
+                part + split * R * R + (j[None, :] * R + i[:, None]), mask=inside, other=0.0
+            )
         if TALL:
             w_j = tl.load(W + batch * R + j, mask=j_in, other=0.0)
             p = 0.5 * (w_i[:, None] * a + w_j[None, :] * mirrored)

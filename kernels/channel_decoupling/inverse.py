@@ -19,7 +19,9 @@ def invert_tile(a, SIZE: tl.constexpr):
         column = tl.sum(tl.where(on_column, a, 0.0), 1)
         pivot = tl.sum(tl.where(i == p, row, 0.0), 0)
         scaled = tl.where(i == p, 1.0, row) / pivot
-        a = tl.where(on_row, scaled[None, :], tl.where(on_column, 0.0, a) - column[:, None] * scaled[None, :])
+        a = tl.where(
+            on_row, scaled[None, :], tl.where(on_column, 0.0, a) - column[:, None] * scaled[None, :]
+        )
     return a
 
 
@@ -58,7 +60,9 @@ def invert_panel(
     matrix = A + batch * R * R + step * SIZE
     square = i[:, None] * SIZE + i[None, :]
     inside = p_in[:, None] & p_in[None, :]
-    diagonal = tl.load(matrix + step * SIZE * R + (i[:, None] * R + i[None, :]), mask=inside, other=0.0)
+    diagonal = tl.load(
+        matrix + step * SIZE * R + (i[:, None] * R + i[None, :]), mask=inside, other=0.0
+    )
     diagonal = tl.where(inside, diagonal, tl.where(i[:, None] == i[None, :], 1.0, 0.0))
     inverse = invert_tile(diagonal, SIZE)
     panel = PANEL + batch * R * SIZE + block * SIZE * SIZE
@@ -76,12 +80,24 @@ def invert_panel(
         acc = tl.zeros([SIZE, SIZE], COMPUTE)
         for start in range(0, SIZE, BLOCK_K):
             k_in = k < R - step * SIZE - start
-            a = tl.load(rows + start + (i[:, None] * R + k[None, :]), mask=i_in[:, None] & k_in[None, :], other=0.0)
-            acc = tl.dot(a, tl.load(scratch + start * SIZE + right), acc, input_precision=PRECISION, out_dtype=COMPUTE)
+            a = tl.load(
+                rows + start + (i[:, None] * R + k[None, :]),
+                mask=i_in[:, None] & k_in[None, :],
+                other=0.0,
+            )
+            acc = tl.dot(
+                a,
+                tl.load(scratch + start * SIZE + right),
+                acc,
+                input_precision=PRECISION,
+                out_dtype=COMPUTE,
+            )
         # One step of refinement: the next blocks are small differences, which the rounding of an explicit inverse would spoil.
         tl.store(panel + square, acc, mask=i_in[:, None])
         tl.debug_barrier()
-        rest = tl.load(rows + (i[:, None] * R + i[None, :]), mask=i_in[:, None] & p_in[None, :], other=0.0)
+        rest = tl.load(
+            rows + (i[:, None] * R + i[None, :]), mask=i_in[:, None] & p_in[None, :], other=0.0
+        )
         for start in range(0, SIZE, BLOCK_K):
             k_in = k < R - step * SIZE - start
             found = tl.load(panel + start + left, mask=i_in[:, None], other=0.0)
@@ -94,7 +110,13 @@ def invert_panel(
         tl.debug_barrier()
         for start in range(0, SIZE, BLOCK_K):
             lacking = tl.load(scratch + SIZE * SIZE + start + left)
-            acc = tl.dot(lacking, tl.load(scratch + start * SIZE + right), acc, input_precision=PRECISION, out_dtype=COMPUTE)
+            acc = tl.dot(
+                lacking,
+                tl.load(scratch + start * SIZE + right),
+                acc,
+                input_precision=PRECISION,
+                out_dtype=COMPUTE,
+            )
         tl.debug_barrier()
         tl.store(panel + square, acc, mask=i_in[:, None])
 
@@ -120,14 +142,20 @@ def invert_update(
     panel = PANEL + batch * R * SIZE + bi * SIZE * SIZE
     at = matrix + bi * SIZE * R + (i[:, None] * R + i[None, :])
     if bj == step:
-        tl.store(OUT + at, tl.load(panel + (i[:, None] * SIZE + i[None, :]), mask=inside, other=0.0), mask=inside)
+        tl.store(
+            OUT + at,
+            tl.load(panel + (i[:, None] * SIZE + i[None, :]), mask=inside, other=0.0),
+            mask=inside,
+        )
     else:
         acc = tl.load(A + at, mask=inside, other=0.0)
         acc = tl.where(bi == step, 0.0, acc)
         k = tl.arange(0, BLOCK_K)
         for start in range(0, SIZE, BLOCK_K):
             k_in = k < R - step * SIZE - start
-            left = tl.load(panel + start + (i[:, None] * SIZE + k[None, :]), mask=i_in[:, None], other=0.0)
+            left = tl.load(
+                panel + start + (i[:, None] * SIZE + k[None, :]), mask=i_in[:, None], other=0.0
+            )
             right = tl.load(
                 A + matrix + (step * SIZE + start) * R + (k[:, None] * R + i[None, :]),
                 mask=k_in[:, None] & j_in[None, :], other=0.0,

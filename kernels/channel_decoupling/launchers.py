@@ -11,7 +11,11 @@ from intrasense_fast.kernels._common.launch import launch
 from intrasense_fast.kernels._common.layout import memory_format
 from intrasense_fast.kernels._common.precision import compute_dtype
 from intrasense_fast.kernels.channel_decoupling import configs
-from intrasense_fast.kernels.channel_decoupling.inverse import invert_panel, invert_small, invert_update
+from intrasense_fast.kernels.channel_decoupling.inverse import (
+    invert_panel,
+    invert_small,
+    invert_update,
+)
 from intrasense_fast.kernels.channel_decoupling.vectors import decoupling_matvec, decoupling_outer
 
 # Programs a product over the long axis aims at, an image; its parts are at most MAX_SPLITS matrices.
@@ -39,7 +43,9 @@ def view(maps: Tensor) -> View:
         maps = maps.contiguous(memory_format=memory_format(maps))
     batch, channel, row, column = maps.stride()
     position = row if width == 1 else column
-    return View(maps, batch, *((channel, position) if height * width >= channels else (position, channel)))
+    return View(
+        maps, batch, *((channel, position) if height * width >= channels else (position, channel))
+    )
 
 
 def like(features: Tensor) -> Tensor:
@@ -57,7 +63,9 @@ def splits(pairs: int, rank: int, long: int, block: int) -> tuple[int, int]:
 
     Never by batch: an image's bits do not depend on it.
     """
-    wanted = min(MAX_SPLITS, cdiv(PROGRAMS, pairs), cdiv(long, 4 * block), max(1, long // (2 * rank)))
+    wanted = min(
+        MAX_SPLITS, cdiv(PROGRAMS, pairs), cdiv(long, 4 * block), max(1, long // (2 * rank))
+    )
     share = cdiv(cdiv(long, wanted), block) * block
     return cdiv(long, share), share
 
@@ -78,13 +86,29 @@ def inverse(matrix: Tensor) -> Tensor:
     out = torch.empty_like(matrix)
     if rank <= configs.SMALL:
         size = configs.power_of_two(rank)
-        launch(invert_small, (batch,), matrix, out, rank, SIZE=size, COMPUTE=compute, num_warps=4, num_stages=1)
+        launch(
+            invert_small,
+            (batch,),
+            matrix,
+            out,
+            rank,
+            SIZE=size,
+            COMPUTE=compute,
+            num_warps=4,
+            num_stages=1,
+        )
         return out
     size = configs.BLOCK
     blocks = cdiv(rank, size)
-    panel, scratch = matrix.new_empty(batch, rank, size), matrix.new_empty(batch, blocks, 2, size, size)
+    panel, scratch = (
+        matrix.new_empty(batch, rank, size),
+        matrix.new_empty(batch, blocks, 2, size, size),
+    )
     options = dict(
-        SIZE=size, BLOCK_K=configs.matrix_config(rank, precision).blocks["BLOCK_K"], PRECISION=precision, COMPUTE=compute
+        SIZE=size,
+        BLOCK_K=configs.matrix_config(rank, precision).blocks["BLOCK_K"],
+        PRECISION=precision,
+        COMPUTE=compute,
     )
     for step in range(blocks):
         launch(
@@ -120,7 +144,9 @@ def matvec(
     return out
 
 
-def linear_gradient(grad: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def linear_gradient(
+    grad: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
     """Gradients of `weight` (rows, columns) and `bias` (rows,) from grad (B, parts, rows) and inputs (B, columns)."""
     rows, columns = weight.shape
     batch, parts, _ = grad.shape

@@ -14,8 +14,16 @@ def product(
     k = tl.arange(0, BLOCK_K)
     for start in range(0, R, BLOCK_K):
         k_in = k < R - start
-        left = tl.load(LEFT + start + (i[:, None] * R + k[None, :]), mask=(i < R)[:, None] & k_in[None, :], other=0.0)
-        right = tl.load(RIGHT + start * R + (k[:, None] * R + j[None, :]), mask=k_in[:, None] & (j < R)[None, :], other=0.0)
+        left = tl.load(
+            LEFT + start + (i[:, None] * R + k[None, :]),
+            mask=(i < R)[:, None] & k_in[None, :],
+            other=0.0,
+        )
+        right = tl.load(
+            RIGHT + start * R + (k[:, None] * R + j[None, :]),
+            mask=k_in[:, None] & (j < R)[None, :],
+            other=0.0,
+        )
         if COMPLEMENT:
             right = tl.where((k + start)[:, None] == j[None, :], diagonal[None, :], -right)
         acc = tl.dot(left, right, acc, input_precision=PRECISION, out_dtype=COMPUTE)
@@ -47,7 +55,9 @@ def decoupling_terms(
     for start in range(0, R, BLOCK_K):
         row = matrix + start + (j[:, None] * R + k[None, :])
         known = (j < R)[:, None] & (k < R - start)[None, :]
-        diagonal += tl.sum(tl.load(M + row, mask=known, other=0.0) * tl.load(GH + row, mask=known, other=0.0), 1)
+        diagonal += tl.sum(
+            tl.load(M + row, mask=known, other=0.0) * tl.load(GH + row, mask=known, other=0.0), 1
+        )
     diagonal = diagonal / ridge
     s = product(M + matrix, M + matrix, diagonal, i, j, R, True, BLOCK, BLOCK_K, PRECISION, COMPUTE)
     same = i[:, None] == j[None, :]
@@ -82,7 +92,9 @@ def decoupling_finish(
         acc = tl.zeros([BLOCK, BLOCK], COMPUTE)
         for start in range(0, R, BLOCK):
             inside = (i < R)[:, None] & (j < R - start)[None, :]
-            acc += tl.load(M + batch * R * R + start + (i[:, None] * R + j[None, :]), mask=inside, other=0.0)
+            acc += tl.load(
+                M + batch * R * R + start + (i[:, None] * R + j[None, :]), mask=inside, other=0.0
+            )
         tl.store(ROWSUM + batch * R + i, tl.sum(acc, 1) * scale, mask=i < R)
     if block == 0:
         t = tl.arange(0, BLOCK_T)
@@ -127,7 +139,9 @@ def decoupling_matrix_gradient(
     inside = (i < R)[:, None] & (j < R)[None, :]
     matrix = batch * R * R
     at = matrix + (i[:, None] * R + j[None, :])
-    twice = 2.0 * product(S + matrix, M + matrix, None, i, j, R, False, BLOCK, BLOCK_K, PRECISION, COMPUTE)
+    twice = 2.0 * product(
+        S + matrix, M + matrix, None, i, j, R, False, BLOCK, BLOCK_K, PRECISION, COMPUTE
+    )
     identity = tl.where(i[:, None] == j[None, :], 1.0, 0.0)
     m = tl.load(M + at, mask=inside, other=0.0)
     s = tl.load(S + at, mask=inside, other=0.0)
@@ -159,8 +173,12 @@ def decoupling_product(
     i = bi * BLOCK + tl.arange(0, BLOCK)
     j = bj * BLOCK + tl.arange(0, BLOCK)
     matrix = batch * R * R
-    acc = product(LEFT + matrix, RIGHT + matrix, None, i, j, R, False, BLOCK, BLOCK_K, PRECISION, COMPUTE)
-    tl.store(OUT + matrix + (i[:, None] * R + j[None, :]), acc, mask=(i < R)[:, None] & (j < R)[None, :])
+    acc = product(
+        LEFT + matrix, RIGHT + matrix, None, i, j, R, False, BLOCK, BLOCK_K, PRECISION, COMPUTE
+    )
+    tl.store(
+        OUT + matrix + (i[:, None] * R + j[None, :]), acc, mask=(i < R)[:, None] & (j < R)[None, :]
+    )
 
 
 @triton.jit
@@ -218,11 +236,17 @@ def decoupling_operands(
     t = tl.arange(0, BLOCK_T)
     largest = tl.zeros([BLOCK_T], COMPUTE)
     for start in range(0, tiles, BLOCK_T):
-        largest = tl.maximum(largest, tl.load(LARGEST + batch * tiles + start + t, mask=t < tiles - start, other=0.0))
+        largest = tl.maximum(
+            largest, tl.load(LARGEST + batch * tiles + start + t, mask=t < tiles - start, other=0.0)
+        )
     top = tl.max(largest, 0)
     # Within 2^+-60, so that dividing a sum by it neither over- nor underflows.
-    unit = tl.exp2(tl.minimum(tl.maximum(tl.floor(tl.log2(tl.where(top > 0, top, 1.0))), -60.0), 60.0))
-    negative = tl.load(M + at, mask=inside, other=0.0) - tl.where(i[:, None] == j[None, :], 1.0, 0.0)
+    unit = tl.exp2(
+        tl.minimum(tl.maximum(tl.floor(tl.log2(tl.where(top > 0, top, 1.0))), -60.0), 60.0)
+    )
+    negative = tl.load(M + at, mask=inside, other=0.0) - tl.where(
+        i[:, None] == j[None, :], 1.0, 0.0
+    )
     if TALL:
         negative = negative * tl.load(W + batch * R + j, mask=j < R, other=0.0)[None, :]
     tl.store(K + at, negative.to(K.dtype.element_ty), mask=inside)

@@ -21,8 +21,14 @@ def make_inputs(row: Row, generator: torch.Generator) -> dict[str, Tensor]:
     parameters = torch.float64 if row.dtype == torch.float64 else torch.float32
     shapes = ((reduced, channels), (reduced,), (channels, reduced), (channels,))
     features = (torch.randn(row.shape, generator=generator) + 0.5).to(row.device, row.dtype)
-    weights = [torch.randn(shape, generator=generator).to(row.device, parameters) / shape[-1] ** 0.5 for shape in shapes]
-    return {"features": features.contiguous(memory_format=row.memory_format), **dict(zip(PARAMETERS, weights, strict=True))}
+    weights = [
+        torch.randn(shape, generator=generator).to(row.device, parameters) / shape[-1] ** 0.5
+        for shape in shapes
+    ]
+    return {
+        "features": features.contiguous(memory_format=row.memory_format),
+        **dict(zip(PARAMETERS, weights, strict=True)),
+    }
 
 
 def samples(row: Row, generator: torch.Generator) -> dict[str, tuple]:
@@ -30,7 +36,9 @@ def samples(row: Row, generator: torch.Generator) -> dict[str, tuple]:
     inputs = tuple(make_inputs(row, generator).values())
     call: tuple[Any, ...] = (*inputs, 10.0, True)
     reweighted, rank_gap, distance, *saved = triton_impl.forward(*call)
-    grads = [torch.randn(t.shape, generator=generator).to(t) for t in (reweighted, rank_gap, distance)]
+    grads = [
+        torch.randn(t.shape, generator=generator).to(t) for t in (reweighted, rank_gap, distance)
+    ]
     return {
         "channel_decoupling_forward": call,
         "channel_decoupling_backward": (*inputs, *saved, *grads, 10.0, True, True, True),
@@ -51,7 +59,10 @@ def bounds() -> list[Bound]:
     """Launches, passes and FLOPs on both sides of C = N; matrices and statistics are smaller than the map and do not count."""
     found = []
     shapes = ((1, 64, 32, 64), (1, 256, 64, 64), (1, 512, 8, 8), (1, 512, 8, 24))
-    cases = [(shape, torch.bfloat16) for shape in shapes] + [((1, 64, 32, 32), torch.float32), ((1, 256, 8, 8), torch.float32)]
+    cases = [(shape, torch.bfloat16) for shape in shapes] + [
+        ((1, 64, 32, 32), torch.float32),
+        ((1, 256, 8, 8), torch.float32),
+    ]
     for shape, dtype in cases:
         # What `squeeze` changes does not depend on the dtype, nor on how much longer the long axis is.
         once = dtype == torch.float32 or shape == (1, 256, 64, 64)
@@ -59,7 +70,11 @@ def bounds() -> list[Bound]:
             row = Row(shape, dtype, torch.channels_last)
             _, channels, height, width = shape
             positions, size = height * width, torch.Size(shape).numel()
-            rank, long, wide = min(channels, positions), max(channels, positions), positions < channels
+            rank, long, wide = (
+                min(channels, positions),
+                max(channels, positions),
+                positions < channels,
+            )
             common: dict[str, Any] = dict(smallest=size, options={"squeeze": squeeze})
             # The long axis is 16 times the rank: the products over the map outweigh the R x R chain.
             counted = rank**2 * long if shape == (1, 256, 64, 64) else 0
@@ -78,7 +93,10 @@ def bounds() -> list[Bound]:
 
 
 def launches(
-    shape: tuple[int, int, int, int], dtype: torch.dtype, layout: torch.memory_format, squeezes: tuple[bool, ...]
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    squeezes: tuple[bool, ...],
 ) -> Callable[[], None]:
     """Every launch of one shape on meta tensors, for recorded_jobs; `squeezes`: what `decoupled` is."""
 
@@ -98,28 +116,65 @@ def launches(
 
 
 # Target, shape, dtype, layout, what `decoupled` is, and whether the kernels of fixed tiles are compiled as well.
-Wanted = tuple[str, tuple[int, int, int, int], torch.dtype, torch.memory_format, tuple[bool, ...], bool]
+Wanted = tuple[
+    str, tuple[int, int, int, int], torch.dtype, torch.memory_format, tuple[bool, ...], bool
+]
 # Kernels whose tiles a table chooses; those of the others are fixed.
 OVER_THE_MAP = ("gram", "pull", "apply", "feature_gradient", "weight_gradient")
 # That one of these is 1 or divisible by 16 changes no tile's code.
-COUNTS = {"tiles", "tiles_r", "tiles_l", "splits", "share", "parts", "blocks", "pairs", "step", "BATCH", "ROWS", "COLUMNS", "L"}
+COUNTS = {
+    "tiles",
+    "tiles_r",
+    "tiles_l",
+    "splits",
+    "share",
+    "parts",
+    "blocks",
+    "pairs",
+    "step",
+    "BATCH",
+    "ROWS",
+    "COLUMNS",
+    "L",
+}
 
 
 def distinct(jobs: list[CompileJob]) -> list[CompileJob]:
     """The first job of every kernel, tile, flag, dtype, unit stride and target, with R divisible by 16 and without."""
     found: dict[str, CompileJob] = {}
     for job in jobs:
-        fixed = {name: value for name, value in job.constexprs.items() if name not in COUNTS and not name.startswith("m_")}
+        fixed = {
+            name: value
+            for name, value in job.constexprs.items()
+            if name not in COUNTS and not name.startswith("m_")
+        }
         pointers = [kind for kind in job.signature.values() if kind.startswith("*")]
-        key = (job.kernel, sorted(fixed.items()), job.options, pointers, "R" in job.divisible, job.target)
+        key = (
+            job.kernel,
+            sorted(fixed.items()),
+            job.options,
+            pointers,
+            "R" in job.divisible,
+            job.target,
+        )
         found.setdefault(repr(key), job)
     return list(found.values())
 
 
 def jobs(level: str) -> list[CompileJob]:
     """Gate: both sides of C = N where they are meant to run, and one of every variant. Full: every tile of every table."""
-    half, single, last, first = torch.bfloat16, torch.float32, torch.channels_last, torch.contiguous_format
-    tall, middle, broad, wide = (4, 64, 64, 64), (4, 512, 32, 32), (4, 1024, 16, 16), (4, 2048, 8, 8)
+    half, single, last, first = (
+        torch.bfloat16,
+        torch.float32,
+        torch.channels_last,
+        torch.contiguous_format,
+    )
+    tall, middle, broad, wide = (
+        (4, 64, 64, 64),
+        (4, 512, 32, 32),
+        (4, 1024, 16, 16),
+        (4, 2048, 8, 8),
+    )
     odd, odd_wide = (4, 77, 33, 47), (4, 150, 9, 9)
     other, one, both = (False,), (True,), (False, True)
     rows: list[Wanted] = [
@@ -130,12 +185,20 @@ def jobs(level: str) -> list[CompileJob]:
     ]  # fmt: skip
     if level == "full":
         rows += [("sm_90", tall, half, last, both, False), ("sm_90", wide, half, last, other, True)]
-        rows += [("sm_90", odd_wide, half, last, one, True), ("sm_90", tall, single, last, other, True)]
+        rows += [
+            ("sm_90", odd_wide, half, last, one, True),
+            ("sm_90", tall, single, last, other, True),
+        ]
         rows += [("sm_90", shape, half, last, one, False) for shape in (broad, odd)]
         rows += [("sm_90", shape, half, first, one, False) for shape in (middle, broad)]
         rows += [("sm_90", shape, single, last, one, False) for shape in (odd, odd_wide)]
-        rows += [("sm_80", middle, half, last, one, True), ("sm_80", broad, single, last, one, False)]
-        rows += [("sm_80", shape, half, last, one, False) for shape in (tall, wide, broad, odd, odd_wide)]
+        rows += [
+            ("sm_80", middle, half, last, one, True),
+            ("sm_80", broad, single, last, one, False),
+        ]
+        rows += [
+            ("sm_80", shape, half, last, one, False) for shape in (tall, wide, broad, odd, odd_wide)
+        ]
         rows += [("sm_80", shape, single, last, one, False) for shape in (odd, odd_wide)]
         rows += [("sm_86", shape, half, last, one, False) for shape in (tall, middle, broad)]
         rows += [("sm_86", broad, single, last, one, False)]
@@ -143,7 +206,9 @@ def jobs(level: str) -> list[CompileJob]:
     for target, shape, dtype, layout, squeezes, whole in rows:
         label = f"{'x'.join(map(str, shape))} {str(dtype)[6:]}{' channels_last' if layout == last else ''}"
         row = recorded_jobs(launches(shape, dtype, layout, squeezes), target, label)
-        found += [job for job in row if whole or job.kernel.split(":decoupling_")[-1] in OVER_THE_MAP]
+        found += [
+            job for job in row if whole or job.kernel.split(":decoupling_")[-1] in OVER_THE_MAP
+        ]
     return distinct(found)
 
 
@@ -196,7 +261,12 @@ PROOF = OperatorProof(
         "one channel": (1, 1, 3, 3),
         "empty batch": (0, 8, 3, 3),
     },
-    option_sets=({}, {"squeeze": "decoupled"}, {"ridge": 0.5}, {"ridge": 300.0, "squeeze": "decoupled"}),
+    option_sets=(
+        {},
+        {"squeeze": "decoupled"},
+        {"ridge": 0.5},
+        {"ridge": 300.0, "squeeze": "decoupled"},
+    ),
     tolerance={"reweighted": 5e-6, **{f"d_{name}": 5e-4 for name in PARAMETERS}},
     absolute=("rank_gap", "distance"),
     tf32={"reweighted": 5e-4},

@@ -55,9 +55,13 @@ def _inverse(matrix: Tensor) -> Tensor:
     """Inverse by Cholesky; NaN for an image whose matrix is not finite or not positive definite."""
     factor, info = torch.linalg.cholesky_ex(matrix, check_errors=False)
     bad = (info != 0) | ~matrix.isfinite().all(-1).all(-1)
-    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device).expand_as(matrix)
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device).expand_as(
+        matrix
+    )
     safe = torch.where(bad[:, None, None], identity, factor)
-    return torch.where(bad[:, None, None], torch.full_like(matrix, torch.nan), torch.cholesky_inverse(safe))
+    return torch.where(
+        bad[:, None, None], torch.full_like(matrix, torch.nan), torch.cholesky_inverse(safe)
+    )
 
 
 def _rank(maps: Tensor, r: int) -> Tensor:
@@ -70,5 +74,7 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """numerator / denominator, 0 with no gradient where the denominator is 0."""
     zero = denominator == 0
     return torch.where(
-        zero, torch.zeros_like(numerator), numerator / torch.where(zero, torch.ones_like(denominator), denominator)
+        zero,
+        torch.zeros_like(numerator),
+        numerator / torch.where(zero, torch.ones_like(denominator), denominator),
     )

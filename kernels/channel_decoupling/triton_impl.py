@@ -65,7 +65,9 @@ def forward(
     squeezed = features.new_empty(batch, channels, dtype=dtype)
     extra = features.new_empty((batch, rank) if decoupled else 0, dtype=dtype)
     x = view(features)
-    precision, exact = (f(features.dtype, features.device) for f in (dot_precision, matrix_precision))
+    precision, exact = (
+        f(features.dtype, features.device) for f in (dot_precision, matrix_precision)
+    )
     target = architecture(features.device)
 
     config = configs.gram_config(rank, long, features.dtype, target, precision)
@@ -118,7 +120,12 @@ def forward(
         squeezed = matvec(x.tensor, (x.batch, x.long, x.rank), extra[:, None], channels)
     if decoupled:
         hidden = matvec(
-            reduce_weight, (0, channels, 1), squeezed[:, None], reduced, bias=reduce_bias.contiguous(), epilogue="relu"
+            reduce_weight,
+            (0, channels, 1),
+            squeezed[:, None],
+            reduced,
+            bias=reduce_bias.contiguous(),
+            epilogue="relu",
         )
     else:
         hidden = matvec(
@@ -126,7 +133,12 @@ def forward(
             epilogue="relu",
         )  # fmt: skip
     weight = matvec(
-        expand_weight, (0, reduced, 1), hidden[:, None], channels, bias=expand_bias.contiguous(), epilogue="sigmoid"
+        expand_weight,
+        (0, reduced, 1),
+        hidden[:, None],
+        channels,
+        bias=expand_bias.contiguous(),
+        epilogue="sigmoid",
     )
 
     config = configs.apply_config(rank, long, features.dtype, target, precision)
@@ -147,12 +159,18 @@ def forward_fake(
     batch, channels, _, _ = features.shape
     dtype = statistics_dtype(features.dtype)
     _, rank, _ = sizes(features)
-    shapes = [(batch,)] * 2 + [(batch, rank, rank)] * 2 + [(2, batch), (batch, channels), (batch, reduce_weight.shape[0])]
+    shapes = (
+        [(batch,)] * 2
+        + [(batch, rank, rank)] * 2
+        + [(2, batch), (batch, channels), (batch, reduce_weight.shape[0])]
+    )
     shapes += [(batch, channels), (batch, rank) if decoupled else (0,)]
     return like(features), *(features.new_empty(shape, dtype=dtype) for shape in shapes)
 
 
-def weight_gradient(x: View, d: View, matrix: Tensor, weight: Tensor, rank: int, long: int) -> Tensor:
+def weight_gradient(
+    x: View, d: View, matrix: Tensor, weight: Tensor, rank: int, long: int
+) -> Tensor:
     """N < C: the gradient before the sigmoid (B, parts, C)."""
     batch, dtype = weight.shape[0], matrix.dtype
     precision = matrix_precision(dtype, matrix.device)
@@ -181,12 +199,21 @@ def backward(
     grads = [features.new_empty(0) for _ in range(5)]
     if batch == 0:
         if to_mlp:
-            grads[1:] = [torch.zeros_like(t) for t in (reduce_weight, reduce_bias, expand_weight, expand_bias)]
+            grads[1:] = [
+                torch.zeros_like(t)
+                for t in (reduce_weight, reduce_bias, expand_weight, expand_bias)
+            ]
         if to_map:
             grads[0] = like(features)
         return _five(grads)
-    compute, target, positions = compute_dtype(features.dtype), architecture(features.device), height * width
-    precision, exact = (f(features.dtype, features.device) for f in (dot_precision, matrix_precision))
+    compute, target, positions = (
+        compute_dtype(features.dtype),
+        architecture(features.device),
+        height * width,
+    )
+    precision, exact = (
+        f(features.dtype, features.device) for f in (dot_precision, matrix_precision)
+    )
     x, d = view(features), view(grad_out)
     blocks = cdiv(rank, configs.BLOCK)
     config = configs.pull_config(rank, long, tall, features.dtype, target, precision)
@@ -215,7 +242,9 @@ def backward(
     before = pull(weight) if tall else weight_gradient(x, d, matrix, weight, rank, long)
     reduce_weight, expand_weight = reduce_weight.contiguous(), expand_weight.contiguous()
     reduced = reduce_weight.shape[0]
-    grad_hidden = matvec(expand_weight, (0, 1, reduced), before, reduced, gate=hidden, epilogue="relu_gradient")
+    grad_hidden = matvec(
+        expand_weight, (0, 1, reduced), before, reduced, gate=hidden, epilogue="relu_gradient"
+    )
     if to_mlp:
         grads[1:3] = linear_gradient(grad_hidden[:, None], squeezed, reduce_weight, reduce_bias)
         grads[3:] = linear_gradient(before, hidden, expand_weight, expand_bias)
@@ -227,7 +256,13 @@ def backward(
         pull(ds)
     square = (rank * rank, rank, 1)
     # What the squeeze sends to every position: ds / N, or M ds / N where it averaged M F.
-    short = matvec(matrix, square, ds[:, None], rank) if tall and decoupled else extra if decoupled else ds
+    short = (
+        matvec(matrix, square, ds[:, None], rank)
+        if tall and decoupled
+        else extra
+        if decoupled
+        else ds
+    )
 
     bar, product, gradient = (torch.empty_like(matrix) for _ in range(3))
     config = configs.matrix_config(rank, exact)

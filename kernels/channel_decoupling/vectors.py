@@ -27,12 +27,19 @@ def decoupling_matvec(
         column_in = column < COLUMNS - start
         v = tl.zeros([BLOCK_C], COMPUTE)
         for part in range(0, parts):
-            v += tl.load(VECTOR + (batch * parts + part) * COLUMNS + start + column, mask=column_in, other=0.0)
+            v += tl.load(
+                VECTOR + (batch * parts + part) * COLUMNS + start + column,
+                mask=column_in,
+                other=0.0,
+            )
         v = v * scale
         if WITH_KEPT and block == 0:
             tl.store(KEPT + batch * COLUMNS + start + column, v, mask=column_in)
         at = base + (row.to(tl.int64)[:, None] * m_row + column[None, :] * m_column)
-        acc += tl.load(at, mask=row_in[:, None] & column_in[None, :], other=0.0).to(COMPUTE) * v[None, :]
+        acc += (
+            tl.load(at, mask=row_in[:, None] & column_in[None, :], other=0.0).to(COMPUTE)
+            * v[None, :]
+        )
         base += BLOCK_C * m_column
     out = tl.sum(acc, 1)
     if EPILOGUE == "relu" or EPILOGUE == "sigmoid":
@@ -70,6 +77,10 @@ def decoupling_outer(
         acc += u[:, None] * v[None, :]
         total += u
     inside = (row < ROWS)[:, None] & (column < COLUMNS)[None, :]
-    tl.store(OUT + (row.to(tl.int64)[:, None] * COLUMNS + column[None, :]), acc.to(OUT.dtype.element_ty), mask=inside)
+    tl.store(
+        OUT + (row.to(tl.int64)[:, None] * COLUMNS + column[None, :]),
+        acc.to(OUT.dtype.element_ty),
+        mask=inside,
+    )
     if block == 0:
         tl.store(BIAS + row, total.to(BIAS.dtype.element_ty), mask=row < ROWS)

@@ -68,7 +68,9 @@ def entropy_whitening(
     name = "entropy_whitening"
     _check(name, features, channel_mean, channel_max, gate_weight, gate_bias, entropy_scale)
     if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
-        raise ValueError(f"{name}: window must be an odd integer >= 1, got {window!r}; the nearest are 3, 5 and 7")
+        raise ValueError(
+            f"{name}: window must be an odd integer >= 1, got {window!r}; the nearest are 3, 5 and 7"
+        )
     check_number(name, threshold=threshold, eps=eps)
     if not 0 <= threshold < math.inf:
         raise ValueError(f"{name}: threshold must be finite and >= 0, got {threshold}")
@@ -78,7 +80,9 @@ def entropy_whitening(
     if use_fused(fused, features, name):
         from intrasense_fast.kernels.entropy_whitening.autograd import entropy_whitening_fused
 
-        return entropy_whitening_fused(features, channel_mean, channel_max, gate_weight, gate_bias, *options)
+        return entropy_whitening_fused(
+            features, channel_mean, channel_max, gate_weight, gate_bias, *options
+        )
     return eager(features, channel_mean, channel_max, gate_weight, gate_bias, *options)
 
 
@@ -97,9 +101,18 @@ def entropy_map(
     Returns:
         (B, H, W), float64 for float64 features and float32 otherwise; NaN where the scale leaves the mask empty.
     """
-    _check("entropy_map", features, channel_mean, channel_max, gate_weight, gate_bias, entropy_scale)
+    _check(
+        "entropy_map", features, channel_mean, channel_max, gate_weight, gate_bias, entropy_scale
+    )
     with without_autocast(features):
-        attended = gated(features, channel_mean, channel_max, gate_weight, gate_bias, statistics_dtype(features.dtype))
+        attended = gated(
+            features,
+            channel_mean,
+            channel_max,
+            gate_weight,
+            gate_bias,
+            statistics_dtype(features.dtype),
+        )
         return scaled_entropy(attended, entropy_scale)
 
 
@@ -123,11 +136,17 @@ def _check(
     check_dim(name, "features", features, 4, "(B, C, H, W)")
     batch, channels, height, width = features.shape
     check_positive(name, C=channels, H=height, W=width)
-    check_shape(name, "channel_mean", channel_mean, (batch, height, width), "(B, H, W), as features")
+    check_shape(
+        name, "channel_mean", channel_mean, (batch, height, width), "(B, H, W), as features"
+    )
     check_shape(name, "channel_max", channel_max, (batch, height, width), "(B, H, W), as features")
     side = gate_weight.shape[-1] if gate_weight.dim() else 0
     if tuple(gate_weight.shape) != (1, 2, side, side) or side % 2 == 0:
-        raise ValueError(f"{name}: gate_weight must have shape (1, 2, k, k) with k odd, got {shape_of(gate_weight)}")
+        raise ValueError(
+            f"{name}: gate_weight must have shape (1, 2, k, k) with k odd, got {shape_of(gate_weight)}"
+        )
     check_shape(name, "gate_bias", gate_bias, (1,), "(1,)")
     if entropy_scale not in ENTROPY_SCALES:
-        raise ValueError(f"{name}: entropy_scale must be one of {ENTROPY_SCALES}, got {entropy_scale!r}")
+        raise ValueError(
+            f"{name}: entropy_scale must be one of {ENTROPY_SCALES}, got {entropy_scale!r}"
+        )

@@ -9,7 +9,9 @@ from intrasense_fast.kernels._common.registration import refuse_double_backward,
 from intrasense_fast.kernels.entropy_whitening import triton_impl
 
 _forward = register("entropy_whitening_forward", fake=triton_impl.forward_fake)(triton_impl.forward)
-_backward = register("entropy_whitening_backward", fake=triton_impl.backward_fake)(triton_impl.backward)
+_backward = register("entropy_whitening_backward", fake=triton_impl.backward_fake)(
+    triton_impl.backward
+)
 
 
 def entropy_whitening_fused(
@@ -29,7 +31,18 @@ def entropy_whitening_fused(
     Returns:
         (whitened (B, C, H, W), mask (B, H, W) bool). The mask takes no gradient.
     """
-    arguments = (features, mean, top, weight, bias, threshold, entropy_scale, window, eps, normalize)
+    arguments = (
+        features,
+        mean,
+        top,
+        weight,
+        bias,
+        threshold,
+        entropy_scale,
+        window,
+        eps,
+        normalize,
+    )
     if not torch.is_grad_enabled():
         return _forward(*arguments)[:2]
     return _EntropyWhitening.apply(*arguments)
@@ -65,4 +78,6 @@ class _EntropyWhitening(torch.autograd.Function):
         refuse_double_backward("entropy_whitening", "differentiate its reference.py")
         needed = ctx.needs_input_grad[:5]
         grads = _backward(*ctx.saved_tensors, grad_whitened, *ctx.options, any(needed[1:]))
-        return *(grad if wanted else None for grad, wanted in zip(grads, needed, strict=True)), *(None,) * 5
+        return *(grad if wanted else None for grad, wanted in zip(grads, needed, strict=True)), *(
+            None,
+        ) * 5

@@ -32,7 +32,9 @@ def whiten_moments(
 
     Pointers: F, Y, INVERSE (B, H W, C); GATE, MASK (B, H W). Grid: (tiles * chunks * B,).
     """
-    top, origin, x, chunk, image = strips_of(tl.program_id(0), W, tiles_x, tiles, chunks, TILE_H, STRIP, LANES)
+    top, origin, x, chunk, image = strips_of(
+        tl.program_id(0), W, tiles_x, tiles, chunks, TILE_H, STRIP, LANES
+    )
     column = tl.arange(0, BLOCK_C)
     known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - chunk * BLOCK_C)[None, :]
     first = image * H * W + origin
@@ -41,17 +43,40 @@ def whiten_moments(
     base = first * C + chunk * BLOCK_C
     home = home_of(top, x, H, W, TILE_H, STRIP)
     pivot = attended(F, GATE, home, x >= 0, column, known, C, COMPUTE)
-    upper = upper_sums(F, GATE, pivot, home, top, x, column, known, H, W, C, R, TILE_H, STRIP, EVEN_C, COMPUTE)
+    upper = upper_sums(
+        F, GATE, pivot, home, top, x, column, known, H, W, C, R, TILE_H, STRIP, EVEN_C, COMPUTE
+    )
     lower = zeros(2 * STRIP, LANES, BLOCK_C, COMPUTE)
     for i in tl.static_range(TILE_H):
         if i > 0:
-            lower = lower_sums(lower, F, GATE, pivot, home, top, R + i, x, column, known, H, W, C, R, STRIP, EVEN_C, COMPUTE)
+            lower = lower_sums(
+                lower,
+                F,
+                GATE,
+                pivot,
+                home,
+                top,
+                R + i,
+                x,
+                column,
+                known,
+                H,
+                W,
+                C,
+                R,
+                STRIP,
+                EVEN_C,
+                COMPUTE,
+            )
         for j in tl.static_range(STRIP):
             at = i * W + x + j
             low = columns_inside(x + j, top + i, H, W)
             low = low & (tl.load(MASK + first + at, mask=low, other=0) != 0)
             centre = attended(F, GATE, at, low, column, known, C, COMPUTE)
-            total, square = upper[2 * STRIP * i + j] + lower[j], upper[2 * STRIP * i + STRIP + j] + lower[STRIP + j]
+            total, square = (
+                upper[2 * STRIP * i + j] + lower[j],
+                upper[2 * STRIP * i + STRIP + j] + lower[STRIP + j],
+            )
             shift, s = normal(total, square, top + i, x + j, H, W, EPS, R, COMPUTE)
             here = at[:, None] * C + column[None, :]
             tl.store(Y + base + here, (centre - pivot - shift) * s, mask=low[:, None] & known)
@@ -110,7 +135,9 @@ def row_sent(
             y = tl.load(Y + there, mask=shown, other=0.0)
             s = tl.load(INVERSE + there, mask=shown, other=0.0)
         else:
-            y, s = tap_moments(F, GATE, centre, start, row, x + dx, ok, column, known, H, W, C, EPS, R, COMPUTE)
+            y, s = tap_moments(
+                F, GATE, centre, start, row, x + dx, ok, column, known, H, W, C, EPS, R, COMPUTE
+            )
         g = tl.load(DOUT + there, mask=shown, other=0.0).to(COMPUTE) * s
         if dx == 0:
             own = g
@@ -132,7 +159,9 @@ def whiten_gather(
     STORED: y and s come from whiten_moments; else they are recomputed tap by tap, for narrow windows, in this one launch.
     Pointers: F, DOUT, Y, INVERSE, DF (B, H W, C); GATE, MASK (B, H W); DGATE (B, chunks, H W). Grid: (tiles * chunks * B,).
     """
-    top, origin, x, chunk, image = tile_of(tl.program_id(0), W, tiles_x, tiles, chunks, TILE_H, TILE_W)
+    top, origin, x, chunk, image = tile_of(
+        tl.program_id(0), W, tiles_x, tiles, chunks, TILE_H, TILE_W
+    )
     column = tl.arange(0, BLOCK_C)
     known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - chunk * BLOCK_C)[None, :]
     first = image * H * W + origin
@@ -149,13 +178,33 @@ def whiten_gather(
         inside = columns_inside(x, top + i, H, W)
         unmasked = inside & (tl.load(MASK + at, mask=inside, other=1) == 0)
         here = at[:, None] * C + column[None, :]
-        grads = grads + (tl.load(DOUT + here, mask=unmasked[:, None] & known, other=0.0).to(COMPUTE),)
+        grads = grads + (
+            tl.load(DOUT + here, mask=unmasked[:, None] & known, other=0.0).to(COMPUTE),
+        )
         values = values + (finite(attended(F, GATE, at, inside, column, known, C, COMPUTE)),)
     for row in range(tl.maximum(top - R, 0), tl.minimum(top + TILE_H + R, H)):
         start = (row - top) * W
         pivot = finite(attended(F, GATE, start + x, x < W, column, known, C, COMPUTE))
         total, slope, own = row_sent(
-            F, GATE, MASK, DOUT, Y, INVERSE, pivot, start, row, x, column, known, H, W, C, EPS, R, STORED, COMPUTE
+            F,
+            GATE,
+            MASK,
+            DOUT,
+            Y,
+            INVERSE,
+            pivot,
+            start,
+            row,
+            x,
+            column,
+            known,
+            H,
+            W,
+            C,
+            EPS,
+            R,
+            STORED,
+            COMPUTE,
         )
         merged = ()
         for i in tl.static_range(TILE_H):
@@ -174,5 +223,9 @@ def whiten_gather(
         here = at[:, None] * C + column[None, :]
         gate = tl.load(GATE + at, mask=inside, other=0.0)
         raw = tl.load(F + here, mask=inside[:, None] & known, other=0.0).to(COMPUTE)
-        tl.store(DF + here, (grads[i] * gate[:, None]).to(DF.dtype.element_ty), mask=inside[:, None] & known)
+        tl.store(
+            DF + here,
+            (grads[i] * gate[:, None]).to(DF.dtype.element_ty),
+            mask=inside[:, None] & known,
+        )
         tl.store(DGATE + at, tl.sum(grads[i] * raw, 1), mask=inside)

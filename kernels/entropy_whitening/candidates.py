@@ -17,7 +17,12 @@ def _start(backward: bool) -> Callable[[Shape], Callable[[], object]]:
         from intrasense_fast.kernels.entropy_whitening import triton_impl
 
         *size, window = shape
-        x, d = (torch.randn(*size, device="cuda").bfloat16().contiguous(memory_format=torch.channels_last) for _ in range(2))
+        x, d = (
+            torch.randn(*size, device="cuda")
+            .bfloat16()
+            .contiguous(memory_format=torch.channels_last)
+            for _ in range(2)
+        )
         weight, bias = torch.randn(1, 2, 7, 7, device="cuda") / 10, torch.zeros(1, device="cuda")
         maps = (x.float().mean(1), x.float().amax(1), weight, bias)
         _, mask, gate = triton_impl.forward(x, *maps, 0.5, "score", window, 1e-3, True)
@@ -31,9 +36,16 @@ def _start(backward: bool) -> Callable[[Shape], Callable[[], object]]:
 def strips(shape: Shape) -> Iterable[KernelConfig]:
     """A thread keeps two sums an element of a strip, and no strip is larger than a window."""
     window = shape[-1]
-    for rows, strip, lanes, channels, warps in product((3, 4), (2, 3, 4), (4, 8), (32, 64, 128), (2, 4)):
+    for rows, strip, lanes, channels, warps in product(
+        (3, 4), (2, 3, 4), (4, 8), (32, 64, 128), (2, 4)
+    ):
         held = lanes * channels // (32 * warps)
-        if max(rows, strip) <= window and 2 <= held <= 4 and 24 <= rows * strip * held <= 64 and channels <= shape[1]:
+        if (
+            max(rows, strip) <= window
+            and 2 <= held <= 4
+            and 24 <= rows * strip * held <= 64
+            and channels <= shape[1]
+        ):
             blocks = {"TILE_H": rows, "STRIP": strip, "LANES": lanes, "BLOCK_C": channels}
             yield KernelConfig(blocks | {"EVEN_C": shape[1] % channels == 0}, warps, 1)
 
@@ -42,7 +54,12 @@ def tiles(shape: Shape) -> Iterable[KernelConfig]:
     for rows, columns, channels, warps in product((3, 4, 8), (4, 8, 16), (32, 64, 128), (2, 4)):
         held = columns * channels // (32 * warps)
         if 4 <= held <= 8 and 16 <= rows * held <= 64 and channels <= shape[1]:
-            blocks = {"TILE_H": rows, "TILE_W": columns, "BLOCK_C": channels, "EVEN_C": shape[1] % channels == 0}
+            blocks = {
+                "TILE_H": rows,
+                "TILE_W": columns,
+                "BLOCK_C": channels,
+                "EVEN_C": shape[1] % channels == 0,
+            }
             yield KernelConfig(blocks, warps, 1)
 
 

@@ -43,7 +43,11 @@ def _whitening(channels: int, dtype: torch.dtype, rows: int) -> KernelConfig:
     """A row of a tile is one 16-byte access a thread of 4 warps; padded channels take more registers, so half of it."""
     block = _channels(channels, 256 // dtype.itemsize)
     even = channels % block == 0
-    blocks = {"TILE_H": rows if even else 2, "TILE_W": (2048 if even else 1024) // dtype.itemsize // block, "BLOCK_C": block}
+    blocks = {
+        "TILE_H": rows if even else 2,
+        "TILE_W": (2048 if even else 1024) // dtype.itemsize // block,
+        "BLOCK_C": block,
+    }
     return KernelConfig(blocks | {"EVEN_C": even}, 4, 1)
 
 

@@ -24,7 +24,14 @@ def eager(
 ) -> tuple[Tensor, Tensor]:
     """The path without kernels; arguments and results as entropy_whitening's."""
     with without_autocast(features):
-        attended = gated(features, channel_mean, channel_max, gate_weight, gate_bias, statistics_dtype(features.dtype))
+        attended = gated(
+            features,
+            channel_mean,
+            channel_max,
+            gate_weight,
+            gate_bias,
+            statistics_dtype(features.dtype),
+        )
         if not normalize:
             return attended.to(features.dtype), torch.zeros_like(channel_mean, dtype=torch.bool)
         mask = scaled_entropy(attended.detach(), entropy_scale) < threshold
@@ -32,11 +39,18 @@ def eager(
 
 
 def gated(
-    features: Tensor, channel_mean: Tensor, channel_max: Tensor, gate_weight: Tensor, gate_bias: Tensor, dtype: torch.dtype
+    features: Tensor,
+    channel_mean: Tensor,
+    channel_max: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    dtype: torch.dtype,
 ) -> Tensor:
     """F_att of Eq. 4-5 in `dtype`."""
     statistics = torch.stack([channel_mean, channel_max], 1).to(dtype)
-    logit = functional.conv2d(statistics, gate_weight.to(dtype), gate_bias.to(dtype), padding=gate_weight.shape[-1] // 2)
+    logit = functional.conv2d(
+        statistics, gate_weight.to(dtype), gate_bias.to(dtype), padding=gate_weight.shape[-1] // 2
+    )
     return torch.sigmoid(logit) * features.to(dtype)
 
 
@@ -49,7 +63,11 @@ def scaled_entropy(attended: Tensor, entropy_scale: str) -> Tensor:
     if entropy_scale == "nats":
         return entropy
     if entropy_scale == "max":
-        return entropy / math.log(attended.shape[1]) if attended.shape[1] > 1 else torch.full_like(entropy, torch.nan)
+        return (
+            entropy / math.log(attended.shape[1])
+            if attended.shape[1] > 1
+            else torch.full_like(entropy, torch.nan)
+        )
     if entropy_scale == "relative":
         low, high = entropy.amin((1, 2), keepdim=True), entropy.amax((1, 2), keepdim=True)
         span = high - low
@@ -73,14 +91,18 @@ class MaskedWhitening(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
         if torch.is_grad_enabled():
-            raise NotImplementedError("entropy_whitening has no double backward; differentiate its reference.py instead")
+            raise NotImplementedError(
+                "entropy_whitening has no double backward; differentiate its reference.py instead"
+            )
         attended, mask, mean, scale = ctx.saved_tensors
         window = ctx.window
         height, width = attended.shape[-2:]
         masked = mask[:, None]
         # Eq. 7 backward: g s - box(g s / n) - sum over the windows i that hold j of q_i (F_j - mu_i), q = g y s^2 / n.
         g = torch.where(masked, grad * scale, 0)
-        count = _counts(height, window, attended)[:, None] * _counts(width, window, attended)[None, :]
+        count = (
+            _counts(height, window, attended)[:, None] * _counts(width, window, attended)[None, :]
+        )
         share = g / count
         q = torch.where(masked, share * (attended - mean) * scale * scale, 0)
         # A window with a value that is not finite sends NaN by its q; a pivot must send none where q is 0.
@@ -95,7 +117,9 @@ class MaskedWhitening(torch.autograd.Function):
         result = torch.where(masked, g, grad) + row_first
         for here, there in _shifts(height, window):
             result[..., here, :] += row_first[..., there, :]
-            result[..., here, :].addcmul_(row_q[..., there, :], attended[..., there, :] - attended[..., here, :])
+            result[..., here, :].addcmul_(
+                row_q[..., there, :], attended[..., there, :] - attended[..., here, :]
+            )
         return result, None, None, None
 
 
@@ -131,7 +155,10 @@ def _shifts(size: int, window: int) -> list[tuple[slice, slice]]:
     """For each offset but zero of the window along an axis: where it stays inside, and the positions it then reads."""
     radius = min(window // 2, size - 1)
     return [
-        (slice(max(0, -offset), min(size, size - offset)), slice(max(0, offset), min(size, size + offset)))
+        (
+            slice(max(0, -offset), min(size, size - offset)),
+            slice(max(0, offset), min(size, size + offset)),
+        )
         for offset in range(-radius, radius + 1)
         if offset
     ]
@@ -141,4 +168,6 @@ def _counts(size: int, window: int, like: Tensor) -> Tensor:
     """How many positions of the window lie inside, for each position along an axis of `size`."""
     at = torch.arange(size, device=like.device)
     radius = window // 2
-    return (torch.clamp(at + radius, max=size - 1) - torch.clamp(at - radius, min=0) + 1).to(like.dtype)
+    return (torch.clamp(at + radius, max=size - 1) - torch.clamp(at - radius, min=0) + 1).to(
+        like.dtype
+    )

@@ -5,7 +5,9 @@ import triton.language as tl
 
 
 @triton.jit
-def row_entropy(F, gate, inside, rows, C, BLOCK_C: tl.constexpr, EVEN_C: tl.constexpr, COMPUTE: tl.constexpr):
+def row_entropy(
+    F, gate, inside, rows, C, BLOCK_C: tl.constexpr, EVEN_C: tl.constexpr, COMPUTE: tl.constexpr
+):
     """Eq. 6: entropy of softmax(gate * F) over the channels, online, z = F - max: log sum e^z - sum e^z z / sum e^z.
 
     A NaN or an infinity anywhere in a row makes its entropy NaN, through e or e (z - max), whatever the maximum does with it.
@@ -16,14 +18,18 @@ def row_entropy(F, gate, inside, rows, C, BLOCK_C: tl.constexpr, EVEN_C: tl.cons
     moment = tl.zeros(gate.shape, COMPUTE)
     for c in range(0, C, BLOCK_C):
         known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - c)[None, :]
-        z = tl.load(F + c + (rows[:, None] + column[None, :]), mask=inside[:, None] & known, other=0.0).to(COMPUTE)
+        z = tl.load(
+            F + c + (rows[:, None] + column[None, :]), mask=inside[:, None] & known, other=0.0
+        ).to(COMPUTE)
         z *= gate[:, None]
         best = tl.maximum(top, tl.max(tl.where(known, z, float("-inf")), 1))
         e = tl.where(known, tl.exp(z - best[:, None]), 0.0)
         # The first block has no past: -inf - best would be NaN for a row of -inf, and is no shift.
         shift = tl.where(top > float("-inf"), top - best, 0.0)
         past = tl.where(top > float("-inf"), tl.exp(shift), 0.0)
-        moment = (moment + shift * total) * past + tl.sum(tl.where(known, e * (z - best[:, None]), 0.0), 1)
+        moment = (moment + shift * total) * past + tl.sum(
+            tl.where(known, e * (z - best[:, None]), 0.0), 1
+        )
         total = total * past + tl.sum(e, 1)
         top = best
     return tl.log(total) - moment / total
@@ -46,7 +52,9 @@ def entropy_map(
     inside = row < N - block * BLOCK_P
     start = block.to(tl.int64) * BLOCK_P
     gate = tl.load(GATE + image * N + start + row, mask=inside, other=0.0)
-    entropy = row_entropy(F + image * f_batch + start * C, gate, inside, row * C, C, BLOCK_C, EVEN_C, COMPUTE)
+    entropy = row_entropy(
+        F + image * f_batch + start * C, gate, inside, row * C, C, BLOCK_C, EVEN_C, COMPUTE
+    )
     tl.store(ENT + image * N + start + row, entropy, mask=inside)
     if SCORE:
         count = tl.minimum(N - block * BLOCK_P, BLOCK_P).to(COMPUTE)
@@ -97,7 +105,9 @@ def entropy_statistics(PART, STAT, N, blocks, parts, SCORE: tl.constexpr, BLOCK_
             a = tl.load(base + there, mask=there < blocks, other=float("inf"))
             nan += tl.where(there < blocks, a - a, 0.0)
             low = tl.minimum(low, a)
-            high = tl.maximum(high, tl.load(base + parts + there, mask=there < blocks, other=float("-inf")))
+            high = tl.maximum(
+                high, tl.load(base + parts + there, mask=there < blocks, other=float("-inf"))
+            )
         shift = tl.min(low, 0) + tl.sum(nan, 0)
         unit = tl.max(high, 0) - shift
         least: tl.constexpr = 1e-3

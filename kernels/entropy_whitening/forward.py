@@ -17,7 +17,13 @@ def tile_of(pid, W, tiles_x, tiles, chunks, TILE_H: tl.constexpr, TILE_W: tl.con
     tile = pid % tiles
     top = (tile // tiles_x) * TILE_H
     x = (tile % tiles_x) * TILE_W + tl.arange(0, TILE_W)
-    return top, top.to(tl.int64) * W, x, (pid // tiles) % chunks, (pid // (tiles * chunks)).to(tl.int64)
+    return (
+        top,
+        top.to(tl.int64) * W,
+        x,
+        (pid // tiles) % chunks,
+        (pid // (tiles * chunks)).to(tl.int64),
+    )
 
 
 @triton.jit
@@ -50,7 +56,9 @@ def attended(F, GATE, at, inside, column, known, C, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def strips_of(pid, W, tiles_x, tiles, chunks, TILE_H: tl.constexpr, STRIP: tl.constexpr, LANES: tl.constexpr):
+def strips_of(
+    pid, W, tiles_x, tiles, chunks, TILE_H: tl.constexpr, STRIP: tl.constexpr, LANES: tl.constexpr
+):
     """As tile_of, for LANES strips of TILE_H x STRIP positions side by side: the columns are each strip's first."""
     top, origin, lane, chunk, image = tile_of(pid, W, tiles_x, tiles, chunks, TILE_H, LANES)
     return top, origin, lane * STRIP, chunk, image
@@ -59,11 +67,15 @@ def strips_of(pid, W, tiles_x, tiles, chunks, TILE_H: tl.constexpr, STRIP: tl.co
 @triton.jit
 def home_of(top, x, H, W, TILE_H: tl.constexpr, STRIP: tl.constexpr):
     """A position that every window of a strip holds, strips being no larger than windows: the middle, or the map's last."""
-    return (tl.minimum((TILE_H - 1) // 2, H - 1 - top)) * W + tl.minimum(x + (STRIP - 1) // 2, W - 1)
+    return (tl.minimum((TILE_H - 1) // 2, H - 1 - top)) * W + tl.minimum(
+        x + (STRIP - 1) // 2, W - 1
+    )
 
 
 @triton.jit
-def apart(F, GATE, pivot, home, start, x, column, known, W, C, EVEN_C: tl.constexpr, COMPUTE: tl.constexpr):
+def apart(
+    F, GATE, pivot, home, start, x, column, known, W, C, EVEN_C: tl.constexpr, COMPUTE: tl.constexpr
+):
     """gate * F - pivot at columns x of the row that starts at `start`. Outside it is the pivot's own, 0, by its address."""
     at = tl.where((x >= 0) & (x < W), start + x, home)
     here = F + (at[:, None] * C + column[None, :])
@@ -97,15 +109,32 @@ def row_sums(
         second += d * d
     firsts, seconds = (first,), (second,)
     for i in tl.static_range(STRIP - 1):
-        d = apart(F, GATE, pivot, home, start, x + (STRIP - 2 - i - R), column, known, W, C, EVEN_C, COMPUTE)
+        d = apart(
+            F,
+            GATE,
+            pivot,
+            home,
+            start,
+            x + (STRIP - 2 - i - R),
+            column,
+            known,
+            W,
+            C,
+            EVEN_C,
+            COMPUTE,
+        )
         firsts = (firsts[0] + d,) + firsts
         seconds = (seconds[0] + d * d,) + seconds
     if STRIP > 1:
-        right = apart(F, GATE, pivot, home, start, x + (R + 1), column, known, W, C, EVEN_C, COMPUTE)
+        right = apart(
+            F, GATE, pivot, home, start, x + (R + 1), column, known, W, C, EVEN_C, COMPUTE
+        )
         square = right * right
         wholes, squares = (firsts[0], firsts[1] + right), (seconds[0], seconds[1] + square)
         for i in tl.static_range(2, STRIP):
-            d = apart(F, GATE, pivot, home, start, x + (R + i), column, known, W, C, EVEN_C, COMPUTE)
+            d = apart(
+                F, GATE, pivot, home, start, x + (R + i), column, known, W, C, EVEN_C, COMPUTE
+            )
             right += d
             square += d * d
             wholes = wholes + (firsts[i] + right,)
@@ -127,13 +156,17 @@ def upper_sums(
     both: tl.constexpr = 2 * STRIP
     sums = zeros(both, x.shape[0], column.shape[0], COMPUTE)
     for row in range(tl.maximum(top + TILE_H - 1 - R, 0), tl.minimum(top + R + 1, H)):
-        more = row_sums(F, GATE, pivot, home, (row - top) * W, x, column, known, W, C, R, STRIP, EVEN_C, COMPUTE)
+        more = row_sums(
+            F, GATE, pivot, home, (row - top) * W, x, column, known, W, C, R, STRIP, EVEN_C, COMPUTE
+        )
         sums = added(sums, more, both)
     last = sums
     for i in tl.static_range(TILE_H - 1):
         start = TILE_H - 2 - i - R
         if top + start >= 0:
-            more = row_sums(F, GATE, pivot, home, start * W, x, column, known, W, C, R, STRIP, EVEN_C, COMPUTE)
+            more = row_sums(
+                F, GATE, pivot, home, start * W, x, column, known, W, C, R, STRIP, EVEN_C, COMPUTE
+            )
             last = added(last, more, both)
         sums = last + sums
     return sums
@@ -146,7 +179,9 @@ def lower_sums(
 ):  # fmt: skip
     """What windows hold below: `lower`, and row top + row. A window is whole, and written, before the next row is read."""
     if top + row < H:
-        more = row_sums(F, GATE, pivot, home, row * W, x, column, known, W, C, R, STRIP, EVEN_C, COMPUTE)
+        more = row_sums(
+            F, GATE, pivot, home, row * W, x, column, known, W, C, R, STRIP, EVEN_C, COMPUTE
+        )
         lower = added(lower, more, 2 * STRIP)
     return lower
 
@@ -154,7 +189,9 @@ def lower_sums(
 @triton.jit
 def normal(first, second, y, x, H, W, EPS: tl.constexpr, R: tl.constexpr, COMPUTE: tl.constexpr):
     """Mean less pivot, and 1 / sigma, from a window's sums; y is a number."""
-    share = ((1.0 / inside_count(x, W, R, COMPUTE)) * (1.0 / inside_count(y, H, R, COMPUTE)))[:, None]
+    share = ((1.0 / inside_count(x, W, R, COMPUTE)) * (1.0 / inside_count(y, H, R, COMPUTE)))[
+        :, None
+    ]
     shift = first * share
     variance = second * share - shift * shift
     # maximum() would turn a NaN into 0.
@@ -172,7 +209,11 @@ def write_whitened(
     centre = attended(F, GATE, at, inside, column, known, C, COMPUTE)
     shift, scale = normal(first, second, top + i, x, H, W, EPS, R, COMPUTE)
     out = tl.where(low[:, None], (centre - pivot - shift) * scale, centre)
-    tl.store(OUT + (at[:, None] * C + column[None, :]), out.to(OUT.dtype.element_ty), mask=inside[:, None] & known)
+    tl.store(
+        OUT + (at[:, None] * C + column[None, :]),
+        out.to(OUT.dtype.element_ty),
+        mask=inside[:, None] & known,
+    )
 
 
 @triton.jit
@@ -186,7 +227,9 @@ def whiten(
 
     Pointers: F, OUT (B, H W, C); GATE, ENT (B, H W); STAT (B, 2); MASK (B, H W), bytes. Grid: (tiles * chunks * B,).
     """
-    top, origin, x, chunk, image = strips_of(tl.program_id(0), W, tiles_x, tiles, chunks, TILE_H, STRIP, LANES)
+    top, origin, x, chunk, image = strips_of(
+        tl.program_id(0), W, tiles_x, tiles, chunks, TILE_H, STRIP, LANES
+    )
     column = tl.arange(0, BLOCK_C)
     known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - chunk * BLOCK_C)[None, :]
     first = image * H * W + origin
@@ -196,14 +239,34 @@ def whiten(
     home = home_of(top, x, H, W, TILE_H, STRIP)
     pivot = attended(F, GATE, home, x >= 0, column, known, C, COMPUTE)
     if NORMALIZE:
-        upper = upper_sums(F, GATE, pivot, home, top, x, column, known, H, W, C, R, TILE_H, STRIP, EVEN_C, COMPUTE)
+        upper = upper_sums(
+            F, GATE, pivot, home, top, x, column, known, H, W, C, R, TILE_H, STRIP, EVEN_C, COMPUTE
+        )
         limit = tl.load(STAT + image * 2 + 1) * threshold
     else:
         upper = zeros(2 * TILE_H * STRIP, LANES, BLOCK_C, COMPUTE)
     lower = zeros(2 * STRIP, LANES, BLOCK_C, COMPUTE)
     for i in tl.static_range(TILE_H):
         if NORMALIZE and i > 0:
-            lower = lower_sums(lower, F, GATE, pivot, home, top, R + i, x, column, known, H, W, C, R, STRIP, EVEN_C, COMPUTE)
+            lower = lower_sums(
+                lower,
+                F,
+                GATE,
+                pivot,
+                home,
+                top,
+                R + i,
+                x,
+                column,
+                known,
+                H,
+                W,
+                C,
+                R,
+                STRIP,
+                EVEN_C,
+                COMPUTE,
+            )
         for j in tl.static_range(STRIP):
             inside = columns_inside(x + j, top + i, H, W)
             at = first + i * W + x + j
@@ -230,7 +293,9 @@ def entropy_whiten(
 
     Pointers as in whiten. Grid: (tiles * B,); a program owns every channel of its positions, at most 31 a strip.
     """
-    top, origin, x, _, image = strips_of(tl.program_id(0), W, tiles_x, tiles, 1, TILE_H, STRIP, LANES)
+    top, origin, x, _, image = strips_of(
+        tl.program_id(0), W, tiles_x, tiles, 1, TILE_H, STRIP, LANES
+    )
     column = tl.arange(0, BLOCK_C)
     first = image * H * W + origin
     F += image * f_batch + origin * C
@@ -252,12 +317,45 @@ def entropy_whiten(
         home = home_of(top, here, H, W, TILE_H, STRIP)
         known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - c)[None, :]
         pivot = attended(F, GATE, home, here >= 0, column, known, C, COMPUTE)
-        upper = upper_sums(F, GATE, pivot, home, top, here, column, known, H, W, C, R, TILE_H, STRIP, EVEN_C, COMPUTE)
+        upper = upper_sums(
+            F,
+            GATE,
+            pivot,
+            home,
+            top,
+            here,
+            column,
+            known,
+            H,
+            W,
+            C,
+            R,
+            TILE_H,
+            STRIP,
+            EVEN_C,
+            COMPUTE,
+        )
         lower = zeros(2 * STRIP, LANES, BLOCK_C, COMPUTE)
         for i in tl.static_range(TILE_H):
             if i > 0:
                 lower = lower_sums(
-                    lower, F, GATE, pivot, home, top, R + i, here, column, known, H, W, C, R, STRIP, EVEN_C, COMPUTE
+                    lower,
+                    F,
+                    GATE,
+                    pivot,
+                    home,
+                    top,
+                    R + i,
+                    here,
+                    column,
+                    known,
+                    H,
+                    W,
+                    C,
+                    R,
+                    STRIP,
+                    EVEN_C,
+                    COMPUTE,
                 )
             for j in tl.static_range(STRIP):
                 write_whitened(

@@ -12,7 +12,20 @@ def sigmoid(x):
 
 
 @triton.jit
-def gate_map(MEAN, MAX, WEIGHT, BIAS, GATE, H, W, plane, blocks, R: tl.constexpr, BLOCK: tl.constexpr, COMPUTE: tl.constexpr):
+def gate_map(
+    MEAN,
+    MAX,
+    WEIGHT,
+    BIAS,
+    GATE,
+    H,
+    W,
+    plane,
+    blocks,
+    R: tl.constexpr,
+    BLOCK: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
     """Eq. 4: GATE = sigmoid(conv([MEAN, MAX])) with zero padding.
 
     Pointers: MEAN, MAX, GATE (B, H, W); WEIGHT (2, 2 R + 1, 2 R + 1); BIAS (1,). Grid: (blocks * B,).
@@ -29,13 +42,19 @@ def gate_map(MEAN, MAX, WEIGHT, BIAS, GATE, H, W, plane, blocks, R: tl.constexpr
             ok = inside & (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
             there = at + dy * W + dx
             tap = WEIGHT + (dy + R) * side + dx + R
-            logit += tl.load(MEAN + image + there, mask=ok, other=0.0).to(COMPUTE) * tl.load(tap).to(COMPUTE)
-            logit += tl.load(MAX + image + there, mask=ok, other=0.0).to(COMPUTE) * tl.load(tap + side * side).to(COMPUTE)
+            logit += tl.load(MEAN + image + there, mask=ok, other=0.0).to(COMPUTE) * tl.load(
+                tap
+            ).to(COMPUTE)
+            logit += tl.load(MAX + image + there, mask=ok, other=0.0).to(COMPUTE) * tl.load(
+                tap + side * side
+            ).to(COMPUTE)
     tl.store(GATE + image + at, sigmoid(logit), mask=inside)
 
 
 @triton.jit
-def gate_logit_gradient(GATE, DGATE, DLOGIT, plane, blocks, chunks, BLOCK: tl.constexpr, COMPUTE: tl.constexpr):
+def gate_logit_gradient(
+    GATE, DGATE, DLOGIT, plane, blocks, chunks, BLOCK: tl.constexpr, COMPUTE: tl.constexpr
+):
     """DLOGIT = GATE (1 - GATE) sum over chunks of DGATE, in one order.
 
     Pointers: GATE, DLOGIT (B, plane); DGATE (B, chunks, plane). Grid: (blocks * B,).
@@ -88,14 +107,19 @@ def gate_gradient(
         ok = known[:, None] & (y - dy >= 0) & (y - dy < H) & (x - dx >= 0) & (x - dx < W)
         sent = tl.load(DLOGIT + (image + at[None, :] - (dy * W + dx)), mask=ok, other=0.0)
         mean += tl.sum(sent * tl.load(WEIGHT + tap, mask=known, other=0.0).to(COMPUTE)[:, None], 0)
-        top += tl.sum(sent * tl.load(WEIGHT + side * side + tap, mask=known, other=0.0).to(COMPUTE)[:, None], 0)
+        top += tl.sum(
+            sent * tl.load(WEIGHT + side * side + tap, mask=known, other=0.0).to(COMPUTE)[:, None],
+            0,
+        )
     tl.store(PART + pid + 2 * side * side * programs, tl.sum(mine, 0))
     tl.store(DMEAN + image + at, mean.to(DMEAN.dtype.element_ty), mask=inside)
     tl.store(DMAX + image + at, top.to(DMAX.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def gate_weight_gradient(PART, DWEIGHT, DBIAS, programs, taps, BLOCK: tl.constexpr, COMPUTE: tl.constexpr):
+def gate_weight_gradient(
+    PART, DWEIGHT, DBIAS, programs, taps, BLOCK: tl.constexpr, COMPUTE: tl.constexpr
+):
     """Sums of PART (taps + 1, programs) in one order: DWEIGHT (taps,) and, of the last row, DBIAS (1,). Grid: (taps + 1,)."""
     row = tl.program_id(0)
     slot = tl.arange(0, BLOCK)

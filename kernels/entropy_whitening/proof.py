@@ -26,7 +26,10 @@ def make_inputs(row: Row, generator: torch.Generator) -> dict[str, Tensor]:
     gate = (0.1 * torch.randn(1, 2, 7, 7, generator=generator), torch.randn(1, generator=generator))
     return {
         "features": features.to(row.device).contiguous(memory_format=row.memory_format),
-        **{name: t.to(row.device, dtype) for name, t in zip(STATISTICS + PARAMETERS, statistics + gate, strict=True)},
+        **{
+            name: t.to(row.device, dtype)
+            for name, t in zip(STATISTICS + PARAMETERS, statistics + gate, strict=True)
+        },
     }
 
 
@@ -68,7 +71,10 @@ def bounds() -> list[Bound]:
     for dtype, options, passes in cases:
         row = Row((1, 64, 12, 16), dtype, torch.channels_last)
         size = torch.Size(row.shape).numel()
-        statistics = options.get("normalize", True) and options.get("entropy_scale", "score") in ("score", "relative")
+        statistics = options.get("normalize", True) and options.get("entropy_scale", "score") in (
+            "score",
+            "relative",
+        )
         narrow = options.get("window", 7) <= 3
         common: dict[str, Any] = dict(smallest=size, options=options)
         found += [
@@ -84,7 +90,10 @@ def bounds() -> list[Bound]:
 
 
 def launches(
-    shape: tuple[int, int, int, int], dtype: torch.dtype, windows: tuple[int, ...], scales: tuple[str, ...]
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    windows: tuple[int, ...],
+    scales: tuple[str, ...],
 ) -> Callable[[], None]:
     """Every launch of one shape on meta tensors, for recorded_jobs."""
 
@@ -92,7 +101,13 @@ def launches(
         batch, _, height, width = shape
         features = torch.empty(shape, dtype=dtype, device="meta", memory_format=torch.channels_last)
         mean, top = (torch.empty(batch, height, width, device="meta") for _ in range(2))
-        inputs = (features, mean, top, torch.empty(1, 2, 7, 7, device="meta"), torch.empty(1, device="meta"))
+        inputs = (
+            features,
+            mean,
+            top,
+            torch.empty(1, 2, 7, 7, device="meta"),
+            torch.empty(1, device="meta"),
+        )
         for window in windows:
             for scale in scales:
                 whitened, mask, gate = triton_impl.forward(*inputs, 0.5, scale, window, 1e-3, True)
@@ -111,11 +126,22 @@ def jobs(level: str) -> list[CompileJob]:
         rows = [(target, wide, half, (3, 7, 15), both) for target in ("sm_80", "sm_86", "sm_90")]
         rows += [(target, wide, single, (3, 7), score) for target in ("sm_80", "sm_90")]
         rows += [("sm_86", wide, single, (7,), score), ("sm_90", wide, single, (7,), nats)]
-        rows += [("sm_90", wide, half, (7,), ("relative",)), ("sm_90", wide, torch.float16, (7,), score)]
-        rows += [("sm_80", odd, half, (3,), score), ("sm_90", odd, half, (7,), both), ("sm_90", thin, half, (7,), score)]
+        rows += [
+            ("sm_90", wide, half, (7,), ("relative",)),
+            ("sm_90", wide, torch.float16, (7,), score),
+        ]
+        rows += [
+            ("sm_80", odd, half, (3,), score),
+            ("sm_90", odd, half, (7,), both),
+            ("sm_90", thin, half, (7,), score),
+        ]
         rows += [("sm_90", one, half, (7,), score)]
     else:
-        rows = [("sm_90", wide, half, (3, 7), both), ("sm_80", thin, single, (3,), score), ("sm_86", wide, half, (15,), nats)]
+        rows = [
+            ("sm_90", wide, half, (3, 7), both),
+            ("sm_80", thin, single, (3,), score),
+            ("sm_86", wide, half, (15,), nats),
+        ]
         rows += [("sm_90", odd, half, (7,), score), ("sm_90", one, half, (7,), score)]
     rows += [(target, wide, half, (7,), score) for target in ("sm_100", "gfx942")]
     found = []

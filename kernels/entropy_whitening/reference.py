@@ -37,7 +37,12 @@ def entropy_whitening(
     # Eq. 4: a = sigmoid(conv([mean_c, max_c])), zero padding. Eq. 5: F_att = a * F_nl.
     statistics = torch.stack([channel_mean, channel_max], 1).to(dtype)
     gate = torch.sigmoid(
-        functional.conv2d(statistics, gate_weight.to(dtype), gate_bias.to(dtype), padding=gate_weight.shape[-1] // 2)
+        functional.conv2d(
+            statistics,
+            gate_weight.to(dtype),
+            gate_bias.to(dtype),
+            padding=gate_weight.shape[-1] // 2,
+        )
     )
     attended = gate * f
     if not normalize:
@@ -50,7 +55,9 @@ def entropy_whitening(
     # Eq. 7: mean and biased variance over the positions of the window that lie inside the image.
     batch, _, height, width = f.shape
     taps = window * window
-    unfold = lambda x: functional.unfold(x, window, padding=window // 2).reshape(batch, x.shape[1], taps, height, width)
+    unfold = lambda x: functional.unfold(x, window, padding=window // 2).reshape(
+        batch, x.shape[1], taps, height, width
+    )
     inside = unfold(torch.ones_like(f[:, :1]))
     values = unfold(attended)
     count = inside.sum(2)

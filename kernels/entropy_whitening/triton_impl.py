@@ -33,7 +33,9 @@ def _rows(features: Tensor) -> Tensor:
     """(B, H W, C) with dense images: a view where the channels are neighbours, else a copy."""
     rows = as_rows(features)
     _, positions, channels = rows.shape
-    dense = (channels == 1 or rows.stride(2) == 1) and (positions == 1 or rows.stride(1) == channels)
+    dense = (channels == 1 or rows.stride(2) == 1) and (
+        positions == 1 or rows.stride(1) == channels
+    )
     return rows if dense else rows.contiguous()
 
 
@@ -60,8 +62,14 @@ def _logit(threshold: float) -> float:
 def _tiles(config: KernelConfig, channels: int, height: int, width: int) -> tuple[int, int, int]:
     """How many tiles lie across a map, how many there are, and how many chunks of channels."""
     blocks = config.blocks
-    across = cdiv(width, blocks["TILE_W"] if "TILE_W" in blocks else blocks["STRIP"] * blocks["LANES"])
-    return across, across * cdiv(height, config.blocks["TILE_H"]), cdiv(channels, config.blocks["BLOCK_C"])
+    across = cdiv(
+        width, blocks["TILE_W"] if "TILE_W" in blocks else blocks["STRIP"] * blocks["LANES"]
+    )
+    return (
+        across,
+        across * cdiv(height, config.blocks["TILE_H"]),
+        cdiv(channels, config.blocks["BLOCK_C"]),
+    )
 
 
 def forward(
@@ -152,7 +160,9 @@ def forward_fake(
     """What `forward` returns, unfilled."""
     batch, _, height, width = features.shape
     mask = torch.empty(batch, height, width, dtype=torch.bool, device=features.device)
-    gate = torch.empty(batch, height, width, dtype=statistics_dtype(features.dtype), device=features.device)
+    gate = torch.empty(
+        batch, height, width, dtype=statistics_dtype(features.dtype), device=features.device
+    )
     return _as_given(_new_map(features), features), mask, gate
 
 
@@ -191,7 +201,10 @@ def backward(
     stored = 2 * radius + 1 > WIDEST_RECOMPUTED
     if stored:
         # In 16 bits they would cost the gate's gradient, a float32 sum, all but three digits.
-        y, inverse = (torch.empty_like(rows, dtype=dtype, memory_format=torch.contiguous_format) for _ in range(2))
+        y, inverse = (
+            torch.empty_like(rows, dtype=dtype, memory_format=torch.contiguous_format)
+            for _ in range(2)
+        )
         config = whiten_config(channels, radius, width)
         across, tiles, chunks = _tiles(config, channels, height, width)
         launch(
@@ -209,12 +222,20 @@ def backward(
     )  # fmt: skip
     if through_gate:
         found = (d_mean, d_top, d_weight, d_bias)
-        _through_gate(gate, partial, mean.contiguous(), top.contiguous(), weight.contiguous(), found, compute)
+        _through_gate(
+            gate, partial, mean.contiguous(), top.contiguous(), weight.contiguous(), found, compute
+        )
     return _as_given(d_features, features), d_mean, d_top, d_weight, d_bias
 
 
 def _through_gate(
-    gate: Tensor, partial: Tensor, mean: Tensor, top: Tensor, weight: Tensor, found: tuple[Tensor, ...], compute: object
+    gate: Tensor,
+    partial: Tensor,
+    mean: Tensor,
+    top: Tensor,
+    weight: Tensor,
+    found: tuple[Tensor, ...],
+    compute: object,
 ) -> None:
     """Gradients of the statistics, the weight and the bias from the gate's, into `found`."""
     batch, height, width = gate.shape
@@ -243,7 +264,8 @@ def _gradients(
     features: Tensor, mean: Tensor, top: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     d_mean, d_top, d_weight, d_bias = (
-        torch.empty_like(t, memory_format=torch.contiguous_format) for t in (mean, top, weight, bias)
+        torch.empty_like(t, memory_format=torch.contiguous_format)
+        for t in (mean, top, weight, bias)
     )
     return _new_map(features), d_mean, d_top, d_weight, d_bias
 

@@ -52,7 +52,9 @@ def nonlocal_attention(
     batch, positions, depth = query.shape
     channels = value.shape[-1]
     check_shape(name, "key", key, (batch, positions, depth), "(B, N, d), as query")
-    check_shape(name, "value", value, (batch, positions, channels), "(B, N, C), with query's B and N")
+    check_shape(
+        name, "value", value, (batch, positions, channels), "(B, N, C), with query's B and N"
+    )
     check_shape(name, "residual", residual, (batch, positions, channels), "(B, N, C), as value")
     check_positive(name, N=positions, d=depth, C=channels)
     if use_fused(fused, query, name):
@@ -63,7 +65,12 @@ def nonlocal_attention(
 
 
 def eager(
-    query: Tensor, key: Tensor, value: Tensor, residual: Tensor, *, scores_at_a_time: int = SCORES_AT_A_TIME
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    residual: Tensor,
+    *,
+    scores_at_a_time: int = SCORES_AT_A_TIME,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The path without kernels: rows of queries in chunks, so that inference never holds an N x N matrix."""
     batch, positions, depth = query.shape
@@ -71,7 +78,8 @@ def eager(
     keys = key.transpose(1, 2)
     with without_autocast(query):
         attended = [
-            _attend(query[:, start : start + rows], keys, value, 1 / math.sqrt(depth)) for start in range(0, positions, rows)
+            _attend(query[:, start : start + rows], keys, value, 1 / math.sqrt(depth))
+            for start in range(0, positions, rows)
         ]
         total = torch.cat(attended, 1) if len(attended) > 1 else attended[0]
         features = total + residual.to(total.dtype)

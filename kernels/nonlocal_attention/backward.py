@@ -33,9 +33,15 @@ def attention_prepare(
     delta = tl.zeros([BLOCK_M], COMPUTE)
     for start in range(0, C, BLOCK_C):
         mask = row_in[:, None] if EVEN_C else row_in[:, None] & (column < C - start)[None, :]
-        g = tl.load(g_base + start + (row[:, None] * g_row + column[None, :]), mask=mask, other=0.0).to(COMPUTE)
+        g = tl.load(
+            g_base + start + (row[:, None] * g_row + column[None, :]), mask=mask, other=0.0
+        ).to(COMPUTE)
         offsets = row[:, None] * C + column[None, :]
-        do = g + share[:, None] + tl.where(column[None, :] + start == arg[:, None], g_max[:, None], 0.0)
+        do = (
+            g
+            + share[:, None]
+            + tl.where(column[None, :] + start == arg[:, None], g_max[:, None], 0.0)
+        )
         do = do.to(DO.dtype.element_ty)
         tl.store(DO + dense + start + offsets, do, mask=mask)
         if SAVED:
@@ -87,14 +93,22 @@ def attention_value_gradient(
             s = tl.zeros([BLOCK_N, BLOCK_M], COMPUTE)
             for d in range(0, D, BLOCK_S):
                 k_mask = key_in[:, None] & (depth < D - d)[None, :]
-                k_part = tl.load(k_tile + d + (key[:, None] * k_row + depth[None, :]), mask=k_mask, other=0.0)
+                k_part = tl.load(
+                    k_tile + d + (key[:, None] * k_row + depth[None, :]), mask=k_mask, other=0.0
+                )
                 q_mask = row_in[None, :] & (depth < D - d)[:, None]
                 q_part = tl.load(q_base + d + q_offsets, mask=q_mask, other=0.0)
                 s = tl.dot(k_part, q_part, s, input_precision=PRECISION, out_dtype=COMPUTE)
         p = tl.exp2(s * scale_log2 - lse[None, :])
         do_mask = row_in[:, None] if EVEN_C else row_in[:, None] & (column < left)[None, :]
         do = tl.load(do_base + do_offsets, mask=do_mask, other=0.0)
-        acc = tl.dot(operand(p, DO.dtype.element_ty, PRECISION), do, acc, input_precision=PRECISION, out_dtype=COMPUTE)
+        acc = tl.dot(
+            operand(p, DO.dtype.element_ty, PRECISION),
+            do,
+            acc,
+            input_precision=PRECISION,
+            out_dtype=COMPUTE,
+        )
         q_base += BLOCK_M * q_row
         do_base += BLOCK_M * C
         lse_base += BLOCK_M
@@ -146,16 +160,31 @@ def attention_score_gradient(
                 at = batch * N + start
                 dp = tl.zeros([BLOCK_N, BLOCK_M], COMPUTE)
                 for c in range(0, C, BLOCK_K):
-                    v_mask = key_in[:, None] if EVEN_C else key_in[:, None] & (inner < C - c)[None, :]
-                    do_mask = row_in[None, :] if EVEN_C else row_in[None, :] & (inner < C - c)[:, None]
-                    v = tl.load(v_tile + c + (key[:, None] * v_row + inner[None, :]), mask=v_mask, other=0.0)
-                    do = tl.load(DO + at * C + c + (row[None, :] * C + inner[:, None]), mask=do_mask, other=0.0)
+                    v_mask = (
+                        key_in[:, None] if EVEN_C else key_in[:, None] & (inner < C - c)[None, :]
+                    )
+                    do_mask = (
+                        row_in[None, :] if EVEN_C else row_in[None, :] & (inner < C - c)[:, None]
+                    )
+                    v = tl.load(
+                        v_tile + c + (key[:, None] * v_row + inner[None, :]), mask=v_mask, other=0.0
+                    )
+                    do = tl.load(
+                        DO + at * C + c + (row[None, :] * C + inner[:, None]),
+                        mask=do_mask,
+                        other=0.0,
+                    )
                     dp = tl.dot(v, do, dp, input_precision=PRECISION, out_dtype=COMPUTE)
                 q_mask = row_in[:, None] if EVEN_D else row_in[:, None] & depth_in[None, :]
-                q = tl.load(q_tile + (row[:, None] * q_row + depth[None, :]), mask=q_mask, other=0.0)
+                q = tl.load(
+                    q_tile + (row[:, None] * q_row + depth[None, :]), mask=q_mask, other=0.0
+                )
                 lse = tl.load(LSE + at + row, mask=row_in, other=float("inf"))
                 delta = tl.load(DELTA + at + row, mask=row_in, other=0.0)
-                s = tl.dot(k, tl.trans(q), input_precision=PRECISION, out_dtype=COMPUTE) * scale_log2
+                s = (
+                    tl.dot(k, tl.trans(q), input_precision=PRECISION, out_dtype=COMPUTE)
+                    * scale_log2
+                )
                 # 2^(0 - LSE) overflows where all scores are very negative: keys past the end must be 0 before the exponential.
                 p = tl.exp2(tl.where(key_in[:, None], s, float("-inf")) - lse[None, :])
                 ds = operand(p * (dp - delta[None, :]), Q.dtype.element_ty, PRECISION)
@@ -169,7 +198,11 @@ def attention_score_gradient(
                 tl.store(dq_tile, before + dq, mask=dq_mask)
                 q_tile += BLOCK_M * q_row
             dk_tile = DK + ((batch * query_splits + query_split) * N + first) * D
-            tl.store(dk_tile + (key[:, None] * D + depth[None, :]), dk, mask=key_in[:, None] & depth_in[None, :])
+            tl.store(
+                dk_tile + (key[:, None] * D + depth[None, :]),
+                dk,
+                mask=key_in[:, None] & depth_in[None, :],
+            )
 
 
 @triton.jit
@@ -211,16 +244,30 @@ def attention_score_gradient_wide(
                 for d in range(0, D, BLOCK_S):
                     depth_in = depth < D - d
                     k_mask = key_in[:, None] & depth_in[None, :]
-                    k = tl.load(k_tile + d + (key[:, None] * k_row + depth[None, :]), mask=k_mask, other=0.0)
+                    k = tl.load(
+                        k_tile + d + (key[:, None] * k_row + depth[None, :]), mask=k_mask, other=0.0
+                    )
                     q_mask = row_in[None, :] & depth_in[:, None]
-                    q = tl.load(q_tile + d + (row[None, :] * q_row + depth[:, None]), mask=q_mask, other=0.0)
+                    q = tl.load(
+                        q_tile + d + (row[None, :] * q_row + depth[:, None]), mask=q_mask, other=0.0
+                    )
                     s = tl.dot(k, q, s, input_precision=PRECISION, out_dtype=COMPUTE)
                 dp = tl.zeros([BLOCK_N, BLOCK_M], COMPUTE)
                 for c in range(0, C, BLOCK_K):
-                    v_mask = key_in[:, None] if EVEN_C else key_in[:, None] & (inner < C - c)[None, :]
-                    do_mask = row_in[None, :] if EVEN_C else row_in[None, :] & (inner < C - c)[:, None]
-                    v = tl.load(v_tile + c + (key[:, None] * v_row + inner[None, :]), mask=v_mask, other=0.0)
-                    do = tl.load(DO + at * C + c + (row[None, :] * C + inner[:, None]), mask=do_mask, other=0.0)
+                    v_mask = (
+                        key_in[:, None] if EVEN_C else key_in[:, None] & (inner < C - c)[None, :]
+                    )
+                    do_mask = (
+                        row_in[None, :] if EVEN_C else row_in[None, :] & (inner < C - c)[:, None]
+                    )
+                    v = tl.load(
+                        v_tile + c + (key[:, None] * v_row + inner[None, :]), mask=v_mask, other=0.0
+                    )
+                    do = tl.load(
+                        DO + at * C + c + (row[None, :] * C + inner[:, None]),
+                        mask=do_mask,
+                        other=0.0,
+                    )
                     dp = tl.dot(v, do, dp, input_precision=PRECISION, out_dtype=COMPUTE)
                 lse = tl.load(LSE + at + row, mask=row_in, other=float("inf"))
                 delta = tl.load(DELTA + at + row, mask=row_in, other=0.0)
@@ -233,21 +280,40 @@ def attention_score_gradient_wide(
                 for d in range(0, D, BLOCK_S):
                     depth_in = depth < D - d
                     mask = row_in[:, None] & depth_in[None, :]
-                    q = tl.load(q_tile + d + (row[:, None] * q_row + depth[None, :]), mask=mask, other=0.0)
+                    q = tl.load(
+                        q_tile + d + (row[:, None] * q_row + depth[None, :]), mask=mask, other=0.0
+                    )
                     part = dk_tile + d + (key[:, None] * D + depth[None, :])
                     mask = key_in[:, None] & depth_in[None, :]
                     before = tl.load(part, mask=mask & (offset > 0), other=0.0)
-                    tl.store(part, before + tl.dot(ds, q, input_precision=PRECISION, out_dtype=COMPUTE), mask=mask)
-                    k = tl.load(k_tile + d + (key[:, None] * k_row + depth[None, :]), mask=mask, other=0.0)
-                    part = DQ + ((batch * key_splits + key_split) * N + start) * D + d + (row[:, None] * D + depth[None, :])
+                    tl.store(
+                        part,
+                        before + tl.dot(ds, q, input_precision=PRECISION, out_dtype=COMPUTE),
+                        mask=mask,
+                    )
+                    k = tl.load(
+                        k_tile + d + (key[:, None] * k_row + depth[None, :]), mask=mask, other=0.0
+                    )
+                    part = (
+                        DQ
+                        + ((batch * key_splits + key_split) * N + start) * D
+                        + d
+                        + (row[:, None] * D + depth[None, :])
+                    )
                     mask = row_in[:, None] & depth_in[None, :]
                     before = tl.load(part, mask=mask & (step > 0), other=0.0)
-                    tl.store(part, before + tl.dot(ds_rows, k, input_precision=PRECISION, out_dtype=COMPUTE), mask=mask)
+                    tl.store(
+                        part,
+                        before + tl.dot(ds_rows, k, input_precision=PRECISION, out_dtype=COMPUTE),
+                        mask=mask,
+                    )
                 q_tile += BLOCK_M * q_row
 
 
 @triton.jit
-def attention_reduce(DQ_PARTS, DK_PARTS, DQ, DK, size, key_splits, query_splits, blocks, scale, BLOCK: tl.constexpr):
+def attention_reduce(
+    DQ_PARTS, DK_PARTS, DQ, DK, size, key_splits, query_splits, blocks, scale, BLOCK: tl.constexpr
+):
     """dQ = scale * sum over key splits, dK = scale * sum over query splits, in fixed order.
 
     Pointers: DQ_PARTS (B, key_splits, N, D), DK_PARTS (B, query_splits, N, D) in COMPUTE; DQ, DK (B, N, D); size = N D.

@@ -15,8 +15,17 @@ SHAPES = ((4, 4096, 64, 512), (4, 1024, 64, 512), (4, 256, 128, 1024), (1, 4096,
 
 def _tensors(shape: Shape) -> tuple[Tensor, ...]:
     batch, positions, depth, channels = shape
-    q, k, v = torch.randn(batch, positions, 2 * depth + channels, device="cuda").bfloat16().split([depth, depth, channels], -1)
-    return q, k, v, *(torch.randn(batch, positions, channels, device="cuda").bfloat16() for _ in range(2))
+    q, k, v = (
+        torch.randn(batch, positions, 2 * depth + channels, device="cuda")
+        .bfloat16()
+        .split([depth, depth, channels], -1)
+    )
+    return (
+        q,
+        k,
+        v,
+        *(torch.randn(batch, positions, channels, device="cuda").bfloat16() for _ in range(2)),
+    )
 
 
 def start_forward(shape: Shape) -> Callable[[], object]:
@@ -54,11 +63,18 @@ def _tiles(shape: Shape, outer: str, inner: str) -> Iterable[KernelConfig]:
     """Tiles whose accumulator (outer, C) takes 64 to 128 registers a thread, and whose shared memory may fit."""
     _, _, depth, channels = shape
     limit = shared_limit()
-    for big, small, columns, warps, stages in product((64, 128), (64, 128), (128, 256, 512), (4, 8), (2, 3)):
+    for big, small, columns, warps, stages in product(
+        (64, 128), (64, 128), (128, 256, 512), (4, 8), (2, 3)
+    ):
         blocks = _depth(depth)
         shared = stages * small * (columns + blocks["BLOCK_S"]) * 2 + big * blocks["BLOCK_S"] * 2
         if columns <= channels and 64 <= big * columns // (32 * warps) <= 128 and shared < limit:
-            tiles = {outer: big, inner: small, "BLOCK_C": columns, "EVEN_C": channels % columns == 0}
+            tiles = {
+                outer: big,
+                inner: small,
+                "BLOCK_C": columns,
+                "EVEN_C": channels % columns == 0,
+            }
             yield KernelConfig(blocks | tiles, warps, stages)
 
 
@@ -81,17 +97,31 @@ def score_gradient_tiles(shape: Shape) -> Iterable[KernelConfig]:
         shared = 2 * (n + stages * m) * (width + blocks["BLOCK_D"])
         if width <= 512 and depth <= 64 and shared < shared_limit():
             even = {"EVEN_C": width == channels, "EVEN_D": blocks["BLOCK_D"] == depth}
-            yield KernelConfig({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_V": width, **blocks, **even}, warps, stages)
-    for m, n, k, slice_, warps, stages in product((16, 32, 64), (16, 32, 64, 128), (64, 128), (64,), (4, 8), (3,)):
+            yield KernelConfig(
+                {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_V": width, **blocks, **even}, warps, stages
+            )
+    for m, n, k, slice_, warps, stages in product(
+        (16, 32, 64), (16, 32, 64, 128), (64, 128), (64,), (4, 8), (3,)
+    ):
         if 8 <= m * n // (32 * warps) <= 32 and (channels > 512 or (m, k) == (64, 64)):
-            tiles = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "BLOCK_S": min(slice_, blocks["BLOCK_D"])}
+            tiles = {
+                "BLOCK_M": m,
+                "BLOCK_N": n,
+                "BLOCK_K": k,
+                "BLOCK_S": min(slice_, blocks["BLOCK_D"]),
+            }
             yield KernelConfig(tiles | {"EVEN_C": channels % k == 0}, warps, stages)
 
 
 SUBJECTS = {
     "score_gradient": Subject(
-        "score_gradient_config", (*SHAPES, (4, 64, 256, 2048)), score_gradient_tiles, start_score_gradient
+        "score_gradient_config",
+        (*SHAPES, (4, 64, 256, 2048)),
+        score_gradient_tiles,
+        start_score_gradient,
     ),
     "forward": Subject("forward_config", SHAPES, forward_tiles, start_forward),
-    "value_gradient": Subject("value_gradient_config", SHAPES, value_gradient_tiles, start_value_gradient),
+    "value_gradient": Subject(
+        "value_gradient_config", SHAPES, value_gradient_tiles, start_value_gradient
+    ),
 }

@@ -96,7 +96,11 @@ def _row(table: dict, architecture: str, size: int, depth: int = 0) -> tuple:
 def _depth_blocks(depth: int, deepest: int, itemsize: int, slice_: int) -> dict[str, int | bool]:
     block = _power_of_two(depth)
     kept = block <= deepest
-    return {"BLOCK_D": block, "BLOCK_S": block if kept else min(slice_, block // 2), "EVEN_D": kept and block == depth}
+    return {
+        "BLOCK_D": block,
+        "BLOCK_S": block if kept else min(slice_, block // 2),
+        "EVEN_D": kept and block == depth,
+    }
 
 
 def _inner(dtype: torch.dtype, precision: str, aligned: bool) -> int:
@@ -104,20 +108,26 @@ def _inner(dtype: torch.dtype, precision: str, aligned: bool) -> int:
     return 16 if dtype.itemsize >= 4 and (precision == "ieee" or not aligned) else 32
 
 
-def _plain(depth: int, channels: int, dtype: torch.dtype, precision: str, aligned: bool) -> tuple[int, dict[str, int | bool]]:
+def _plain(
+    depth: int, channels: int, dtype: torch.dtype, precision: str, aligned: bool
+) -> tuple[int, dict[str, int | bool]]:
     """(BLOCK_C, blocks of the depth) of float32, and of 16-bit rows that are not aligned."""
     inner = _inner(dtype, precision, aligned)
     widest = 128 if aligned or dtype.itemsize == 2 else 64
     return min(widest, _power_of_two(channels)), _depth_blocks(depth, inner, dtype.itemsize, inner)
 
 
-def _resident(depth: int, channels: int, architecture: str) -> tuple[int, int, int, int, int] | None:
+def _resident(
+    depth: int, channels: int, architecture: str
+) -> tuple[int, int, int, int, int] | None:
     """(BLOCK_M, BLOCK_N, BLOCK_V, warps, stages) where whole rows of values pad by at most a third and fit."""
     block_d, block_v = _power_of_two(depth), _power_of_two(channels, 64)
     if block_d > 16 and depth % 16:
         # Partial sums of such rows are stored element by element and spill.
         return None
-    for widest, deepest, block_m, block_n, warps, stages in SCORE_GRADIENT_RESIDENT.get(architecture, ()):
+    for widest, deepest, block_m, block_n, warps, stages in SCORE_GRADIENT_RESIDENT.get(
+        architecture, ()
+    ):
         if channels <= widest and block_d <= deepest and 3 * block_v <= 4 * channels:
             return block_m, block_n, block_v, warps, stages
     return None
@@ -125,54 +135,93 @@ def _resident(depth: int, channels: int, architecture: str) -> tuple[int, int, i
 
 @tunable
 def forward_config(
-    depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str, aligned: bool = True
+    depth: int,
+    channels: int,
+    dtype: torch.dtype,
+    architecture: str,
+    precision: str,
+    aligned: bool = True,
 ) -> KernelConfig:
     """Tiles of attention_forward; BLOCK_C channels a program."""
     if dtype.itemsize >= 4 or not aligned:
         block_m, block_n, warps, stages, slices = 64, 32, 8, 1, 1
         block_c, blocks = _plain(depth, channels, dtype, precision, aligned)
     else:
-        block_m, block_n, block_c, warps, stages, slices, deepest = _row(FORWARD, architecture, channels, _power_of_two(depth))
+        block_m, block_n, block_c, warps, stages, slices, deepest = _row(
+            FORWARD, architecture, channels, _power_of_two(depth)
+        )
         block_c = min(block_c, _power_of_two(channels))
         slices = min(slices, max(1, block_c // 128))
         blocks = _depth_blocks(depth, deepest, dtype.itemsize, DEPTH_SLICE[dtype.itemsize])
-    blocks |= {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_C": block_c, "SLICES": slices, "EVEN_C": channels % block_c == 0}
+    blocks |= {
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "BLOCK_C": block_c,
+        "SLICES": slices,
+        "EVEN_C": channels % block_c == 0,
+    }
     return KernelConfig(blocks, warps, stages)
 
 
 @tunable
 def value_gradient_config(
-    depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str, aligned: bool = True
+    depth: int,
+    channels: int,
+    dtype: torch.dtype,
+    architecture: str,
+    precision: str,
+    aligned: bool = True,
 ) -> KernelConfig:
     """Tiles of attention_value_gradient; BLOCK_N keys and BLOCK_C channels a program."""
     if dtype.itemsize >= 4 or not aligned:
         block_m, block_n, warps, stages = 32, 64, 8, 1
         block_c, blocks = _plain(depth, channels, dtype, precision, aligned)
     else:
-        block_m, block_n, block_c, warps, stages, deepest = _row(VALUE_GRADIENT, architecture, channels)
+        block_m, block_n, block_c, warps, stages, deepest = _row(
+            VALUE_GRADIENT, architecture, channels
+        )
         block_c = min(block_c, _power_of_two(channels))
         blocks = _depth_blocks(depth, deepest, dtype.itemsize, DEPTH_SLICE[dtype.itemsize])
-    blocks |= {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_C": block_c, "EVEN_C": channels % block_c == 0}
+    blocks |= {
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "BLOCK_C": block_c,
+        "EVEN_C": channels % block_c == 0,
+    }
     return KernelConfig(blocks, warps, stages)
 
 
 @tunable
 def score_gradient_config(
-    depth: int, channels: int, dtype: torch.dtype, architecture: str, precision: str, aligned: bool = True
+    depth: int,
+    channels: int,
+    dtype: torch.dtype,
+    architecture: str,
+    precision: str,
+    aligned: bool = True,
 ) -> KernelConfig:
     """Tiles of attention_score_gradient, of its wide form where they hold BLOCK_S, of its resident form where BLOCK_V."""
     block_d = _power_of_two(depth)
     if dtype.itemsize == 2 and aligned and (resident := _resident(depth, channels, architecture)):
         block_m, block_n, block_v, warps, stages = resident
         blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_V": block_v, "BLOCK_D": block_d}
-        return KernelConfig(blocks | {"EVEN_C": block_v == channels, "EVEN_D": block_d == depth}, warps, stages)
+        return KernelConfig(
+            blocks | {"EVEN_C": block_v == channels, "EVEN_D": block_d == depth}, warps, stages
+        )
     if dtype.itemsize >= 4 or not aligned:
         wide = _inner(dtype, precision, aligned)
         ieee = dtype.itemsize >= 4 and precision == "ieee"
-        block_m, block_n, block_k, warps, stages = (32, 64, 32, 8, 1) if ieee else (32, 32, wide, 4, 1)
+        block_m, block_n, block_k, warps, stages = (
+            (32, 64, 32, 8, 1) if ieee else (32, 32, wide, 4, 1)
+        )
     else:
         block_m, block_n, block_k, wide, warps, stages = _row(SCORE_GRADIENT, architecture, block_d)
-    blocks = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "EVEN_C": channels % block_k == 0}
+    blocks = {
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "BLOCK_K": block_k,
+        "EVEN_C": channels % block_k == 0,
+    }
     if wide is None:
         blocks |= {"BLOCK_D": block_d, "EVEN_D": block_d == depth}
     else:

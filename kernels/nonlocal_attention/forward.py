@@ -34,7 +34,9 @@ def finish_slice(
     mask = row_in[:, None] if EVEN_C else row_in[:, None] & column_in[None, :]
     out = acc
     if SAVE:
-        tl.store(A + (row[:, None] * a_row + column[None, :]), out.to(A.dtype.element_ty), mask=mask)
+        tl.store(
+            A + (row[:, None] * a_row + column[None, :]), out.to(A.dtype.element_ty), mask=mask
+        )
     out += tl.load(R + (row[:, None] * r_row + column[None, :]), mask=mask, other=0.0).to(COMPUTE)
     tl.store(F + (row[:, None] * f_row + column[None, :]), out.to(F.dtype.element_ty), mask=mask)
     total += tl.sum(out if EVEN_C else tl.where(column_in[None, :], out, 0.0), 1)
@@ -97,7 +99,9 @@ def attention_forward(
             s = tl.zeros([BLOCK_M, BLOCK_N], COMPUTE)
             for d in range(0, D, BLOCK_S):
                 q_mask = row_in[:, None] & (depth < D - d)[None, :]
-                q_part = tl.load(q_tile + d + (row[:, None] * q_row + depth[None, :]), mask=q_mask, other=0.0)
+                q_part = tl.load(
+                    q_tile + d + (row[:, None] * q_row + depth[None, :]), mask=q_mask, other=0.0
+                )
                 k_mask = key_in[None, :] & (depth < D - d)[:, None]
                 k_part = tl.load(k_base + d + k_offsets, mask=k_mask, other=0.0)
                 s = tl.dot(q_part, k_part, s, input_precision=PRECISION, out_dtype=COMPUTE)
@@ -111,7 +115,13 @@ def attention_forward(
         acc = acc * alpha[:, None]
         v_mask = key_in[:, None] if EVEN_C else key_in[:, None] & (column < left)[None, :]
         v = tl.load(v_base + v_offsets, mask=v_mask, other=0.0)
-        acc = tl.dot(operand(p, V.dtype.element_ty, PRECISION), v, acc, input_precision=PRECISION, out_dtype=COMPUTE)
+        acc = tl.dot(
+            operand(p, V.dtype.element_ty, PRECISION),
+            v,
+            acc,
+            input_precision=PRECISION,
+            out_dtype=COMPUTE,
+        )
         m = higher
         k_base += BLOCK_N * k_row
         v_base += BLOCK_N * v_row

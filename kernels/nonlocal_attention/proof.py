@@ -27,8 +27,12 @@ def separate_maxima(query: Tensor, key: Tensor, value: Tensor, residual: Tensor)
     Where two channels are as good as equal, float64 itself sends the maximum's gradient to another one, and an error there says
     nothing. Exact ties have a test of their own.
     """
-    features, *_ = reference.nonlocal_attention(*(t.double() for t in (query, key, value, residual)))
-    residual += torch.zeros_like(residual).scatter_(-1, features.argmax(-1, keepdim=True), residual.abs().mean().item() / 4)
+    features, *_ = reference.nonlocal_attention(
+        *(t.double() for t in (query, key, value, residual))
+    )
+    residual += torch.zeros_like(residual).scatter_(
+        -1, features.argmax(-1, keepdim=True), residual.abs().mean().item() / 4
+    )
 
 
 def make_inputs(row: Row, generator: torch.Generator) -> dict[str, Tensor]:
@@ -37,7 +41,9 @@ def make_inputs(row: Row, generator: torch.Generator) -> dict[str, Tensor]:
     depth = depth_of(channels)
 
     def rows(count: int) -> Tensor:
-        features = torch.randn(batch, count, height, width, generator=generator).to(row.device, row.dtype)
+        features = torch.randn(batch, count, height, width, generator=generator).to(
+            row.device, row.dtype
+        )
         return as_rows(features.contiguous(memory_format=row.memory_format))
 
     query, key, value = rows(2 * depth + channels).split([depth, depth, channels], -1)
@@ -51,7 +57,9 @@ def samples(row: Row, generator: torch.Generator) -> dict[str, tuple]:
     """Arguments of the registered operators, for opcheck."""
     inputs = make_inputs(row, generator)
     query, key, value, residual = inputs.values()
-    features, mean, top, argmax, lse, attended = triton_impl.forward(query, key, value, residual, True)
+    features, mean, top, argmax, lse, attended = triton_impl.forward(
+        query, key, value, residual, True
+    )
     saved = (
         query,
         key,
@@ -83,7 +91,9 @@ def _bounds_at(channels: int, positions: tuple[int, int]) -> list[Bound]:
     floor, pair = count * (2 * depth + 3 * channels) * 2, 2 * count**2
     narrow, chunked = channels == 64, channels > 128
     forward: dict[str, Any] = dict(
-        floor_bytes=floor, useful_flops=pair * (depth + channels), flops=1.35 if channels == 2048 else 1.15
+        floor_bytes=floor,
+        useful_flops=pair * (depth + channels),
+        flops=1.35 if channels == 2048 else 1.15,
     )
     return [
         Bound(row, "inference", launches=1 + chunked, passes=1.15 if narrow else 1.10, **forward),
@@ -96,12 +106,18 @@ def _bounds_at(channels: int, positions: tuple[int, int]) -> list[Bound]:
 
 def bounds() -> list[Bound]:
     """Launches, passes and FLOPs at every width; N a multiple of every tile."""
-    found = [bound for width in WIDTHS for bound in _bounds_at(width, (16, 16) if width < 1024 else (8, 16))]
+    found = [
+        bound
+        for width in WIDTHS
+        for bound in _bounds_at(width, (16, 16) if width < 1024 else (8, 16))
+    ]
     widest = replace(found[-1], architecture="sm_86", flops=1.45)
     return [*found, widest]
 
 
-def launches(depth: int, channels: int, dtype: torch.dtype, positions: int, saves: tuple[bool, ...]) -> Callable[[], None]:
+def launches(
+    depth: int, channels: int, dtype: torch.dtype, positions: int, saves: tuple[bool, ...]
+) -> Callable[[], None]:
     """Every launch of one shape on meta tensors, for recorded_jobs."""
 
     def run() -> None:
@@ -110,8 +126,12 @@ def launches(depth: int, channels: int, dtype: torch.dtype, positions: int, save
         residual = torch.empty(4, positions, channels, dtype=dtype, device="meta")
         for save in saves:
             triton_impl.forward(query, key, value, residual, save)
-        features, mean, top, argmax, lse, attended = triton_impl.forward(query, key, value, residual, True)
-        triton_impl.backward(query, key, value, attended, lse, argmax, features, mean, top, True, True)
+        features, mean, top, argmax, lse, attended = triton_impl.forward(
+            query, key, value, residual, True
+        )
+        triton_impl.backward(
+            query, key, value, attended, lse, argmax, features, mean, top, True, True
+        )
 
     return run
 
@@ -137,9 +157,21 @@ def jobs(level: str) -> list[CompileJob]:
         rows += [("gfx942", (32, 256), dtype, 4096) for dtype in (half, single)]
         saves: tuple[bool, ...] = (True, False)
     else:
-        rows = [("sm_90", (8, 64), half, 4096), ("sm_90", (64, 512), half, 4096), ("sm_90", (256, 2048), half, 4096)]
-        rows += [("sm_80", (8, 64), half, 4096), ("sm_86", (256, 2048), half, 4096), ("sm_80", (32, 256), single, 4096)]
-        rows += [("sm_90", (10, 77), half, 4095), ("sm_90", (1, 1), half, 1), ("sm_100", (32, 256), half, 4096)]
+        rows = [
+            ("sm_90", (8, 64), half, 4096),
+            ("sm_90", (64, 512), half, 4096),
+            ("sm_90", (256, 2048), half, 4096),
+        ]
+        rows += [
+            ("sm_80", (8, 64), half, 4096),
+            ("sm_86", (256, 2048), half, 4096),
+            ("sm_80", (32, 256), single, 4096),
+        ]
+        rows += [
+            ("sm_90", (10, 77), half, 4095),
+            ("sm_90", (1, 1), half, 1),
+            ("sm_100", (32, 256), half, 4096),
+        ]
         rows += [("gfx942", (32, 256), half, 4096), ("gfx942", (32, 256), single, 4096)]
         saves = (True,)
     found = []
@@ -153,7 +185,9 @@ def instructions(job: CompileJob) -> tuple[str, ...]:
     """Tensor cores and asynchronous copies in matrix kernels, 128-bit accesses in the others, where alignment allows."""
     name, blocks = job.kernel.split(":")[1], job.constexprs
     # A size of 1 is a constant, not an argument.
-    aligned = all(size in job.divisible for size in ("C", "size") if size in job.signature or size in blocks)
+    aligned = all(
+        size in job.divisible for size in ("C", "size") if size in job.signature or size in blocks
+    )
     if job.target.startswith("gfx") or not aligned:
         return ()
     if name in ("attention_prepare", "attention_reduce"):
@@ -163,7 +197,11 @@ def instructions(job: CompileJob) -> tuple[str, ...]:
     stationary = blocks["BLOCK_M" if name == "attention_forward" else "BLOCK_N"]
     tensor_cores = blocks["PRECISION"] != "ieee" or job.signature["Q"] != "*fp32"
     needed = ("cp.async",) if job.options["num_stages"] > 1 else ()
-    return (*needed, "HGMMA") if job.target == "sm_90" and stationary >= 64 and tensor_cores else needed
+    return (
+        (*needed, "HGMMA")
+        if job.target == "sm_90" and stationary >= 64 and tensor_cores
+        else needed
+    )
 
 
 BAD_INPUTS = (

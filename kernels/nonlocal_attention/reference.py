@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def nonlocal_attention(query: Tensor, key: Tensor, value: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def nonlocal_attention(
+    query: Tensor, key: Tensor, value: Tensor, residual: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Eq. 2 and 3 as written, then the mean and the maximum over the channels that Eq. 4 needs.
 
     Args:

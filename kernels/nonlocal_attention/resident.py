@@ -61,11 +61,15 @@ def attention_score_gradient_resident(
             for offset in range(0, end - begin, BLOCK_M):
                 row_in = row < end - begin - offset
                 q_mask = row_in[:, None] if EVEN_D else row_in[:, None] & depth_in[None, :]
-                q = tl.load(q_tile + (row[:, None] * q_row + depth[None, :]), mask=q_mask, other=0.0)
+                q = tl.load(
+                    q_tile + (row[:, None] * q_row + depth[None, :]), mask=q_mask, other=0.0
+                )
                 do_offsets = row[:, None] * width + column[None, :]
                 do_mask = row_in[:, None] if EVEN_C else row_in[:, None] & (column < C)[None, :]
                 do = tl.load(do_tile + do_offsets, mask=do_mask, other=0.0)
-                do_mask = row_in[:, None] if EVEN_C else row_in[:, None] & (column < C - HALF)[None, :]
+                do_mask = (
+                    row_in[:, None] if EVEN_C else row_in[:, None] & (column < C - HALF)[None, :]
+                )
                 do_right = tl.load(do_tile + HALF + do_offsets, mask=do_mask, other=0.0)
                 lse = tl.load(lse_tile + row, mask=row_in, other=float("inf"))
                 delta = tl.load(delta_tile + row, mask=row_in, other=0.0)
@@ -78,7 +82,9 @@ def attention_score_gradient_resident(
                 before = tl.load(dq_at, mask=dq_mask & (step > 0), other=0.0)
                 s = tl.dot(k, tl.trans(q), input_precision=PRECISION, out_dtype=COMPUTE)
                 dp = tl.dot(v, tl.trans(do), input_precision=PRECISION, out_dtype=COMPUTE)
-                dp = tl.dot(v_right, tl.trans(do_right), dp, input_precision=PRECISION, out_dtype=COMPUTE)
+                dp = tl.dot(
+                    v_right, tl.trans(do_right), dp, input_precision=PRECISION, out_dtype=COMPUTE
+                )
                 # 2^(0 - LSE) overflows where all scores are very negative: keys past the end must be 0 before the exponential.
                 p = tl.exp2(tl.where(key_in[:, None], s * scale_log2, float("-inf")) - lse[None, :])
                 ds = (p * (dp - delta[None, :])).to(Q.dtype.element_ty)
@@ -95,4 +101,8 @@ def attention_score_gradient_resident(
                 lse_tile += BLOCK_M
                 delta_tile += BLOCK_M
             dk_tile = DK + ((batch * query_splits + query_split) * N + first) * deep
-            tl.store(dk_tile + (key[:, None] * deep + depth[None, :]), dk, mask=key_in[:, None] & depth_in[None, :])
+            tl.store(
+                dk_tile + (key[:, None] * deep + depth[None, :]),
+                dk,
+                mask=key_in[:, None] & depth_in[None, :],
+            )

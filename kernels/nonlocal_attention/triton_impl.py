@@ -51,20 +51,33 @@ def forward(
         features (B, N, C), channel_mean (B, N), channel_max (B, N), argmax (B, N) int32, lse (B, N) in base 2, and
         A V (B, N, C), empty unless `save`.
     """
-    query, key, value, residual = (contiguous_rows(tensor) for tensor in (query, key, value, residual))
+    query, key, value, residual = (
+        contiguous_rows(tensor) for tensor in (query, key, value, residual)
+    )
     batch, positions, depth = query.shape
     channels = value.shape[-1]
-    dtype, statistics, precision = query.dtype, statistics_dtype(query.dtype), dot_precision(query.dtype, query.device)
+    dtype, statistics, precision = (
+        query.dtype,
+        statistics_dtype(query.dtype),
+        dot_precision(query.dtype, query.device),
+    )
     even = aligned(channels, query, key, value, residual)
-    config = configs.forward_config(depth, channels, dtype, architecture(query.device), precision, even)
-    tiles, chunks = cdiv(positions, config.blocks["BLOCK_M"]), cdiv(channels, config.blocks["BLOCK_C"])
+    config = configs.forward_config(
+        depth, channels, dtype, architecture(query.device), precision, even
+    )
+    tiles, chunks = (
+        cdiv(positions, config.blocks["BLOCK_M"]),
+        cdiv(channels, config.blocks["BLOCK_C"]),
+    )
     features = query.new_empty(batch, positions, channels)
     attended = query.new_empty((batch, positions, channels) if save else 0)
     lse, mean, top = (query.new_empty(batch, positions, dtype=statistics) for _ in range(3))
     argmax = query.new_empty(batch, positions, dtype=torch.int32)
     parts: tuple[Tensor, ...] = (mean, top, argmax)
     if chunks > 1:
-        parts = tuple(query.new_empty(batch, chunks, positions, dtype=t.dtype) for t in (mean, top, argmax))
+        parts = tuple(
+            query.new_empty(batch, chunks, positions, dtype=t.dtype) for t in (mean, top, argmax)
+        )
     launch(
         attention_forward, (tiles * chunks * batch,),
         query, key, value, residual, features, attended if save else features, lse, *parts,
@@ -88,7 +101,14 @@ def forward_fake(
     features = query.new_empty(batch, positions, channels)
     lse, mean, top = (query.new_empty(batch, positions, dtype=statistics) for _ in range(3))
     argmax = query.new_empty(batch, positions, dtype=torch.int32)
-    return features, mean, top, argmax, lse, query.new_empty((batch, positions, channels) if save else 0)
+    return (
+        features,
+        mean,
+        top,
+        argmax,
+        lse,
+        query.new_empty((batch, positions, channels) if save else 0),
+    )
 
 
 def prepare(
@@ -102,7 +122,11 @@ def prepare(
     Returns:
         grad_attended (B, N, C), which is the residual's gradient too, and delta (B, N) (0 where `attended` is empty).
     """
-    grad_features, grad_mean, grad_max = contiguous_rows(grad_features), grad_mean.contiguous(), grad_max.contiguous()
+    grad_features, grad_mean, grad_max = (
+        contiguous_rows(grad_features),
+        grad_mean.contiguous(),
+        grad_max.contiguous(),
+    )
     batch, positions, channels = grad_features.shape
     block_c = min(128, max(16, 1 << (channels - 1).bit_length()))
     grad_attended = grad_features.new_empty(batch, positions, channels)
@@ -126,8 +150,13 @@ def value_gradient(query: Tensor, key: Tensor, grad_attended: Tensor, lse: Tenso
     channels = grad_attended.shape[-1]
     precision = dot_precision(query.dtype, query.device)
     even = aligned(channels, query, key)
-    config = configs.value_gradient_config(depth, channels, query.dtype, architecture(query.device), precision, even)
-    tiles, chunks = cdiv(positions, config.blocks["BLOCK_N"]), cdiv(channels, config.blocks["BLOCK_C"])
+    config = configs.value_gradient_config(
+        depth, channels, query.dtype, architecture(query.device), precision, even
+    )
+    tiles, chunks = (
+        cdiv(positions, config.blocks["BLOCK_N"]),
+        cdiv(channels, config.blocks["BLOCK_C"]),
+    )
     grad_value = torch.empty_like(grad_attended)
     launch(
         attention_value_gradient, (tiles * chunks * batch,),
@@ -160,9 +189,13 @@ def score_gradient(
     channels = value.shape[-1]
     precision = dot_precision(query.dtype, query.device)
     even = aligned(channels, query, key, value)
-    config = configs.score_gradient_config(depth, channels, query.dtype, architecture(query.device), precision, even)
+    config = configs.score_gradient_config(
+        depth, channels, query.dtype, architecture(query.device), precision, even
+    )
     block_m, block_n = config.blocks["BLOCK_M"], config.blocks["BLOCK_N"]
-    key_splits, tiles, query_splits, row_tiles = splits(batch, cdiv(positions, block_m), cdiv(positions, block_n))
+    key_splits, tiles, query_splits, row_tiles = splits(
+        batch, cdiv(positions, block_m), cdiv(positions, block_n)
+    )
     dq_parts = lse.new_empty(batch, key_splits, positions, depth)
     dk_parts = lse.new_empty(batch, query_splits, positions, depth)
     kernel = attention_score_gradient
@@ -211,4 +244,9 @@ def backward_fake(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """What `backward` returns, unfilled."""
     grad_query, grad_key = (query.new_empty(query.shape if scores else 0) for _ in range(2))
-    return grad_query, grad_key, query.new_empty(value.shape if values else 0), query.new_empty(value.shape)
+    return (
+        grad_query,
+        grad_key,
+        query.new_empty(value.shape if values else 0),
+        query.new_empty(value.shape),
+    )

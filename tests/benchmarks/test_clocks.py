@@ -54,7 +54,9 @@ def gpu(monkeypatch) -> Gpu:
     gpu = Gpu()
     monkeypatch.setattr(torch.cuda, "Event", gpu.event)
     monkeypatch.setattr(torch.cuda, "synchronize", gpu.synchronize)
-    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: gpu.queue(cycles / conftest.CLOCK_RATE))
+    monkeypatch.setattr(
+        torch.cuda, "_sleep", lambda cycles: gpu.queue(cycles / conftest.CLOCK_RATE)
+    )
     monkeypatch.setattr(conftest.time, "perf_counter", lambda: gpu.now)
     return gpu
 
@@ -88,7 +90,11 @@ def test_a_call_that_waits_for_the_gpu_is_said_to_be_timed_with_python(gpu):
 def test_kernels_of_one_beginning_are_told_apart(monkeypatch):
     """The names of a library's kernels differ after a hundred letters only; annotations span kernels that count themselves."""
     event = lambda key, time, annotation=False: SimpleNamespace(
-        key=key, self_cpu_time_total=time, count=5, device_type=DeviceType.CPU, is_user_annotation=annotation
+        key=key,
+        self_cpu_time_total=time,
+        count=5,
+        device_type=DeviceType.CPU,
+        is_user_annotation=annotation,
     )
     events = [
         event("k" * 120 + "a", 50.0),
@@ -98,4 +104,7 @@ def test_kernels_of_one_beginning_are_told_apart(monkeypatch):
     ]
     monkeypatch.setattr(common, "CUDA", False)
     monkeypatch.setattr(torch.profiler.profile, "key_averages", lambda profile: events)
-    assert common.kernels(lambda: None) == {"k" * 120 + "b": [20.0, 1.0], "k" * 120 + "a": [15.0, 2.0]}
+    assert common.kernels(lambda: None) == {
+        "k" * 120 + "b": [20.0, 1.0],
+        "k" * 120 + "a": [15.0, 2.0],
+    }

@@ -10,7 +10,9 @@ import pytest
 
 from benchmarks.provenance import ROOT
 
-pytestmark = pytest.mark.skipif(shutil.which("timeout") is None, reason="gpu.sh needs bash and timeout of GNU coreutils")
+pytestmark = pytest.mark.skipif(
+    shutil.which("timeout") is None, reason="gpu.sh needs bash and timeout of GNU coreutils"
+)
 
 
 def gpu(*arguments: str, out) -> subprocess.CompletedProcess:
@@ -22,7 +24,10 @@ def gpu(*arguments: str, out) -> subprocess.CompletedProcess:
 
 def test_an_unknown_stage_is_refused_with_the_known_ones(tmp_path):
     done = gpu("speed", out=tmp_path)
-    assert done.returncode == 2 and "tests ceilings ops model memory breakdown sanitizer" in done.stderr
+    assert (
+        done.returncode == 2
+        and "tests ceilings ops model memory breakdown sanitizer" in done.stderr
+    )
 
 
 def test_quick_stages_walk_and_say_where_they_come_from(tmp_path):
@@ -38,8 +43,19 @@ def test_quick_stages_walk_and_say_where_they_come_from(tmp_path):
 def test_a_stopped_benchmark_keeps_what_it_measured(tmp_path):
     """A time limit's SIGTERM ends pytest as Ctrl-C does, which writes the JSON."""
     target, probe = tmp_path / "walk.json", tmp_path / "test_probe.py"
-    probe.write_text("import os, signal\n\n\ndef test_stops(benchmark):\n    os.kill(os.getpid(), signal.SIGTERM)\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", "--benchmark-only"]
+    probe.write_text(
+        "import os, signal\n\n\ndef test_stops(benchmark):\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--rootdir={ROOT}",
+        "--benchmark-only",
+    ]
     done = subprocess.run(
         [*command, f"--benchmark-json={target}", "-k", "stops or as and written and forward and not compiled",
          "benchmarks/bench_bce_dice.py", str(probe)],

@@ -22,12 +22,21 @@ def test_saved_bytes_are_those_of_distinct_storages_without_parameters():
     assert saved_bytes(lambda: x @ x.T) == 0
 
 
-@pytest.mark.parametrize("path, strides", [("plain", ()), ("eager", (8, 16, 32)), ("eager", (32, 4))])
+@pytest.mark.parametrize(
+    "path, strides", [("plain", ()), ("eager", (8, 16, 32)), ("eager", (32, 4))]
+)
 def test_prediction_of_saved_bytes_is_what_the_hooks_count(path, strides, rng):
     size = 64
-    net = IntraSenseNet(fused=False, **({"refine_strides": strides} if strides else {"gcp": False, "cdr": False}))
-    image, mask = torch.rand(2, 1, size, size, generator=rng), torch.rand(2, 1, size, size, generator=rng) > 0.5
-    counted = saved_bytes(lambda: IntraSenseLoss(fused=False)(net(image), mask), [*net.parameters(), *net.buffers()])
+    net = IntraSenseNet(
+        fused=False, **({"refine_strides": strides} if strides else {"gcp": False, "cdr": False})
+    )
+    image, mask = (
+        torch.rand(2, 1, size, size, generator=rng),
+        torch.rand(2, 1, size, size, generator=rng) > 0.5,
+    )
+    counted = saved_bytes(
+        lambda: IntraSenseLoss(fused=False)(net(image), mask), [*net.parameters(), *net.buffers()]
+    )
     parts = prediction.saved(path, size, strides, batch=2)
     # BatchNorm's statistics and the gates are too small to be predicted: they weigh most on the smallest image.
     assert 1.0 <= counted / sum(parts.values()) <= 1.015, parts
@@ -41,7 +50,16 @@ def test_attention_scores_grow_with_the_square_of_the_positions():
 
 
 def test_a_walk_writes_table_plot_and_json(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.memory", "--dry-run", "--limit-gib", "1", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.memory",
+        "--dry-run",
+        "--limit-gib",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "memory.json").read_text())["rows"]
@@ -52,9 +70,18 @@ def test_a_walk_writes_table_plot_and_json(tmp_path):
 
 def test_what_would_not_fit_is_skipped_with_its_prediction(tmp_path, monkeypatch, capsys):
     measured = []
-    monkeypatch.setattr(memory, "measured", lambda row, *rest: measured.append(row) or {"status": "out of memory"})
-    assert memory.main(["--max-size", "2048", "--min-size", "2048", "--limit-gib", "8", "--out", str(tmp_path)]) == 0
-    assert measured and all(prediction.peak(r["path"], r["mode"], 2048, r["strides"]) <= 8 * 2**30 for r in measured)
+    monkeypatch.setattr(
+        memory, "measured", lambda row, *rest: measured.append(row) or {"status": "out of memory"}
+    )
+    assert (
+        memory.main(
+            ["--max-size", "2048", "--min-size", "2048", "--limit-gib", "8", "--out", str(tmp_path)]
+        )
+        == 0
+    )
+    assert measured and all(
+        prediction.peak(r["path"], r["mode"], 2048, r["strides"]) <= 8 * 2**30 for r in measured
+    )
     assert "GiB predicted, --limit-gib 8" in capsys.readouterr().out
 
 
@@ -66,11 +93,19 @@ def test_a_sweep_of_a_gpu_that_is_not_there_is_refused(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_inference_at_1024_with_four_refined_strides_fits_in_six_gib():
-    row = {"path": "eager", "mode": "inference", "size": 1024, "strides": [4, 8, 16, 32], "batch": 1}
+    row = {
+        "path": "eager",
+        "mode": "inference",
+        "size": 1024,
+        "strides": [4, 8, 16, 32],
+        "batch": 1,
+    }
     code = (
         "import json, resource, sys; from benchmarks.memory import measure;"
         "found = measure(json.loads(sys.argv[1]), 'cpu'); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
     )
-    done = subprocess.run([sys.executable, "-c", code, json.dumps(row)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(row)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert 0.5 * 2**30 < int(done.stdout) <= 6 * 2**30

@@ -20,13 +20,27 @@ def bench_run(gpu: str | None = "some GPU", **changes) -> dict:
         "l2": "", "threads": "2", "commit": "abc", "date": "2026-01-01", "note": "", "ceilings": {}, "dry_run": False,
         "machine": "x",
     }  # fmt: skip
-    shared = {"operator": "bce_dice", "mode": "forward", "shape": [1, 1, 8, 8], "dtype": "bfloat16", "error": 1e-3}
+    shared = {
+        "operator": "bce_dice",
+        "mode": "forward",
+        "shape": [1, 1, 8, 8],
+        "dtype": "bfloat16",
+        "error": 1e-3,
+    }
     row = lambda path, extra: {
         "group": "bce_dice forward", "stats": {"median": 2e-3, "data": [2e-3]}, "extra_info": {**shared, "path": path, **extra}
     }  # fmt: skip
     rows = [
         row("fused", {"device_ms": 2.0}),
-        row("eager", {"device_ms": 1.0, "times_as_long": 0.5, "times_as_long_range": [0.4, 0.6], "against": "fused"}),
+        row(
+            "eager",
+            {
+                "device_ms": 1.0,
+                "times_as_long": 0.5,
+                "times_as_long_range": [0.4, 0.6],
+                "against": "fused",
+            },
+        ),
     ]
     return {"machine_info": {**info, **changes}, "benchmarks": rows, "file": "x.json"}
 
@@ -48,7 +62,11 @@ def test_the_latest_measurement_of_a_shape_is_shown(tmp_path):
 
 
 def test_a_changed_result_is_noticed_and_rendered(tmp_path, capsys):
-    readme, document, result = tmp_path / "README.md", tmp_path / "out.md", tmp_path / "bce_dice.json"
+    readme, document, result = (
+        tmp_path / "README.md",
+        tmp_path / "out.md",
+        tmp_path / "bce_dice.json",
+    )
     shutil.copy(report.README, readme)
     arguments = [str(result), "--readme", str(readme), "--document", str(document)]
     result.write_text(json.dumps(bench_run()))

@@ -49,7 +49,9 @@ def test_damaged_images_and_masks_are_no_image(kind: str, tmp_path: Path, seed: 
             read(path)
 
 
-def test_train_names_every_damaged_file_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int) -> None:
+def test_train_names_every_damaged_file_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int
+) -> None:
     data = write_pairs(tmp_path / "data", 12, seed=seed)
     names = []
     for i, kind in enumerate(DAMAGE):
@@ -62,7 +64,9 @@ def test_train_names_every_damaged_file_at_once(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "run").exists()
 
 
-def test_files_alone_are_named_with_the_nearest_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_alone_are_named_with_the_nearest_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_pairs(tmp_path / "data", 6, seed=0)
     (data / "masks" / "p3.png").rename(data / "masks" / "p3x.png")
     assert main(["train", "--data", str(data), "--out", str(tmp_path / "run")]) == 2
@@ -96,13 +100,29 @@ def test_files_that_may_not_be_read(
 def test_an_out_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_pairs(tmp_path / "data", 6, seed=0)
     (tmp_path / "file").write_text("keep")
-    assert main(["train", "--data", str(data), "--out", str(tmp_path / "file" / "run"), "--batch-size", "2"]) == 2
+    assert (
+        main(
+            [
+                "train",
+                "--data",
+                str(data),
+                "--out",
+                str(tmp_path / "file" / "run"),
+                "--batch-size",
+                "2",
+            ]
+        )
+        == 2
+    )
     shown = capsys.readouterr().err
     assert str(tmp_path / "file") in shown and "Traceback" not in shown
     assert (tmp_path / "file").read_text() == "keep"
 
 
-@pytest.mark.parametrize("kind", ["0 and 255", "0 and 1", "3 channels", "RGBA", "16-bit", "bool PNG", "anti-aliased", "JPEG"])
+@pytest.mark.parametrize(
+    "kind",
+    ["0 and 255", "0 and 1", "3 channels", "RGBA", "16-bit", "bool PNG", "anti-aliased", "JPEG"],
+)
 def test_masks_of_every_kind_are_one_mask(kind: str, tmp_path: Path) -> None:
     mask = np.zeros((40, 44), np.uint8)
     cv2.circle(mask, (20, 18), 9, 1, -1)
@@ -132,4 +152,8 @@ def test_a_grey_mask_is_converted_by_the_stated_rule_and_said(tmp_path: Path) ->
     cv2.imwrite(str(tmp_path / "m.png"), grey)
     found, warnings = read_mask([tmp_path / "m.png"], grey.shape)
     assert np.array_equal(found, grey > 127)
-    assert len(warnings) == 1 and "ambiguous grey values" in warnings[0] and "above 127 counts as lesion" in warnings[0]
+    assert (
+        len(warnings) == 1
+        and "ambiguous grey values" in warnings[0]
+        and "above 127 counts as lesion" in warnings[0]
+    )

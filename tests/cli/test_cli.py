@@ -25,7 +25,11 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], int]], in
         module = SimpleNamespace(add_arguments=lambda parser: None, run=lambda args: function())
         monkeypatch.setitem(cli.COMMANDS, "predict", ("replaced", "replaced"))
         plain = cli.importlib.import_module
-        monkeypatch.setattr(cli.importlib, "import_module", lambda name: module if name == "replaced" else plain(name))
+        monkeypatch.setattr(
+            cli.importlib,
+            "import_module",
+            lambda name: module if name == "replaced" else plain(name),
+        )
         return cli.main(["predict"])
 
     return run
@@ -48,9 +52,16 @@ def kill(number: signal.Signals) -> Callable[[], int]:
 
 
 def test_help_and_version() -> None:
-    done = subprocess.run([sys.executable, "-m", "intrasense_fast", "--help"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "intrasense_fast", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert done.returncode == 0 and all(name in done.stdout for name in cli.COMMANDS), done.stderr
-    done = subprocess.run([sys.executable, "train.py", "--help"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "train.py", "--help"], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode == 0 and "--encoder-weights" in done.stdout, done.stderr
     assert cli.main(["--version"]) == 0
 
@@ -76,11 +87,17 @@ def test_results_of_commands_are_exit_codes(command: Callable[[Callable[[], int]
     [
         (UsageError("--size must be at least 32"), "predict: --size must be at least 32"),
         (PermissionError(13, "Permission denied", "a.png"), "predict: a.png: Permission denied"),
-        (OSError(28, "No space left on device", "out.png"), "predict: out.png: No space left on device"),
+        (
+            OSError(28, "No space left on device", "out.png"),
+            "predict: out.png: No space left on device",
+        ),
     ],
 )
 def test_errors_are_one_line_and_2(
-    error: Exception, message: str, command: Callable[[Callable[[], int]], int], capsys: pytest.CaptureFixture[str]
+    error: Exception,
+    message: str,
+    command: Callable[[Callable[[], int]], int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert command(fail(error)) == 2
     assert capsys.readouterr().err.strip() == message
@@ -92,7 +109,9 @@ def test_a_fault_of_ours_is_not_hidden(command: Callable[[Callable[[], int]], in
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals(number: signal.Signals, code: int, command: Callable[[Callable[[], int]], int]) -> None:
+def test_signals(
+    number: signal.Signals, code: int, command: Callable[[Callable[[], int]], int]
+) -> None:
     # A process that was started in the background may ignore SIGINT.
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -77,7 +77,11 @@ def test_errors_name_the_final_file(tmp_path: Path) -> None:
         with pytest.raises(OSError) as caught, atomic_path(path) as temporary:
             raise OSError(errno.EFBIG, "File too large", *([str(temporary)] if named else []))
         assert caught.value.filename == str(path) and caught.value.errno == errno.EFBIG
-    with pytest.raises(PermissionError) as refused, atomic_folder(tmp_path / "new") as folder, atomic_path(folder / "b"):
+    with (
+        pytest.raises(PermissionError) as refused,
+        atomic_folder(tmp_path / "new") as folder,
+        atomic_path(folder / "b"),
+    ):
         raise PermissionError(errno.EACCES, "Permission denied")
     assert refused.value.filename == str(tmp_path / "new" / "b")
     with pytest.raises(FileNotFoundError) as other, atomic_path(path):
@@ -104,7 +108,10 @@ def test_csv_round_trip(tmp_path: Path) -> None:
     write_csv(path, [{"name": "a, b", "dice": 0.1 + 0.2}, {"name": "é", "hd95": float("nan")}])
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert rows == [{"name": "a, b", "dice": "0.30000000000000004", "hd95": ""}, {"name": "é", "dice": "", "hd95": "nan"}]
+    assert rows == [
+        {"name": "a, b", "dice": "0.30000000000000004", "hd95": ""},
+        {"name": "é", "dice": "", "hd95": "nan"},
+    ]
     write_csv(path, [], columns=["epoch", "loss"])
     assert path.read_text() == "epoch,loss\n"
     with pytest.raises(ValueError, match="no rows"):
@@ -115,7 +122,9 @@ def test_csv_round_trip(tmp_path: Path) -> None:
 
 
 def test_csv_of_metrics_summarizes_to_the_same(tmp_path: Path) -> None:
-    rows = [image_metrics(disc(40, shift), disc(40)) for shift in (0, 3, 25)] + [image_metrics(disc(40), np.zeros((40, 40)))]
+    rows = [image_metrics(disc(40, shift), disc(40)) for shift in (0, 3, 25)] + [
+        image_metrics(disc(40), np.zeros((40, 40)))
+    ]
     write_csv(tmp_path / "t.csv", [{"name": str(i), **row} for i, row in enumerate(rows)])
     with open(tmp_path / "t.csv", newline="") as file:
         assert summarize(csv.DictReader(file)).as_dict() == summarize(rows).as_dict()
@@ -127,13 +136,32 @@ def test_summary_table() -> None:
     half, nothing = t & (np.arange(10) < 4), np.zeros((10, 10), bool)
     rows = [image_metrics(p, y) for p, y in ((t, t), (half, t), (nothing, t), (half, nothing))]
     lines = summary_table(summarize(rows), "Test images").splitlines()
-    assert lines[0] == "Test images" and lines[1].split() == ["mean", "±", "SD", "median", "pooled", "n"]
-    assert [line.split()[0] for line in lines[3:8]] == ["Dice", "Jaccard", "Accuracy", "Recall", "Precision"]
+    assert lines[0] == "Test images" and lines[1].split() == [
+        "mean",
+        "±",
+        "SD",
+        "median",
+        "pooled",
+        "n",
+    ]
+    assert [line.split()[0] for line in lines[3:8]] == [
+        "Dice",
+        "Jaccard",
+        "Accuracy",
+        "Recall",
+        "Precision",
+    ]
     assert lines[3].split()[1:] == ["0.5556", "±", "0.5092", "0.6667", "0.6667", "3"]
     assert len({len(line) for line in lines[1:12]}) == 1
     assert next(line for line in lines if line.startswith("HD95")).split()[-2:] == ["-", "2"]
-    assert lines[-2] == "Over 3 images with a lesion; 1 lesion missed, 2 images with one mask empty, 1 distance undefined."
-    assert lines[-1] == "1 normal image apart: false-positive rate 1.0000, mean false-positive area 0.0800 of the image."
+    assert (
+        lines[-2]
+        == "Over 3 images with a lesion; 1 lesion missed, 2 images with one mask empty, 1 distance undefined."
+    )
+    assert (
+        lines[-1]
+        == "1 normal image apart: false-positive rate 1.0000, mean false-positive area 0.0800 of the image."
+    )
 
 
 def test_tables_without_numbers() -> None:
@@ -145,11 +173,18 @@ def test_comparison_table() -> None:
     good, bad = (summarize([image_metrics(disc(40, shift), disc(40))] * 2) for shift in (0, 100))
     lines = comparison_table({"IntraSense-Net": good, "empty mask": bad}).splitlines()
     assert lines[2].split() == ["IntraSense-Net", *["1.0000"] * 6, "2"]
-    assert lines[3].split()[:3] == ["empty", "mask", "0.0000"] and len({len(line) for line in lines}) == 1
+    assert (
+        lines[3].split()[:3] == ["empty", "mask", "0.0000"]
+        and len({len(line) for line in lines}) == 1
+    )
 
 
 def test_overlay_colours_every_region() -> None:
-    image, truth, found = np.full((40, 40), 100, np.uint8), np.zeros((40, 40), bool), np.zeros((40, 40), bool)
+    image, truth, found = (
+        np.full((40, 40), 100, np.uint8),
+        np.zeros((40, 40), bool),
+        np.zeros((40, 40), bool),
+    )
     truth[5:35, 5:25] = found[5:35, 15:35] = True
     drawn = overlay(image, truth, found)
     assert drawn.shape == (40, 40, 3) and drawn.dtype == np.uint8
@@ -183,7 +218,10 @@ def test_to_rgb(image: NDArray[np.generic]) -> None:
 
 def test_overlay_refuses() -> None:
     mask = disc(16)
-    with pytest.raises(ValueError, match=r"prediction must have the image's size \(H, W\) = \(8, 8\), got \(16, 16\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"prediction must have the image's size \(H, W\) = \(8, 8\), got \(16, 16\)",
+    ):
         overlay(np.zeros((8, 8), np.uint8), None, mask)
     with pytest.raises(ValueError, match="target must be bool or hold 0 and 1"):
         overlay(np.zeros((16, 16), np.uint8), mask * 255, mask)
@@ -198,9 +236,17 @@ def test_overlay_refuses() -> None:
 def test_overlay_grid(tmp_path: Path) -> None:
     path = tmp_path / "o.png"
     wide = OverlayItem("$wide_{", np.zeros((30, 60, 3)), np.zeros((30, 60)), np.zeros((30, 60)))
-    save_overlays(path, [item(), wide, item("a very long name that needs shortening.png")._replace(target=None)])
+    save_overlays(
+        path,
+        [item(), wide, item("a very long name that needs shortening.png")._replace(target=None)],
+    )
     drawn = picture(path)
-    for rgb in (overlays.TRUE_POSITIVE, overlays.FALSE_POSITIVE, overlays.FALSE_NEGATIVE, overlays.OUTLINE):
+    for rgb in (
+        overlays.TRUE_POSITIVE,
+        overlays.FALSE_POSITIVE,
+        overlays.FALSE_NEGATIVE,
+        overlays.OUTLINE,
+    ):
         assert holds(drawn, rgb)
     save_overlays(path, [tuple(item())], columns=("image", "errors"))
     assert picture(path).shape[1] < drawn.shape[1]
@@ -244,7 +290,10 @@ ROWS = [
         ROWS[:1],
         [{"epoch": row["epoch"], "val_dice": row["val_dice"]} for row in ROWS],
         [{key: str(value) for key, value in row.items()} for row in ROWS],
-        [{**ROWS[0], "val_dice": "", "train_loss": None}, {**ROWS[1], "val_dice": float("nan"), "learning_rate": 0}],
+        [
+            {**ROWS[0], "val_dice": "", "train_loss": None},
+            {**ROWS[1], "val_dice": float("nan"), "learning_rate": 0},
+        ],
     ],
     ids=["all", "one epoch", "one panel", "text", "gaps"],
 )
@@ -267,7 +316,9 @@ def test_curves_refuse(tmp_path: Path) -> None:
 
 def test_refinement_maps(tmp_path: Path, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    entropy = {stride: generator.normal(5, 1, size=(64 // stride, 64 // stride)) for stride in (16, 8)}
+    entropy = {
+        stride: generator.normal(5, 1, size=(64 // stride, 64 // stride)) for stride in (16, 8)
+    }
     entropy[16][0, 0] = np.nan
     mask = {stride: values < 5 for stride, values in entropy.items()}
     save_refinement_maps(tmp_path / "m.png", [("a", np.zeros((64, 64)), entropy, mask)] * 2)
@@ -275,7 +326,9 @@ def test_refinement_maps(tmp_path: Path, seed: int) -> None:
     with pytest.raises(ValueError, match=r"masks at \[8\]; every image needs both at \[8, 16\]"):
         save_refinement_maps(tmp_path / "n.png", [("a", np.zeros((64, 64)), entropy, {8: mask[8]})])
     with pytest.raises(ValueError, match=r"a, stride 8: entropy \(8, 8\) and mask \(4, 4\)"):
-        save_refinement_maps(tmp_path / "n.png", [("a", np.zeros((64, 64)), {8: entropy[8]}, {8: mask[16]})])
+        save_refinement_maps(
+            tmp_path / "n.png", [("a", np.zeros((64, 64)), {8: entropy[8]}, {8: mask[16]})]
+        )
     assert os.listdir(tmp_path) == ["m.png"]
 
 
@@ -287,5 +340,7 @@ def test_import_takes_no_matplotlib_and_pictures_no_pyplot(tmp_path: Path) -> No
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=root, timeout=120
+    )
     assert done.returncode == 0, done.stderr

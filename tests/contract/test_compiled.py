@@ -22,7 +22,9 @@ TABLES = sorted(FOLDER.glob("*.json"))
 def test_gate(proof):
     jobs = proof.jobs("gate")
     problems = [
-        problem for job, report in zip(jobs, compile_jobs(jobs), strict=True) for problem in violations(proof, job, report)
+        problem
+        for job, report in zip(jobs, compile_jobs(jobs), strict=True)
+        for problem in violations(proof, job, report)
     ]
     assert not problems, "\n".join(problems)
 
@@ -44,8 +46,14 @@ def test_the_committed_table_is_fresh_and_clean(path):
     proof = proof_of(path.stem.split("-triton-")[0])
     jobs = proof.jobs("full")
     reports = fresh_reports(proof, jobs, table)
-    stale = [f"{job.kernel.split(':')[1]} {job.label} {job.target}" for job in jobs if job.key not in reports]
-    assert not stale, f"stale; run python -m benchmarks.static_report --write {proof.name}: {stale[:5]}"
+    stale = [
+        f"{job.kernel.split(':')[1]} {job.label} {job.target}"
+        for job in jobs
+        if job.key not in reports
+    ]
+    assert not stale, (
+        f"stale; run python -m benchmarks.static_report --write {proof.name}: {stale[:5]}"
+    )
     problems = [problem for job in jobs for problem in violations(proof, job, reports[job.key])]
     assert not problems, "\n".join(problems)
 
@@ -53,8 +61,12 @@ def test_the_committed_table_is_fresh_and_clean(path):
 @pytest.mark.parametrize("constraints", ("constraints.txt", "constraints-triton36.txt"))
 def test_every_operator_has_its_table_of_both_tritons(constraints):
     (triton,) = re.findall(r"^triton==(\S+)", (ROOT / constraints).read_text(), re.MULTILINE)
-    missing = {proof.name for proof in proofs() if path_of(FOLDER, proof.name, triton) not in TABLES}
-    assert not missing, f"with triton {triton} run python -m benchmarks.static_report --write {' '.join(sorted(missing))}"
+    missing = {
+        proof.name for proof in proofs() if path_of(FOLDER, proof.name, triton) not in TABLES
+    }
+    assert not missing, (
+        f"with triton {triton} run python -m benchmarks.static_report --write {' '.join(sorted(missing))}"
+    )
 
 
 def test_a_recorded_job_is_what_the_launch_would_compile():
@@ -70,15 +82,32 @@ def test_a_recorded_job_is_what_the_launch_would_compile():
 
     x = torch.empty(64, dtype=torch.bfloat16, device="meta")
     arguments = (x, x[3:], 48, 1, 2**31, 0.5)
-    run = lambda: launch(kernel, (4,), *arguments, SIZE=32, COMPUTE=tl.float32, num_warps=4, num_stages=2)
+    run = lambda: launch(
+        kernel, (4,), *arguments, SIZE=32, COMPUTE=tl.float32, num_warps=4, num_stages=2
+    )
     (job,) = recorded_jobs(lambda: (run(), run()), "sm_80", "row")
-    assert job.signature == {"X": "*bf16", "Y": "*bf16", "n": "i32", "stride": "i64", "scale": "fp32"}
+    assert job.signature == {
+        "X": "*bf16",
+        "Y": "*bf16",
+        "n": "i32",
+        "stride": "i64",
+        "scale": "fp32",
+    }
     assert job.constexprs == {"SIZE": 32, "COMPUTE": "tl.float32", "one": 1}
     assert job.divisible == ("X", "n", "stride")
-    assert job.options == {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True, "maxnreg": 255}
+    assert job.options == {
+        "num_warps": 4,
+        "num_stages": 2,
+        "enable_fp_fusion": True,
+        "maxnreg": 255,
+    }
     assert (
         recorded_jobs(
-            lambda: launch(kernel, (0,), *arguments, SIZE=32, COMPUTE=tl.float32, num_warps=4, num_stages=2), "sm_80", ""
+            lambda: launch(
+                kernel, (0,), *arguments, SIZE=32, COMPUTE=tl.float32, num_warps=4, num_stages=2
+            ),
+            "sm_80",
+            "",
         )
         == []
     )

@@ -22,7 +22,8 @@ def name(value) -> str | None:
 
 every_operator = pytest.mark.parametrize("proof", proofs(), ids=name)
 every_shape = pytest.mark.parametrize(
-    "proof, shape", [pytest.param(p, s, id=f"{p.name}-{what}") for p in proofs() for what, s in p.shapes.items()]
+    "proof, shape",
+    [pytest.param(p, s, id=f"{p.name}-{what}") for p in proofs() for what, s in p.shapes.items()],
 )
 
 
@@ -33,7 +34,9 @@ def leaves(inputs: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, Tenso
 
 def call(proof: OperatorProof, function, inputs: dict[str, Tensor], **options) -> dict[str, Tensor]:
     outputs = function(**inputs, **options)
-    return dict(zip(proof.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True))
+    return dict(
+        zip(proof.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True)
+    )
 
 
 def run(proof: OperatorProof, function, inputs, grads=None, *, names=None, sources=None, **options):
@@ -47,7 +50,10 @@ def run(proof: OperatorProof, function, inputs, grads=None, *, names=None, sourc
         [outputs[s] for s in sources], [inputs[n] for n in names], [grads[s].to(outputs[s].dtype) for s in sources],
         allow_unused=True,
     )  # fmt: skip
-    return outputs, {n: torch.zeros_like(inputs[n]) if g is None else g for n, g in zip(names, found, strict=True)}
+    return outputs, {
+        n: torch.zeros_like(inputs[n]) if g is None else g
+        for n, g in zip(names, found, strict=True)
+    }
 
 
 def double(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -66,24 +72,42 @@ def compare(proof, inputs, rng, *, options=None, sources=None, tf32=False) -> No
     options = proof.option_sets[0] if options is None else options
     grads = grads_for(proof, call(proof, proof.public, inputs, fused=True, **options), rng)
     sources = sources or proof.differentiable_outputs
-    outputs, gradients = run(proof, proof.public, inputs, grads, sources=sources, fused=True, **options)
+    outputs, gradients = run(
+        proof, proof.public, inputs, grads, sources=sources, fused=True, **options
+    )
     forced = proof.reference_options(inputs, tuple(outputs.values()))
-    truth, true_gradients = run(proof, proof.reference, double(inputs), grads, sources=sources, **options, **forced)
+    truth, true_gradients = run(
+        proof, proof.reference, double(inputs), grads, sources=sources, **options, **forced
+    )
     dtype = inputs[proof.features[0]].dtype
     eager, eager_gradients = {}, {}
     if dtype.itemsize == 2 or tf32:
-        eager, eager_gradients = run(proof, proof.public, inputs, grads, sources=sources, fused=False, **options)
-    largest = max((g.norm().item() for g in true_gradients.values() if g.isfinite().all()), default=0.0)
+        eager, eager_gradients = run(
+            proof, proof.public, inputs, grads, sources=sources, fused=False, **options
+        )
+    largest = max(
+        (g.norm().item() for g in true_gradients.values() if g.isfinite().all()), default=0.0
+    )
     for key, actual in outputs.items():
         if not actual.dtype.is_floating_point:
             assert actual.shape == truth[key].shape and actual.dtype == truth[key].dtype, key
             continue
-        assert key not in proof.statistics or actual.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert key not in proof.statistics or actual.dtype == (
+            torch.float64 if dtype == torch.float64 else torch.float32
+        )
         judge(proof, key, actual, eager.get(key), truth[key], inputs, budget.FORWARD, tf32=tf32)
     for key, actual in gradients.items():
         least = 1e-2 * largest
         judge(
-            proof, f"d_{key}", actual, eager_gradients.get(key), true_gradients[key], inputs, budget.BACKWARD, least, tf32=tf32
+            proof,
+            f"d_{key}",
+            actual,
+            eager_gradients.get(key),
+            true_gradients[key],
+            inputs,
+            budget.BACKWARD,
+            least,
+            tf32=tf32,
         )
 
 
@@ -91,18 +115,34 @@ def judge(proof, key, actual, eager, truth, inputs, bound, least=1e-30, *, tf32=
     scale = inputs[proof.scale[key]] if key in proof.scale else None
     if tf32:
         # torch's own products are TF32 too: on a GPU their gradients show what that costs.
-        allowed = max(proof.tf32.get(key, budget.TF32), 2 * budget.error(eager, truth, scale, least))
-        budget.assert_close(actual, truth, allowed, key, scale=scale, least=least, absolute=key in proof.absolute)
+        allowed = max(
+            proof.tf32.get(key, budget.TF32), 2 * budget.error(eager, truth, scale, least)
+        )
+        budget.assert_close(
+            actual, truth, allowed, key, scale=scale, least=least, absolute=key in proof.absolute
+        )
     elif eager is not None:
         # Where both are float32 sums of the same 16-bit inputs, their rounding errors are a matter of luck.
         enough = bound if actual.dtype.itemsize > 2 else 0.0
         least = 1.0 if key in proof.absolute else least
-        budget.assert_within_budget(actual, eager, truth, key, scale=scale, least=least, enough=enough)
+        budget.assert_within_budget(
+            actual, eager, truth, key, scale=scale, least=least, enough=enough
+        )
     elif actual.dtype == torch.float64:
-        budget.assert_close(actual, truth, budget.FLOAT64, key, scale=scale, least=least, absolute=key in proof.absolute)
+        budget.assert_close(
+            actual,
+            truth,
+            budget.FLOAT64,
+            key,
+            scale=scale,
+            least=least,
+            absolute=key in proof.absolute,
+        )
     else:
         bound = proof.tolerance.get(key, bound)
-        budget.assert_close(actual, truth, bound, key, scale=scale, least=least, absolute=key in proof.absolute)
+        budget.assert_close(
+            actual, truth, bound, key, scale=scale, least=least, absolute=key in proof.absolute
+        )
 
 
 @every_shape
@@ -122,7 +162,12 @@ def test_values_and_gradients(proof, shape, dtype, device, rng):
     ],
 )
 def test_options(proof, options, device, rng):
-    compare(proof, proof.make_inputs(Row(proof.shapes["odd"], torch.float32, device=device), rng), rng, options=options)
+    compare(
+        proof,
+        proof.make_inputs(Row(proof.shapes["odd"], torch.float32, device=device), rng),
+        rng,
+        options=options,
+    )
 
 
 @every_operator
@@ -139,13 +184,17 @@ def test_memory_format_is_kept(proof, dtype, memory_format, device, rng):
     inputs = proof.make_inputs(Row(proof.shapes["odd"], dtype, memory_format, device), rng)
     outputs = call(proof, proof.public, inputs, fused=True, **proof.option_sets[0])
     for source, target in proof.maps:
-        assert outputs[target].is_contiguous(memory_format=memory_format), f"{target} of a {memory_format} {source}"
+        assert outputs[target].is_contiguous(memory_format=memory_format), (
+            f"{target} of a {memory_format} {source}"
+        )
     compare(proof, inputs, rng)
 
 
 def offset(t: Tensor) -> Tensor:
     """The same values at an odd offset, with gaps."""
-    storage = t.new_full((*t.shape[:-1], 2 * t.shape[-1] + 3), torch.nan if t.dtype.is_floating_point else 0)
+    storage = t.new_full(
+        (*t.shape[:-1], 2 * t.shape[-1] + 3), torch.nan if t.dtype.is_floating_point else 0
+    )
     view = storage[..., 3::2]
     view.copy_(t)
     return view
@@ -161,7 +210,12 @@ def test_tf32_products_where_torch_allows_them(proof, device, rng):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
-        compare(proof, proof.make_inputs(Row(proof.shapes["odd"], torch.float32, device=device), rng), rng, tf32=True)
+        compare(
+            proof,
+            proof.make_inputs(Row(proof.shapes["odd"], torch.float32, device=device), rng),
+            rng,
+            tf32=True,
+        )
     finally:
         torch.set_float32_matmul_precision(before)
 
@@ -170,7 +224,9 @@ def test_tf32_products_where_torch_allows_them(proof, device, rng):
 @pytest.mark.parametrize("change", (offset, expanded), ids=lambda change: change.__name__)
 def test_inputs_with_any_strides(proof, change, device, rng):
     inputs = proof.make_inputs(Row(proof.shapes["odd"], torch.float32, device=device), rng)
-    compare(proof, {key: change(t) if key in proof.features else t for key, t in inputs.items()}, rng)
+    compare(
+        proof, {key: change(t) if key in proof.features else t for key, t in inputs.items()}, rng
+    )
 
 
 @every_operator
@@ -181,7 +237,9 @@ def test_gradients_that_arrive_with_any_strides(proof, how, device, rng):
     def scalar(function, tensors, **options):
         outputs = call(proof, function, tensors, **options)
         features = (
-            outputs[proof.differentiable_outputs[0]].float() if "fused" in options else outputs[proof.differentiable_outputs[0]]
+            outputs[proof.differentiable_outputs[0]].float()
+            if "fused" in options
+            else outputs[proof.differentiable_outputs[0]]
         )
         if how == "sum":
             return features.sum()
@@ -189,17 +247,26 @@ def test_gradients_that_arrive_with_any_strides(proof, how, device, rng):
             joined = torch.cat((features, features * 0.5), -1) if features.dim() else features[None]
             return (joined * torch.arange(joined.shape[-1], device=joined.device)).sum()
         turned = features.movedim(0, -1) if features.dim() else features
-        return (turned * torch.linspace(-1, 1, turned.numel(), device=turned.device).view(turned.shape)).sum()
+        return (
+            turned * torch.linspace(-1, 1, turned.numel(), device=turned.device).view(turned.shape)
+        ).sum()
 
     options = proof.option_sets[0]
-    mine, theirs = leaves(inputs, proof.differentiable), leaves(double(inputs), proof.differentiable)
+    mine, theirs = (
+        leaves(inputs, proof.differentiable),
+        leaves(double(inputs), proof.differentiable),
+    )
     outputs = tuple(call(proof, proof.public, inputs, fused=True, **options).values())
     scalar(proof.public, mine, fused=True, **options).backward()
-    scalar(proof.reference, theirs, **options, **proof.reference_options(inputs, outputs)).backward()
+    scalar(
+        proof.reference, theirs, **options, **proof.reference_options(inputs, outputs)
+    ).backward()
     grads = {key: theirs[key].grad for key in proof.differentiable if theirs[key].grad is not None}
     largest = max(g.norm().item() for g in grads.values())
     for key, truth in grads.items():
-        judge(proof, f"d_{key}", mine[key].grad, None, truth, inputs, budget.BACKWARD, 1e-2 * largest)
+        judge(
+            proof, f"d_{key}", mine[key].grad, None, truth, inputs, budget.BACKWARD, 1e-2 * largest
+        )
 
 
 @every_operator
@@ -238,7 +305,9 @@ def test_one_image_does_not_depend_on_the_others(proof, device, rng):
     together = call(proof, proof.public, inputs, **options)
     batch = inputs[proof.features[0]].shape[0]
     for image in range(batch):
-        one = {k: t[image : image + 1] if k not in proof.parameters else t for k, t in inputs.items()}
+        one = {
+            k: t[image : image + 1] if k not in proof.parameters else t for k, t in inputs.items()
+        }
         for key, alone in call(proof, proof.public, one, **options).items():
             assert torch.equal(alone[0], together[key][image]), key
 
@@ -250,9 +319,9 @@ def test_what_is_not_finite_comes_out_as_in_the_reference(proof, value, device, 
     options = proof.option_sets[0]
     for key in proof.features:
         broken = {k: t.clone() if k == key else t for k, t in inputs.items()}
-        broken[key].select(0, 0).flatten()[:1].fill_(value) if broken[key][0].is_contiguous() else broken[key][0][
-            (0,) * (broken[key].dim() - 1)
-        ].fill_(value)
+        broken[key].select(0, 0).flatten()[:1].fill_(value) if broken[key][
+            0
+        ].is_contiguous() else broken[key][0][(0,) * (broken[key].dim() - 1)].fill_(value)
         fused = call(proof, proof.public, broken, fused=True, **options)
         truth = call(proof, proof.reference, broken, **options)
         for output, actual in fused.items():
@@ -266,7 +335,9 @@ def test_what_is_not_finite_comes_out_as_in_the_reference(proof, value, device, 
 def test_offsets_beyond_32_bits(proof, device, rng):
     """Images 2^30 elements apart: the third one starts beyond 2^31. On the CPU the pages between are never touched."""
     if device.type == "cuda":
-        pytest.skip("the same rows run under the interpreter; on a GPU they would need 4 GiB a tensor")
+        pytest.skip(
+            "the same rows run under the interpreter; on a GPU they would need 4 GiB a tensor"
+        )
     import torch.utils.deterministic as settings
 
     settings.fill_uninitialized_memory = False
@@ -290,7 +361,10 @@ def test_offsets_beyond_32_bits(proof, device, rng):
             assert torch.equal(one[key], other[key]), key
 
 
-@pytest.mark.parametrize("proof, bad", [pytest.param(p, b, id=f"{p.name}-{b.what}") for p in proofs() for b in p.bad_inputs])
+@pytest.mark.parametrize(
+    "proof, bad",
+    [pytest.param(p, b, id=f"{p.name}-{b.what}") for p in proofs() for b in p.bad_inputs],
+)
 def test_bad_input_is_a_clear_error(proof, bad, device, rng):
     inputs = proof.make_inputs(Row(proof.shapes["odd"], torch.float32, device=device), rng)
     for fused in (True, False):
@@ -300,10 +374,16 @@ def test_bad_input_is_a_clear_error(proof, bad, device, rng):
 
 @every_operator
 def test_a_second_derivative_is_a_clear_error(proof, device, rng):
-    inputs = leaves(proof.make_inputs(Row(proof.shapes["odd"], torch.float32, device=device), rng), proof.differentiable)
+    inputs = leaves(
+        proof.make_inputs(Row(proof.shapes["odd"], torch.float32, device=device), rng),
+        proof.differentiable,
+    )
     outputs = call(proof, proof.public, inputs, fused=True, **proof.option_sets[0])
     total = sum(outputs[s].sum() for s in proof.differentiable_outputs)
-    with pytest.raises(NotImplementedError, match=r"no double backward; (use fused=False|differentiate its reference\.py)"):
+    with pytest.raises(
+        NotImplementedError,
+        match=r"no double backward; (use fused=False|differentiate its reference\.py)",
+    ):
         torch.autograd.grad(total, [inputs[n] for n in proof.differentiable], create_graph=True)
 
 
@@ -364,10 +444,14 @@ def test_exports(proof, device, rng):
         program = torch.export.export(Module(), (inputs,))
         expected = call(proof, proof.public, inputs, fused=True, **proof.option_sets[0])
         actual = program.module()(copy.copy(inputs))
-    for key, value in zip(proof.outputs, actual if isinstance(actual, tuple) else (actual,), strict=True):
+    for key, value in zip(
+        proof.outputs, actual if isinstance(actual, tuple) else (actual,), strict=True
+    ):
         assert torch.equal(value, expected[key]), key
     names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    assert any("intrasense_fast" in target for target in names), "the kernels are not in the exported graph"
+    assert any("intrasense_fast" in target for target in names), (
+        "the kernels are not in the exported graph"
+    )
 
 
 @every_operator
@@ -380,7 +464,13 @@ def test_saves_no_more_than_it_declares(proof, device, rng):
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        call(proof, proof.public, leaves(inputs, proof.differentiable), fused=True, **proof.option_sets[0])
+        call(
+            proof,
+            proof.public,
+            leaves(inputs, proof.differentiable),
+            fused=True,
+            **proof.option_sets[0],
+        )
     saved = sum(t.numel() * t.element_size() for t in kept.values())
     assert 0 < saved <= proof.saved_bytes(inputs)
 
@@ -405,6 +495,8 @@ def test_captured_in_a_cuda_graph(proof, device, rng):
 def test_runs_on_the_tensors_own_device(proof, rng):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
-    inputs = proof.make_inputs(Row(proof.shapes["odd"], torch.float32, device=torch.device("cuda:1")), rng)
+    inputs = proof.make_inputs(
+        Row(proof.shapes["odd"], torch.float32, device=torch.device("cuda:1")), rng
+    )
     with torch.cuda.device(0):
         compare(proof, inputs, rng)

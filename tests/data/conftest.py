@@ -10,7 +10,9 @@ from intrasense_fast.data.fake import Planted, write_tree
 
 
 @pytest.fixture(scope="session")
-def trees(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], tuple[Path, list[Planted]]]:
+def trees(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, bool], tuple[Path, list[Planted]]]:
     """(layout, broken) -> folder of a fake data set of 30 images, and what was planted in it."""
     base = tmp_path_factory.mktemp("fake")
 

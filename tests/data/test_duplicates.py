@@ -13,7 +13,14 @@ import pytest
 from intrasense_fast.data import duplicates as module
 from intrasense_fast.data import open_dataset, read_dataset
 from intrasense_fast.data import pairs as pairs_module
-from intrasense_fast.data.duplicates import Duplicates, Pair, clusters_of, find_duplicates, find_pairs, regrouped
+from intrasense_fast.data.duplicates import (
+    Duplicates,
+    Pair,
+    clusters_of,
+    find_duplicates,
+    find_pairs,
+    regrouped,
+)
 from intrasense_fast.data.fake import VARIANTS, Picture, variant
 from intrasense_fast.data.phantom import phantom, to_bytes
 from intrasense_fast.data.records import DataError, Record, SegmentationData
@@ -31,11 +38,16 @@ def drawn(seed: int, count: int) -> list[Picture]:
     """Phantoms of about 100 to 260 pixels, each of its own size; one in ten without lesion."""
     rng = np.random.default_rng(seed)
     shapes = rng.integers(100, 260, (count, 2)).tolist()
-    found = [phantom((seed, i), tuple(shape), lesions=0 if i % 10 == 0 else None) for i, shape in enumerate(shapes)]
+    found = [
+        phantom((seed, i), tuple(shape), lesions=0 if i % 10 == 0 else None)
+        for i, shape in enumerate(shapes)
+    ]
     return [Picture(to_bytes(image), mask * np.uint8(255)) for image, mask in found]
 
 
-def test_recall_and_precision_on_synthetic_pairs(seed: int, record_property: Callable[[str, object], None]) -> None:
+def test_recall_and_precision_on_synthetic_pairs(
+    seed: int, record_property: Callable[[str, object], None]
+) -> None:
     rng = np.random.default_rng(seed)
     pictures = drawn(seed, 150)
     ways = [*((kind,) for kind in VARIANTS), tuple(VARIANTS)]
@@ -52,14 +64,18 @@ def test_recall_and_precision_on_synthetic_pairs(seed: int, record_property: Cal
     record_property("recall", recall)
     record_property("precision", precision)
     missed = sorted(truth - found)
-    assert recall >= 0.95, f"recall {recall}: {[(name, ways[int(name) % len(ways)]) for name, _ in missed]}"
+    assert recall >= 0.95, (
+        f"recall {recall}: {[(name, ways[int(name) % len(ways)]) for name, _ in missed]}"
+    )
     assert precision >= 0.99, f"precision {precision}: {sorted(found - truth)}"
 
 
 def test_mirror_images_are_other_pictures(seed: int) -> None:
     pictures = drawn(seed, 12)
     mirrored = [Picture(image[:, ::-1].copy(), mask[:, ::-1].copy()) for image, mask in pictures]
-    assert find_pairs([f"{i}" for i in range(24)], [sign(each) for each in (*pictures, *mirrored)]) == ([], 0)
+    assert find_pairs(
+        [f"{i}" for i in range(24)], [sign(each) for each in (*pictures, *mirrored)]
+    ) == ([], 0)
 
 
 def test_masks_are_compared_where_both_pictures_show_them(seed: int) -> None:
@@ -68,8 +84,13 @@ def test_masks_are_compared_where_both_pictures_show_them(seed: int) -> None:
     lesion, other = np.zeros_like(image), np.zeros_like(image)
     lesion[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3] = 255
     other[height // 3 : 2 * height // 3, : width // 3] = 255
-    cut = Picture(image[: -height // 20, width // 20 :].copy(), lesion[: -height // 20, width // 20 :].copy())
-    same, different = (find_pairs(["a", "b"], [sign(Picture(image, mask)), sign(cut)])[0] for mask in (lesion, other))
+    cut = Picture(
+        image[: -height // 20, width // 20 :].copy(), lesion[: -height // 20, width // 20 :].copy()
+    )
+    same, different = (
+        find_pairs(["a", "b"], [sign(Picture(image, mask)), sign(cut)])[0]
+        for mask in (lesion, other)
+    )
     assert same[0].overlap > 0.85 and different[0].overlap < 0.1
     none = np.zeros_like(image)
     ((pair,), _) = find_pairs(["a", "b"], [sign(Picture(image, none)), sign(Picture(image, none))])
@@ -79,8 +100,12 @@ def test_masks_are_compared_where_both_pictures_show_them(seed: int) -> None:
 def test_pictures_without_structure(seed: int) -> None:
     flat, dark = np.full((50, 60), 80, np.uint8), np.zeros((64, 64), np.uint8)
     noise = np.random.default_rng(seed).integers(0, 255, (3, 64, 64), np.uint8)
-    pairs, _ = find_pairs(list("abcde"), [sign(Picture(each, dark)) for each in (flat, dark, *noise)])
-    assert all({pair.first, pair.second} == {"a", "b"} for pair in pairs), "two flat pictures may pass as one, noise may not"
+    pairs, _ = find_pairs(
+        list("abcde"), [sign(Picture(each, dark)) for each in (flat, dark, *noise)]
+    )
+    assert all({pair.first, pair.second} == {"a", "b"} for pair in pairs), (
+        "two flat pictures may pass as one, noise may not"
+    )
     assert find_pairs([], []) == find_pairs(["a"], [sign(Picture(dark, dark))]) == ([], 0)
 
 
@@ -92,7 +117,11 @@ def mixes(seed: int, count: int) -> list[Signature]:
     for _ in range(count):
         first, second = rng.choice(len(images), 2, replace=False)
         share = np.float32(rng.uniform(0.5, 1))
-        found.append(signature(images[first] * share + images[second] * (1 - share), np.zeros((64, 64), np.uint8)))
+        found.append(
+            signature(
+                images[first] * share + images[second] * (1 - share), np.zeros((64, 64), np.uint8)
+            )
+        )
     return found
 
 
@@ -105,16 +134,24 @@ def every_candidate(signatures: list[Signature]) -> dict[tuple[str, str], float]
         ways = [((bits[w] != bits[n][0]).sum(axis=1), w, n) for w, n in both]
         distance, wide, narrow = min(ways, key=lambda way: way[0].min())
         if distance.min() <= pairs_module.LARGEST_DISTANCE:
-            correlation, _ = pairs_module.compare(signatures[wide], signatures[narrow], int(distance.argmin()))
+            correlation, _ = pairs_module.compare(
+                signatures[wide], signatures[narrow], int(distance.argmin())
+            )
             found[f"{first}", f"{second}"] = correlation
     return found
 
 
-def test_a_search_with_fewer_alignments_finds_the_same_clusters(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_with_fewer_alignments_finds_the_same_clusters(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     signatures = mixes(seed, 60)
     names = [f"{i}" for i in range(len(signatures))]
     correlations = every_candidate(signatures)
-    confirmed = [pair for pair, correlation in correlations.items() if correlation >= pairs_module.SMALLEST_CORRELATION]
+    confirmed = [
+        pair
+        for pair, correlation in correlations.items()
+        if correlation >= pairs_module.SMALLEST_CORRELATION
+    ]
     monkeypatch.setattr(pairs_module, "_TILE", 16)
     monkeypatch.setattr(pairs_module, "_ALIGNED_AT_ONCE", 4)
     for fully, same in ((len(names), True), (3, False)):
@@ -124,11 +161,15 @@ def test_a_search_with_fewer_alignments_finds_the_same_clusters(seed: int, monke
         assert left_out == 0 and clusters_of(listed) == clusters_of(confirmed)
         assert (sorted(listed) == sorted(confirmed)) == same and set(listed) <= set(confirmed)
         for pair in found:
-            assert pair.correlation == pytest.approx(correlations[pair.first, pair.second], abs=1e-3)
+            assert pair.correlation == pytest.approx(
+                correlations[pair.first, pair.second], abs=1e-3
+            )
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_alignments_grow_with_the_pictures_not_their_square(same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alignments_grow_with_the_pictures_not_their_square(
+    same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     count = 600
     aligned = []
 
@@ -143,10 +184,16 @@ def test_alignments_grow_with_the_pictures_not_their_square(same: bool, monkeypa
         assert len(aligned) < 2 * count and left_out == 0 and len(clusters_of(found)[0]) == count
     else:
         most = pairs_module.MOST_FAILURES + pairs_module._ALIGNED_AT_ONCE
-        assert not found and len(aligned) < most * count and left_out == count * (count - 1) // 2 - len(aligned)
+        assert (
+            not found
+            and len(aligned) < most * count
+            and left_out == count * (count - 1) // 2 - len(aligned)
+        )
 
 
-def test_what_was_left_out_is_said_and_remembered(trees: Trees, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_left_out_is_said_and_remembered(
+    trees: Trees, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, _ = trees("generic", False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "find_pairs", lambda *_, **__: ([], 7))
@@ -162,38 +209,53 @@ def test_large_clusters_say_that_not_every_pair_was_compared() -> None:
     star = tuple(Pair("0_1", f"{i}_1", 0.9, 1.0) for i in range(1, 9))
     (large,) = regrouped(data, Duplicates(star, clusters_of(star))).problems
     (small,) = regrouped(data, Duplicates(star[:-1], clusters_of(star[:-1]))).problems
-    assert "not compared each with each" in large.message and small.message.endswith("kept in one group")
+    assert "not compared each with each" in large.message and small.message.endswith(
+        "kept in one group"
+    )
     without = data.subset(range(1, 9))
-    assert {record.group for record in regrouped(without, Duplicates(star, clusters_of(star))).records} == {"1_1"}
+    assert {
+        record.group for record in regrouped(without, Duplicates(star, clusters_of(star))).records
+    } == {"1_1"}
 
 
 def test_clusters_against_a_plain_search(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for _ in range(50):
         names = [f"n{i}" for i in range(12)]
-        pairs = [tuple(names[i] for i in rng.choice(12, 2, replace=False)) for _ in range(rng.integers(0, 9))]
+        pairs = [
+            tuple(names[i] for i in rng.choice(12, 2, replace=False))
+            for _ in range(rng.integers(0, 9))
+        ]
         parts = [{name} for name in names]
         for first, second in itertools.chain(pairs, pairs):
             one, two = (next(part for part in parts if name in part) for name in (first, second))
             if one is not two:
                 parts.remove(two)
                 one |= two
-        assert {frozenset(each) for each in clusters_of(pairs)} == {frozenset(part) for part in parts if len(part) > 1}
+        assert {frozenset(each) for each in clusters_of(pairs)} == {
+            frozenset(part) for part in parts if len(part) > 1
+        }
 
 
 def data_of(cases: dict[str, str]) -> SegmentationData:
     records = [
-        Record(name, Path(f"{name}.png"), (Path(f"{name}_m.png"),), case, case, "benign") for name, case in cases.items()
+        Record(name, Path(f"{name}.png"), (Path(f"{name}_m.png"),), case, case, "benign")
+        for name, case in cases.items()
     ]
     return SegmentationData(Path("."), "ddti", tuple(records))
 
 
 def test_groups_that_share_a_picture_become_one() -> None:
     data = data_of({"1_1": "1", "1_2": "1", "2_1": "2", "3_1": "3", "4_1": "4"})
-    found = Duplicates((Pair("1_2", "3_1", 0.9, 1.0), Pair("gone", "4_1", 0.9, 1.0)), (("1_2", "3_1"), ("gone", "4_1")))
+    found = Duplicates(
+        (Pair("1_2", "3_1", 0.9, 1.0), Pair("gone", "4_1", 0.9, 1.0)),
+        (("1_2", "3_1"), ("gone", "4_1")),
+    )
     grouped = regrouped(data, found)
     groups = [record.group for record in grouped.records]
-    assert groups == ["1_1", "1_1", "2", "1_1", "4"] and [record.case for record in grouped.records] == [
+    assert groups == ["1_1", "1_1", "2", "1_1", "4"] and [
+        record.case for record in grouped.records
+    ] == [
         "1",
         "1",
         "2",
@@ -204,7 +266,9 @@ def test_groups_that_share_a_picture_become_one() -> None:
     assert warning.file == "1_2.png" and "near-duplicate of 3_1" in warning.message
 
 
-def test_a_search_is_remembered_until_a_file_changes(trees: Trees, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_is_remembered_until_a_file_changes(
+    trees: Trees, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "busi"
     shutil.copytree(trees("busi", False)[0], root)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -227,7 +291,9 @@ def test_a_search_is_remembered_until_a_file_changes(trees: Trees, tmp_path: Pat
     monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
     assert open_dataset(root).records == first.records and len(searched) == 2
     for ending in (".png", "_mask.png"):
-        shutil.copy(root / "benign" / f"benign (13){ending}", root / "benign" / f"benign (6){ending}")
+        shutil.copy(
+            root / "benign" / f"benign (13){ending}", root / "benign" / f"benign (6){ending}"
+        )
     changed = {record.name: record.group for record in open_dataset(root).records}
     assert len(searched) == 3 and changed["benign (6)"] == changed["benign (13)"] == "benign (6)"
     assert changed["benign (1)"] == "benign (1)"
@@ -236,9 +302,14 @@ def test_a_search_is_remembered_until_a_file_changes(trees: Trees, tmp_path: Pat
 def test_groups_of_the_layouts(trees: Trees) -> None:
     groups = {record.name: record.group for record in open_dataset(trees("busi", False)[0]).records}
     assert groups["benign (6)"] == groups["benign (1)"] == "benign (1)"
-    assert groups["malignant (1)"] == groups["benign (2)"] and groups["malignant (8)"] == groups["benign (12)"]
+    assert (
+        groups["malignant (1)"] == groups["benign (2)"]
+        and groups["malignant (8)"] == groups["benign (12)"]
+    )
     assert groups["malignant (2)"] == groups["malignant (3)"] == groups["malignant (4)"]
-    groups = {record.name: record.group for record in open_dataset(trees("dataset-b", False)[0]).records}
+    groups = {
+        record.name: record.group for record in open_dataset(trees("dataset-b", False)[0]).records
+    }
     assert groups["000004"] == groups["000005"] and groups["000006"] == groups["000295"]
     records = open_dataset(trees("ddti", False)[0]).records
     assert {record.group for record in records if record.case == "2"} == {"2"}
@@ -251,23 +322,44 @@ def test_subsets(trees: Trees) -> None:
     data = read_dataset(trees("busi", False)[0])
     findings = data.inspect(signatures=True)
     found = find_duplicates(data.records, [finding.signature for finding in findings])
-    sizes = {subset: len(choose(data, findings, found, subset)) for subset in ("all", "lesions", "deduplicated", "curated")}
+    sizes = {
+        subset: len(choose(data, findings, found, subset))
+        for subset in ("all", "lesions", "deduplicated", "curated")
+    }
     # 30 images; 5 normal ones; 6 clusters of 13 images; Curated BUSI holds malignant 1 to 3 and 6, normal 2 to 4 of these.
     assert sizes == {"all": 30, "lesions": 25, "deduplicated": 23, "curated": 7}
     kept = {record.name for record in choose(data, findings, found, "deduplicated").records}
-    assert "benign (1)" in kept and not kept & {"benign (6)", "malignant (1)", "malignant (3)", "malignant (4)", "normal (2)"}
+    assert "benign (1)" in kept and not kept & {
+        "benign (6)",
+        "malignant (1)",
+        "malignant (3)",
+        "malignant (4)",
+        "normal (2)",
+    }
     lesions = [finding for finding in findings if not finding.area]
     with pytest.raises(DataError, match="subset lesions is empty"):
         choose(data.subset(range(25, 30)), lesions, found, "lesions")
-    other = replace(data, records=tuple(replace(record, name=f"x{i}") for i, record in enumerate(data.records)))
-    with pytest.raises(DataError, match="subset curated is empty, it is a published list of BUSI images"):
+    other = replace(
+        data, records=tuple(replace(record, name=f"x{i}") for i, record in enumerate(data.records))
+    )
+    with pytest.raises(
+        DataError, match="subset curated is empty, it is a published list of BUSI images"
+    ):
         choose(other, findings, found, "curated")
 
 
 def test_curated_is_the_published_list() -> None:
     names = curated_names()
-    counts = {label: sum(each == label for each, _ in names) for label in ("benign", "malignant", "normal")}
+    counts = {
+        label: sum(each == label for each, _ in names)
+        for label in ("benign", "malignant", "normal")
+    }
     assert counts == {"benign": 222, "malignant": 164, "normal": 64}
-    conflicts = {"benign": (42, 85, 131, 164, 269, 333, 399, 406, 433, 437), "malignant": (51, 52, 77, 78, 93, 94, 145)}
-    assert not any((label, number) in names for label, numbers in conflicts.items() for number in numbers)
+    conflicts = {
+        "benign": (42, 85, 131, 164, 269, 333, 399, 406, 433, 437),
+        "malignant": (51, 52, 77, 78, 93, 94, 145),
+    }
+    assert not any(
+        (label, number) in names for label, numbers in conflicts.items() for number in numbers
+    )
     assert ("normal", 1) not in names and ("normal", 34) not in names

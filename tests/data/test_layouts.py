@@ -9,7 +9,14 @@ import cv2
 import numpy as np
 import pytest
 
-from intrasense_fast.data import DataError, ImageError, open_dataset, read_dataset, read_image, read_mask
+from intrasense_fast.data import (
+    DataError,
+    ImageError,
+    open_dataset,
+    read_dataset,
+    read_image,
+    read_mask,
+)
 from intrasense_fast.data.integrity import fault
 from intrasense_fast.data.layouts.ddti import OutlineError, parse_outlines
 
@@ -23,7 +30,15 @@ def grey(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("layout", "count"),
-    [("busi", 30), ("unext", 30), ("dataset-b", 30), ("ddti", 29), ("ddti-masks", 30), ("bus-bra", 30), ("generic", 30)],
+    [
+        ("busi", 30),
+        ("unext", 30),
+        ("dataset-b", 30),
+        ("ddti", 29),
+        ("ddti-masks", 30),
+        ("bus-bra", 30),
+        ("generic", 30),
+    ],
 )
 def test_every_sample_of_every_layout(layout: str, count: int, trees: Trees) -> None:
     data = open_dataset(trees(layout, False)[0])
@@ -31,12 +46,21 @@ def test_every_sample_of_every_layout(layout: str, count: int, trees: Trees) -> 
     for record, sample in zip(data.records, data, strict=True):
         assert sample.image.dtype == np.float32 and sample.image.ndim == 2
         assert sample.mask.dtype == np.uint8 and sample.mask.shape == sample.image.shape
-        assert 0 <= sample.image.min() < sample.image.max() <= 1 and set(np.unique(sample.mask)) <= {0, 1}
-        assert (sample.name, sample.case, sample.group, sample.label) == (record.name, record.case, record.group, record.label)
+        assert 0 <= sample.image.min() < sample.image.max() <= 1 and set(
+            np.unique(sample.mask)
+        ) <= {0, 1}
+        assert (sample.name, sample.case, sample.group, sample.label) == (
+            record.name,
+            record.case,
+            record.group,
+            record.label,
+        )
         assert np.allclose(sample.image * 255, grey(record.image), atol=1.0)
         if not record.regions:
             # JPEG masks ring by a few grey values, which a threshold in the middle does not see.
-            truth = np.maximum.reduce([np.resize(grey(mask), sample.mask.shape) > 127 for mask in record.masks])
+            truth = np.maximum.reduce(
+                [np.resize(grey(mask), sample.mask.shape) > 127 for mask in record.masks]
+            )
             if all(grey(mask).shape == sample.mask.shape for mask in record.masks):
                 assert np.array_equal(sample.mask, truth)
 
@@ -47,22 +71,43 @@ def test_several_and_coloured_masks_of_busi(trees: Trees) -> None:
     files = sorted((root / "benign").glob("benign (5)_mask*.png"))
     assert len(files) == 3
     masks = np.stack([grey(file) > 127 for file in files])
-    assert np.array_equal(samples["benign (5)"].mask, masks.any(axis=0)) and masks.any(axis=0).sum() > masks[0].sum()
+    assert (
+        np.array_equal(samples["benign (5)"].mask, masks.any(axis=0))
+        and masks.any(axis=0).sum() > masks[0].sum()
+    )
     for name, channels in (("benign (2)", 4), ("benign (3)", 3)):
         stored = cv2.imread(str(root / "benign" / f"{name}_mask.png"), cv2.IMREAD_UNCHANGED)
-        assert stored.shape[2] == channels and np.array_equal(samples[name].mask, stored[:, :, 0] > 127)
+        assert stored.shape[2] == channels and np.array_equal(
+            samples[name].mask, stored[:, :, 0] > 127
+        )
     assert not any(samples[f"normal ({i})"].mask.any() for i in range(1, 6))
 
 
 def test_labels_cases_and_published_lists(trees: Trees) -> None:
-    dataset_b = {record.name: record.label for record in open_dataset(trees("dataset-b", False)[0]).records}
-    assert dataset_b["000018"] == "malignant" and dataset_b["000001"] == "benign" and dataset_b["000295"] == "malignant"
+    dataset_b = {
+        record.name: record.label for record in open_dataset(trees("dataset-b", False)[0]).records
+    }
+    assert (
+        dataset_b["000018"] == "malignant"
+        and dataset_b["000001"] == "benign"
+        and dataset_b["000295"] == "malignant"
+    )
     bus_bra = {record.name: record for record in open_dataset(trees("bus-bra", False)[0]).records}
-    assert bus_bra["bus_0002-l"].case == bus_bra["bus_0002-r"].case == "2" and bus_bra["bus_0002-l"].label == "malignant"
+    assert (
+        bus_bra["bus_0002-l"].case == bus_bra["bus_0002-r"].case == "2"
+        and bus_bra["bus_0002-l"].label == "malignant"
+    )
     unext = open_dataset(trees("unext", False)[0])
-    assert {name: len(members) for name, members in unext.published.items()} == {"busi_train": 21, "busi_val": 10}
+    assert {name: len(members) for name, members in unext.published.items()} == {
+        "busi_train": 21,
+        "busi_val": 10,
+    }
     ddti = {record.name: record for record in open_dataset(trees("ddti", False)[0]).records}
-    assert (ddti["2_2"].case, ddti["2_2"].label, ddti["4_1"].label) == ("2", "tirads-4a", "tirads-4a")
+    assert (ddti["2_2"].case, ddti["2_2"].label, ddti["4_1"].label) == (
+        "2",
+        "tirads-4a",
+        "tirads-4a",
+    )
     assert len(ddti["1_1"].regions) == 2 and "400_1" not in ddti and "6_2" not in ddti
 
 
@@ -75,7 +120,10 @@ def test_outlines_are_filled(tmp_path: Path) -> None:
     (sample,) = open_dataset(tmp_path)
     expected = np.zeros((10, 12), np.uint8)
     expected[3:8, 2:9] = 1
-    assert np.array_equal(sample.mask, expected) and (sample.case, sample.label) == ("7", "tirads-4a")
+    assert np.array_equal(sample.mask, expected) and (sample.case, sample.label) == (
+        "7",
+        "tirads-4a",
+    )
 
 
 WHOLE = json.dumps([{"points": SQUARE, "annotation": {}, "regionType": "freehand"}])
@@ -91,7 +139,10 @@ def test_outlines_cut_anywhere() -> None:
         begun = text.rindex('{"points"')
         for cut in range(1, len(text)):
             if cut > last:
-                assert parse_outlines(text[:cut]) == (expected, ["JSON cut after its last point: closed"])
+                assert parse_outlines(text[:cut]) == (
+                    expected,
+                    ["JSON cut after its last point: closed"],
+                )
             elif cut <= first or begun < cut:
                 with pytest.raises(OutlineError, match="JSON damaged at character"):
                     parse_outlines(text[:cut])
@@ -121,10 +172,16 @@ def test_image_values(tmp_path: Path, seed: int) -> None:
     colour = rng.integers(0, 256, (5, 6, 4), np.uint8)
     cv2.imwrite(str(tmp_path / "colour.png"), colour)
     blue, green, red = (colour[..., i].astype(np.float64) for i in range(3))
-    assert np.allclose(read_image(tmp_path / "colour.png"), (0.299 * red + 0.587 * green + 0.114 * blue) / 255, atol=1e-6)
+    assert np.allclose(
+        read_image(tmp_path / "colour.png"),
+        (0.299 * red + 0.587 * green + 0.114 * blue) / 255,
+        atol=1e-6,
+    )
     dark = np.ones((4, 4), np.uint8)
     cv2.imwrite(str(tmp_path / "dark.png"), dark)
-    assert np.allclose(read_image(tmp_path / "dark.png"), 1 / 255), "never stretched by the image's own maximum"
+    assert np.allclose(read_image(tmp_path / "dark.png"), 1 / 255), (
+        "never stretched by the image's own maximum"
+    )
     mask, notes = read_mask([tmp_path / "dark.png"], (4, 4))
     assert mask.all() and not notes, "a mask of 0 and 1"
     with pytest.raises(ImageError, match="use the mask drawn on this image"):
@@ -147,9 +204,17 @@ def test_a_file_cut_anywhere_is_refused(suffix: str, tmp_path: Path, seed: int) 
             read_image(path)
 
 
-def test_a_large_jpeg_is_checked_without_a_word_from_the_decoder(seed: int, capfd: pytest.CaptureFixture[str]) -> None:
-    image = cv2.GaussianBlur(np.random.default_rng(seed).integers(0, 256, (300, 400, 3), np.uint8), (0, 0), 1)
-    for pixels, options in ((image, ()), (image[..., 0], ()), (image, (cv2.IMWRITE_JPEG_RST_INTERVAL, 5))):
+def test_a_large_jpeg_is_checked_without_a_word_from_the_decoder(
+    seed: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image = cv2.GaussianBlur(
+        np.random.default_rng(seed).integers(0, 256, (300, 400, 3), np.uint8), (0, 0), 1
+    )
+    for pixels, options in (
+        (image, ()),
+        (image[..., 0], ()),
+        (image, (cv2.IMWRITE_JPEG_RST_INTERVAL, 5)),
+    ):
         content = cv2.imencode(".jpg", pixels, options)[1].tobytes()
         assert fault(content) is None and fault(content + b"words behind the end") is None
         assert capfd.readouterr().err == ""
@@ -157,19 +222,30 @@ def test_a_large_jpeg_is_checked_without_a_word_from_the_decoder(seed: int, capf
         capfd.readouterr()
 
 
-def test_a_progressive_jpeg_is_checked_without_a_word_from_the_decoder(seed: int, capfd: pytest.CaptureFixture[str]) -> None:
-    image = cv2.GaussianBlur(np.random.default_rng(seed).integers(0, 256, (90, 120, 3), np.uint8), (0, 0), 1)
+def test_a_progressive_jpeg_is_checked_without_a_word_from_the_decoder(
+    seed: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image = cv2.GaussianBlur(
+        np.random.default_rng(seed).integers(0, 256, (90, 120, 3), np.uint8), (0, 0), 1
+    )
     for pixels in (image, image[..., 0]):
         content = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_PROGRESSIVE, 1))[1].tobytes()
         assert fault(content) is None and fault(content + b"words behind the end") is None
         assert capfd.readouterr().err == ""
         # A scan ends at the next marker: 0xFF that no 0x00 follows.
-        ends = [re.compile(b"\xff[^\x00]").search(content, scan.end()) for scan in re.finditer(b"\xff\xda", content)]
+        ends = [
+            re.compile(b"\xff[^\x00]").search(content, scan.end())
+            for scan in re.finditer(b"\xff\xda", content)
+        ]
         starts = [scan.end() + 10 for scan in re.finditer(b"\xff\xda", content)]
         assert len(starts) > 3
-        for start, end in ((start, match.start()) for start, match in zip(starts, ends, strict=True) if match):
+        for start, end in (
+            (start, match.start()) for start, match in zip(starts, ends, strict=True) if match
+        ):
             middle = (start + end) // 2
-            assert "truncated" in str(fault(content[:middle] + content[end:])), "a scan cut in its middle"
+            assert "truncated" in str(fault(content[:middle] + content[end:])), (
+                "a scan cut in its middle"
+            )
 
 
 def test_other_oddities_have_an_outcome(tmp_path: Path) -> None:
@@ -186,7 +262,10 @@ def test_other_oddities_have_an_outcome(tmp_path: Path) -> None:
     (tmp_path / "images" / "scan.dcm").write_bytes(b"DICM")
     data = read_dataset(tmp_path)
     problems = {(Path(p.file).name, p.level): p.message for p in (*data.problems, *data.check())}
-    assert "same name as" in problems["twice.png", "error"] and "convert it to PNG" in problems["scan.dcm", "warning"]
+    assert (
+        "same name as" in problems["twice.png", "error"]
+        and "convert it to PNG" in problems["scan.dcm", "warning"]
+    )
     assert "is it inverted?" in problems["inverted.png", "warning"]
     assert "none above 127: read as an empty mask" in problems["faint.png", "warning"]
     with pytest.raises(DataError, match=r"1 files .*\n.*twice.*same name") as caught:

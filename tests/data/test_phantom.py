@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from intrasense_fast.data import open_dataset
-from intrasense_fast.data.phantom import ECHOES, MARGINS, compress, envelope, phantom, scene, write_phantom
+from intrasense_fast.data.phantom import (
+    ECHOES,
+    MARGINS,
+    compress,
+    envelope,
+    phantom,
+    scene,
+    write_phantom,
+)
 
 
 @pytest.mark.parametrize("size", [128, 256, 400])
@@ -42,7 +50,12 @@ def test_compression_is_logarithmic_and_bounded() -> None:
 def test_shape_type_and_range(seed: int, size: int | tuple[int, int]) -> None:
     image, mask = phantom(seed, size)
     assert image.shape == mask.shape == ((size, size) if isinstance(size, int) else size)
-    assert image.dtype == np.float32 and np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1
+    assert (
+        image.dtype == np.float32
+        and np.isfinite(image).all()
+        and image.min() >= 0
+        and image.max() <= 1
+    )
     assert mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1}
     assert image.std() > 0.05
 
@@ -82,10 +95,21 @@ def test_lesions_and_distractors_are_counted_and_apart(seed: int) -> None:
 def test_distractors_match_lesions_in_level_and_differ_in_shape(seed: int) -> None:
     differences, elongation = [], {"lesion": [], "distractor": []}
     for index in range(40):
-        drawn = scene(np.random.default_rng((seed, index)), (256, 256), lesions=1, distractors=1, margin="round")
+        drawn = scene(
+            np.random.default_rng((seed, index)),
+            (256, 256),
+            lesions=1,
+            distractors=1,
+            margin="round",
+        )
         if not drawn.distractors.any():
             continue
-        differences.append(abs(np.median(drawn.echo[drawn.mask == 1]) - np.median(drawn.echo[drawn.distractors == 1])))
+        differences.append(
+            abs(
+                np.median(drawn.echo[drawn.mask == 1])
+                - np.median(drawn.echo[drawn.distractors == 1])
+            )
+        )
         for name, shape in (("lesion", drawn.mask), ("distractor", drawn.distractors)):
             rows, columns = np.nonzero(shape)
             if 0 < rows.min() and rows.max() < 255 and 0 < columns.min() and columns.max() < 255:
@@ -102,7 +126,10 @@ def test_trivial_baselines_fail() -> None:
     frequency = np.mean([mask for _, mask in train], 0)
 
     def best(predict: object, thresholds: np.ndarray) -> float:
-        scores = [np.mean([_dice(predict(image, t), mask) for image, mask in train if mask.any()]) for t in thresholds]
+        scores = [
+            np.mean([_dice(predict(image, t), mask) for image, mask in train if mask.any()])
+            for t in thresholds
+        ]
         chosen = thresholds[int(np.argmax(scores))]
         return float(np.mean([_dice(predict(image, chosen), mask) for image, mask in test]))
 
@@ -116,17 +143,23 @@ def _dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_written_folder_is_read_by_the_ordinary_loader(tmp_path: Path) -> None:
-    out = write_phantom(tmp_path / "made here" / "phantom é", 10, size=64, seed=3, normal_fraction=0.3)
+    out = write_phantom(
+        tmp_path / "made here" / "phantom é", 10, size=64, seed=3, normal_fraction=0.3
+    )
     data = open_dataset(out).checked()
     assert len(data) == 10 and data.layout == "generic" and not data.problems
     assert sum(not sample.mask.any() for sample in data) == 3
-    again = open_dataset(write_phantom(tmp_path / "again", 10, size=64, seed=3, normal_fraction=0.3))
+    again = open_dataset(
+        write_phantom(tmp_path / "again", 10, size=64, seed=3, normal_fraction=0.3)
+    )
     for first, second in zip(data.records, again.records, strict=True):
         assert (
             first.image.read_bytes() == second.image.read_bytes()
             and first.masks[0].read_bytes() == second.masks[0].read_bytes()
         )
-    assert not [entry for entry in out.parent.iterdir() if entry != out], "no temporary folder is left"
+    assert not [entry for entry in out.parent.iterdir() if entry != out], (
+        "no temporary folder is left"
+    )
 
 
 def test_used_folder_is_refused_and_untouched(tmp_path: Path) -> None:
@@ -164,7 +197,9 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
         phantom(**{"seed": 0, **arguments})
 
 
-@pytest.mark.parametrize("arguments", [{"count": 0}, {"count": 2, "normal_fraction": 1.5}, {"count": 2, "size": 8}])
+@pytest.mark.parametrize(
+    "arguments", [{"count": 0}, {"count": 2, "normal_fraction": 1.5}, {"count": 2, "size": 8}]
+)
 def test_bad_requests_write_nothing(tmp_path: Path, arguments: dict) -> None:
     with pytest.raises(ValueError, match="needed"):
         write_phantom(tmp_path / "out", **arguments)

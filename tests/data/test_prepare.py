@@ -26,7 +26,9 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("layout", ["busi", "unext", "dataset-b", "ddti", "ddti-masks", "bus-bra", "generic"])
+@pytest.mark.parametrize(
+    "layout", ["busi", "unext", "dataset-b", "ddti", "ddti-masks", "bus-bra", "generic"]
+)
 def test_original_size_reads_back_the_same(layout: str, trees: Trees, tmp_path: Path) -> None:
     root, _ = trees(layout, False)
     copy = prepare(root, tmp_path / "copy é", None)
@@ -63,7 +65,9 @@ def test_square_copy_keeps_every_lesion(trees: Trees, tmp_path: Path) -> None:
     assert any("conflict" in message for message in listed)
 
 
-def test_errors_stop_it_and_skip_bad_lists_them(trees: Trees, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_stop_it_and_skip_bad_lists_them(
+    trees: Trees, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root, planted = trees("busi", True)
     assert main(["prepare", str(root), "--out", str(tmp_path / "copy")]) == 2
     shown = capsys.readouterr().err
@@ -72,14 +76,26 @@ def test_errors_stop_it_and_skip_bad_lists_them(trees: Trees, tmp_path: Path, ca
     shown = capsys.readouterr().out
     problems = rows(tmp_path / "copy" / "problems.csv")
     for fault in (fault for fault in planted if fault.level == "error"):
-        assert any(str(root / fault.file) in row["file"] and fault.says in row["message"] for row in problems), fault
+        assert any(
+            str(root / fault.file) in row["file"] and fault.says in row["message"]
+            for row in problems
+        ), fault
         assert str(root / fault.file) in shown
     names = {record.name for record in open_dataset(tmp_path / "copy").records}
-    assert len(names) == 25 and not names & {"benign (9)", "benign (10)", "benign (11)", "malignant (6)", "malignant (7)"}
+    assert len(names) == 25 and not names & {
+        "benign (9)",
+        "benign (10)",
+        "benign (11)",
+        "malignant (6)",
+        "malignant (7)",
+    }
 
 
 def test_nothing_is_overwritten_and_no_half_copy_stays(
-    trees: Trees, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trees: Trees,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     root, _ = trees("generic", False)
     (tmp_path / "used").mkdir()
@@ -107,7 +123,9 @@ def test_split_lists_come_along(trees: Trees, tmp_path: Path) -> None:
     root, _ = trees("unext", False)
     before, after = open_dataset(root), prepare(root, tmp_path / "copy", 64)
     kept = set(record.name for record in before.records)
-    assert after.published == {name: tuple(m for m in members if m in kept) for name, members in before.published.items()}
+    assert after.published == {
+        name: tuple(m for m in members if m in kept) for name, members in before.published.items()
+    }
 
 
 def test_a_near_duplicate_whose_name_is_no_utf8_stays_in_its_group(tmp_path: Path) -> None:
@@ -124,5 +142,12 @@ def test_a_near_duplicate_whose_name_is_no_utf8_stays_in_its_group(tmp_path: Pat
     assert sorted(file.name for file in (tmp_path / "copy" / "images").iterdir())[0] == "caf%E9.png"
     (row,) = (row for row in rows(tmp_path / "copy" / "manifest.csv") if row["name"] == "caf%E9")
     assert row["source"] == str(root / "images" / "caf%E9.png")
-    groups = {record.name: record.group for record in open_dataset(tmp_path / "copy", group_duplicates=False).records}
-    assert len(groups) == 7 and groups["caf%E9"] == groups["phantom_0001"] and len(set(groups.values())) == 6
+    groups = {
+        record.name: record.group
+        for record in open_dataset(tmp_path / "copy", group_duplicates=False).records
+    }
+    assert (
+        len(groups) == 7
+        and groups["caf%E9"] == groups["phantom_0001"]
+        and len(set(groups.values())) == 6
+    )

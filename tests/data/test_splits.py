@@ -13,7 +13,14 @@ import pytest
 
 from intrasense_fast.data import open_dataset, order
 from intrasense_fast.data.records import DataError
-from intrasense_fast.data.splits import Fold, Splits, fold_table, make_splits, parted_groups, read_splits
+from intrasense_fast.data.splits import (
+    Fold,
+    Splits,
+    fold_table,
+    make_splits,
+    parted_groups,
+    read_splits,
+)
 
 # The digest below must come out on every Python and every machine.
 FROZEN = "308a9c2180f2f4c4fe55b5e184cc1c9376935dc83ce208a6cd4867544a32f7c1"
@@ -36,7 +43,14 @@ def test_no_group_parts_in_a_thousand_random_trees(seed: int) -> None:
     for _ in range(1000):
         names, groups, strata = tree(rng)
         folds = rng.choice([0, 2, 3, 5])
-        splits = make_splits(names, groups, strata, folds=folds, val_fraction=rng.uniform(0.1, 0.4), seed=rng.randrange(1000))
+        splits = make_splits(
+            names,
+            groups,
+            strata,
+            folds=folds,
+            val_fraction=rng.uniform(0.1, 0.4),
+            seed=rng.randrange(1000),
+        )
         group = dict(zip(names, groups, strict=True))
         assert len(splits.folds) == max(1, folds)
         tested: Counter[str] = Counter()
@@ -76,7 +90,13 @@ def test_order_of_the_files_does_not_matter(seed: int) -> None:
 
 def test_same_digest_on_every_version() -> None:
     names = [f"case_{i}" for i in range(200)]
-    splits = make_splits(names, [f"g{i // 3}" for i in range(200)], [f"s{i % 5}" for i in range(200)], folds=5, seed=3)
+    splits = make_splits(
+        names,
+        [f"g{i // 3}" for i in range(200)],
+        [f"s{i % 5}" for i in range(200)],
+        folds=5,
+        seed=3,
+    )
     assert splits.digest == FROZEN
 
 
@@ -86,7 +106,10 @@ def test_same_on_another_python(version: str, seed: int, tmp_path: Path) -> None
     if python is None:
         pytest.skip(f"no Python {version} is installed here")
     rng = random.Random(seed)
-    cases = [(list(zip(*tree(rng), strict=True)), [1 / 5] * 5, [rng.randrange(100), 0]) for _ in range(20)]
+    cases = [
+        (list(zip(*tree(rng), strict=True)), [1 / 5] * 5, [rng.randrange(100), 0])
+        for _ in range(20)
+    ]
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     # order.py needs nothing but the standard library, so that it runs where the package is not installed.
     code = (
@@ -101,7 +124,10 @@ def test_same_on_another_python(version: str, seed: int, tmp_path: Path) -> None
 
 def _python(version: str) -> str | None:
     """A working interpreter of a version; the shim of a version manager may be there without one."""
-    for place in (shutil.which(f"python{version}"), *glob.glob(str(Path.home() / f".pyenv/versions/{version}*/bin/python"))):
+    for place in (
+        shutil.which(f"python{version}"),
+        *glob.glob(str(Path.home() / f".pyenv/versions/{version}*/bin/python")),
+    ):
         if place and subprocess.run([place, "-V"], capture_output=True).returncode == 0:
             return place
     return None
@@ -131,7 +157,11 @@ def test_strata_spread_evenly() -> None:
 def test_classes_spread_where_strata_are_small(seed: int) -> None:
     rng = random.Random(seed)
     for _ in range(20):
-        strata = [f"{label}, {rng.choice('abc')}" for label, count in (("x", 20), ("y", 10), ("z", 5)) for _ in range(count)]
+        strata = [
+            f"{label}, {rng.choice('abc')}"
+            for label, count in (("x", 20), ("y", 10), ("z", 5))
+            for _ in range(count)
+        ]
         names = [f"i{i}" for i in range(35)]
         splits = make_splits(names, names, strata, folds=5, seed=rng.randrange(99))
         kind = dict(zip(names, strata, strict=True))
@@ -145,7 +175,9 @@ def test_written_once_and_read_back(tmp_path: Path) -> None:
     splits = make_splits(names, names, ["x"] * 20, folds=2)
     splits.save(tmp_path / "splits.json")
     loaded = read(tmp_path / "splits.json", names)
-    assert loaded.folds == splits.folds and loaded.digest == splits.digest and loaded.made["seed"] == 0
+    assert (
+        loaded.folds == splits.folds and loaded.digest == splits.digest and loaded.made["seed"] == 0
+    )
     with pytest.raises(FileExistsError, match="written once"):
         splits.save(tmp_path / "splits.json")
 
@@ -169,7 +201,10 @@ def test_changed_splits_are_refused(tmp_path: Path) -> None:
     names = [f"i{i}" for i in range(20)]
     make_splits(names, names, ["x"] * 20, folds=2).save(tmp_path / "splits.json")
     content = json.loads((tmp_path / "splits.json").read_text())
-    content["folds"][0]["train"], content["folds"][0]["test"] = content["folds"][0]["test"], content["folds"][0]["train"]
+    content["folds"][0]["train"], content["folds"][0]["test"] = (
+        content["folds"][0]["test"],
+        content["folds"][0]["train"],
+    )
     (tmp_path / "splits.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match="was changed since it was written"):
         Splits.load(tmp_path / "splits.json")
@@ -178,7 +213,10 @@ def test_changed_splits_are_refused(tmp_path: Path) -> None:
 def test_other_data_is_refused() -> None:
     names = [f"i{i}" for i in range(20)]
     splits = make_splits(names, names, ["x"] * 20, folds=2)
-    with pytest.raises(DataError, match=r"1 images of the splits are not in the data \(i19\); 1 images of the data.*\(new\)"):
+    with pytest.raises(
+        DataError,
+        match=r"1 images of the splits are not in the data \(i19\); 1 images of the data.*\(new\)",
+    ):
         splits.check([*names[:-1], "new"])
 
 
@@ -194,7 +232,9 @@ def test_published_lists(tmp_path: Path) -> None:
         read(tmp_path / "only", names)
     (tmp_path / "train.txt").write_text("a (1).png\n\n")
     (tmp_path / "valid.txt").write_text("images/a (2)\n")
-    with pytest.raises(DataError, match=r"1 images of the data are not in the splits \(images/b \(1\)\).*--subset"):
+    with pytest.raises(
+        DataError, match=r"1 images of the data are not in the splits \(images/b \(1\)\).*--subset"
+    ):
         read(tmp_path, names)
     (tmp_path / "test.txt").write_text("b (1).png\n")
     splits = read(tmp_path, names)
@@ -204,11 +244,15 @@ def test_published_lists(tmp_path: Path) -> None:
         read(tmp_path, names)
 
 
-def test_lists_beside_the_data(trees: Callable[[str, bool], tuple[Path, list]], tmp_path: Path) -> None:
+def test_lists_beside_the_data(
+    trees: Callable[[str, bool], tuple[Path, list]], tmp_path: Path
+) -> None:
     root = tmp_path / "copy"
     shutil.copytree(trees("unext", False)[0], root)
     names = [record.name for record in open_dataset(root, group_duplicates=False).records]
-    with pytest.raises(DataError, match=r"busi_val\.txt: 1 names are not in the data.*benign \(999\)"):
+    with pytest.raises(
+        DataError, match=r"busi_val\.txt: 1 names are not in the data.*benign \(999\)"
+    ):
         read(root, names)
     listed = (root / "busi_val.txt").read_text().replace("benign (999).png\n", "")
     (root / "busi_val.txt").write_text(listed)
@@ -216,17 +260,26 @@ def test_lists_beside_the_data(trees: Callable[[str, bool], tuple[Path, list]], 
     assert (len(fold.train), len(fold.val), len(fold.test)) == (21, 9, 0)
     (root / "busi_train2.txt").write_text(listed)
     (root / "more_train.txt").write_text(listed)
-    with pytest.raises(DataError, match=r"several lists could be train\.txt: busi_train\.txt, more_train\.txt"):
+    with pytest.raises(
+        DataError, match=r"several lists could be train\.txt: busi_train\.txt, more_train\.txt"
+    ):
         read(root, names)
 
 
-def test_official_folds_of_bus_bra(trees: Callable[[str, bool], tuple[Path, list]], tmp_path: Path) -> None:
+def test_official_folds_of_bus_bra(
+    trees: Callable[[str, bool], tuple[Path, list]], tmp_path: Path
+) -> None:
     root, _ = trees("bus-bra", False)
     data = open_dataset(root, group_duplicates=False)
-    names, groups = [record.name for record in data.records], [record.group for record in data.records]
+    names, groups = (
+        [record.name for record in data.records],
+        [record.group for record in data.records],
+    )
     splits = read(root / "5-fold-cv.csv", names, groups)
     assert len(splits.folds) == 5
-    assert [fold.test for fold in splits.folds] == [data.published[f"5-fold-cv/{k}"] for k in range(1, 6)]
+    assert [fold.test for fold in splits.folds] == [
+        data.published[f"5-fold-cv/{k}"] for k in range(1, 6)
+    ]
     group = dict(zip(names, groups, strict=True))
     assert not parted_groups(splits, group) and len(set(groups)) < len(names)
     assert all(fold.val for fold in splits.folds)
@@ -239,7 +292,10 @@ def test_leaking_lists_are_told() -> None:
     groups = {"a": "1", "b": "1", "c": "2", "d": "3", "e": "3"}
     assert not parted_groups(Splits((Fold(("a", "b"), ("c",), ("d", "e")),), {}), groups)
     (line,) = parted_groups(Splits((Fold(("a", "d"), ("b", "c"), ("e",)),), {}), groups)
-    assert "2 groups (patients or near-duplicates) stand in two roles, 1 of them in the test: 1, 3" in line
+    assert (
+        "2 groups (patients or near-duplicates) stand in two roles, 1 of them in the test: 1, 3"
+        in line
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,12 @@ def test_shrinking_averages_area(shape: tuple[int, int], seed: int) -> None:
     image = np.random.default_rng(seed).random(shape, np.float32)
     for size in (32, 64):
         small = resize_image(image, size)
-        assert small.shape == (size, size) and small.dtype == np.float32 and 0 <= small.min() and small.max() <= 1
+        assert (
+            small.shape == (size, size)
+            and small.dtype == np.float32
+            and 0 <= small.min()
+            and small.max() <= 1
+        )
         if min(shape) >= size:
             rows, columns = (_area_weights(side, size) for side in shape)
             assert np.allclose(small, rows @ image.astype(np.float64) @ columns.T, atol=1e-5)
@@ -31,7 +36,10 @@ def test_shrinking_averages_area(shape: tuple[int, int], seed: int) -> None:
 def _area_weights(source: int, target: int) -> np.ndarray:
     """Share of each source cell in each target cell."""
     edges = np.linspace(0, source, target + 1)
-    low, high = np.maximum(edges[:-1, None], np.arange(source)), np.minimum(edges[1:, None], np.arange(source) + 1)
+    low, high = (
+        np.maximum(edges[:-1, None], np.arange(source)),
+        np.minimum(edges[1:, None], np.arange(source) + 1),
+    )
     return np.maximum(high - low, 0) * target / source
 
 
@@ -44,17 +52,26 @@ def test_no_lesion_is_lost(seed: int) -> None:
             y, x = (int(rng.integers(0, side - 3)) for side in shape)
             mask[y : y + int(rng.integers(1, 40)), x : x + int(rng.integers(1, 4))] = 1
         small = resize_mask(mask, 64)
-        assert small.shape == (64, 64) and small.dtype == np.uint8 and set(np.unique(small)) <= {0, 1}
+        assert (
+            small.shape == (64, 64) and small.dtype == np.uint8 and set(np.unique(small)) <= {0, 1}
+        )
         count, parts = cv2.connectedComponents(mask, connectivity=8)
         for part in range(1, count):
-            assert small[resize_image((parts == part).astype(np.float32), 64) > 0].any(), "a lesion vanished"
-    assert not resize_mask(np.zeros((90, 80), np.uint8), 32).any() and resize_mask(np.ones((90, 80), np.uint8), 32).all()
+            assert small[resize_image((parts == part).astype(np.float32), 64) > 0].any(), (
+                "a lesion vanished"
+            )
+    assert (
+        not resize_mask(np.zeros((90, 80), np.uint8), 32).any()
+        and resize_mask(np.ones((90, 80), np.uint8), 32).all()
+    )
 
 
 def test_probabilities_return_to_the_original_grid(seed: int) -> None:
     for shape in ((180, 260), (40, 50), (64, 31)):
         y, x = np.mgrid[0 : shape[0], 0 : shape[1]]
-        smooth = (0.5 + 0.5 * np.sin(2 * np.pi * y / shape[0]) * np.cos(2 * np.pi * x / shape[1])).astype(np.float32)
+        smooth = (
+            0.5 + 0.5 * np.sin(2 * np.pi * y / shape[0]) * np.cos(2 * np.pi * x / shape[1])
+        ).astype(np.float32)
         back = resize_probability(resize_image(smooth, 64), shape)
         assert back.shape == shape and np.abs(back - smooth).max() < 0.1
 
@@ -64,11 +81,17 @@ def test_image_and_mask_move_together(kind: str, seed: int) -> None:
     y, x = np.mgrid[0:64, 0:64]
     blob = np.exp(-(((y - 20) / 9) ** 2 + ((x - 40) / 6) ** 2)).astype(np.float32)
     for index in range(40):
-        image, mask = augment(blob, (blob >= 0.5).astype(np.uint8), kind, seed=seed, epoch=1, index=index)  # type: ignore[arg-type]
-        assert image.dtype == np.float32 and mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1}
+        image, mask = augment(
+            blob, (blob >= 0.5).astype(np.uint8), kind, seed=seed, epoch=1, index=index
+        )  # type: ignore[arg-type]
+        assert (
+            image.dtype == np.float32 and mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1}
+        )
         square = np.ones((3, 3), np.uint8)
         edge = cv2.dilate(mask, square) != cv2.erode(mask, square)
-        assert mask.any() and not ((mask != (image >= 0.5)) & ~edge).any(), "the mask is where the image says, but for its edge"
+        assert mask.any() and not ((mask != (image >= 0.5)) & ~edge).any(), (
+            "the mask is where the image says, but for its edge"
+        )
 
 
 def test_draws_depend_on_seed_epoch_and_index_alone(seed: int) -> None:
@@ -94,7 +117,9 @@ def test_ultrasound_augmentation_keeps_the_probe_on_top(seed: int) -> None:
     paper = [augment(rows, zero, "paper", seed=seed, epoch=0, index=i)[0] for i in range(60)]
     turned = sum(image[:16].mean() < image[-16:].mean() for image in paper)
     assert 12 <= turned <= 48, "half of the paper's draws stand on their head"
-    columns = [augment(rows.T.copy(), zero, "us", seed=seed, epoch=0, index=i)[0] for i in range(60)]
+    columns = [
+        augment(rows.T.copy(), zero, "us", seed=seed, epoch=0, index=i)[0] for i in range(60)
+    ]
     flipped = sum(image[:, :16].mean() < image[:, -16:].mean() for image in columns)
     assert 12 <= flipped <= 48, "left-right flips stay"
 
@@ -118,11 +143,17 @@ def test_workers_and_caches_change_nothing(cache: str, trees: Trees, tmp_path: P
         found = []
         for epoch in range(epochs):
             items.set_epoch(epoch)
-            found += [each for batch in DataLoader(items, 2, num_workers=workers) for each in (batch["image"], batch["mask"])]
+            found += [
+                each
+                for batch in DataLoader(items, 2, num_workers=workers)
+                for each in (batch["image"], batch["mask"])
+            ]
         return found
 
     wanted, found = batches("none", 0, 2), batches(cache, 2, 2)
-    assert len(found) == 12 and found[0].shape == (2, 3, 48, 48) and found[1].shape == (2, 1, 48, 48)
+    assert (
+        len(found) == 12 and found[0].shape == (2, 3, 48, 48) and found[1].shape == (2, 1, 48, 48)
+    )
     assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
     assert not torch.equal(found[0], found[6]), "epochs differ"
     again = batches(cache, 0, 2)
@@ -134,12 +165,16 @@ def test_memory_is_shared_by_workers(trees: Trees) -> None:
     items = SegmentationDataset(data, [4, 2, 9], size=32, cache="memory")
     plain = SegmentationDataset(data, [4, 2, 9], size=32)
     list(DataLoader(items, 1, num_workers=2, multiprocessing_context="fork"))
-    assert items._memory is not None and items._memory.filled.tolist() == [1, 1, 1], "filled by the workers"
+    assert items._memory is not None and items._memory.filled.tolist() == [1, 1, 1], (
+        "filled by the workers"
+    )
     for index in (4, 2, 9, 7):
         for found, wanted in zip(items.pixels(index), plain.pixels(index), strict=True):
             assert np.array_equal(found, wanted)
     spawned = pickle.loads(pickle.dumps(items))
-    assert spawned._memory.filled.tolist() == [0, 0, 0], "a spawned process begins with an empty one of its own"
+    assert spawned._memory.filled.tolist() == [0, 0, 0], (
+        "a spawned process begins with an empty one of its own"
+    )
 
 
 def test_disk_cache_follows_the_files(trees: Trees, tmp_path: Path) -> None:
@@ -150,9 +185,15 @@ def test_disk_cache_follows_the_files(trees: Trees, tmp_path: Path) -> None:
 
     def pixel() -> float:
         data = open_dataset(tmp_path / "data", group_duplicates=False)
-        return float(SegmentationDataset(data, [0], size=32, cache="disk", cache_dir=cache)[0]["image"].mean())
+        return float(
+            SegmentationDataset(data, [0], size=32, cache="disk", cache_dir=cache)[0][
+                "image"
+            ].mean()
+        )
 
-    assert pixel() == pytest.approx(200 / 255, abs=1e-6) and pixel() == pytest.approx(200 / 255, abs=1e-6)
+    assert pixel() == pytest.approx(200 / 255, abs=1e-6) and pixel() == pytest.approx(
+        200 / 255, abs=1e-6
+    )
     (kept,) = cache.iterdir()
     kept.write_bytes(kept.read_bytes()[:50])
     assert pixel() == pytest.approx(200 / 255, abs=1e-6), "a torn cache file is made again"
@@ -166,7 +207,9 @@ def test_a_file_that_went_away_is_named(trees: Trees, tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / name / "a.png"), np.full((40, 40), 200, np.uint8))
     items = SegmentationDataset(open_dataset(tmp_path, group_duplicates=False), [0], size=32)
     (tmp_path / "images" / "a.png").unlink()
-    with pytest.raises(DataError, match=r"a\.png: no such file; the file was readable when training began"):
+    with pytest.raises(
+        DataError, match=r"a\.png: no such file; the file was readable when training began"
+    ):
         items[0]
 
 

@@ -27,7 +27,14 @@ def compare(root: Path, problems: Sequence[Problem], planted: Sequence[Planted])
     left = list(planted)
     for problem in problems:
         relative = os.path.relpath(problem.file, root)
-        match = next((p for p in left if (p.level, p.file) == (problem.level, relative) and p.says in problem.message), None)
+        match = next(
+            (
+                p
+                for p in left
+                if (p.level, p.file) == (problem.level, relative) and p.says in problem.message
+            ),
+            None,
+        )
         assert match, f"not planted: {problem}"
         left.remove(match)
     assert not left, f"not found: {left}"
@@ -47,11 +54,22 @@ def test_every_planted_fault_and_no_other(layout: str, broken: bool, trees: Tree
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["repairable", "broken"])
-def test_command_and_exit_codes(broken: bool, trees: Trees, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_and_exit_codes(
+    broken: bool, trees: Trees, capsys: pytest.CaptureFixture[str]
+) -> None:
     root, planted = trees("busi", broken)
     assert main(["verify", str(root)]) == int(broken)
     shown = capsys.readouterr().out
-    for row in ("images", "masks", "several masks", "empty masks", "classes", "sizes", "colour modes", "near-duplicates"):
+    for row in (
+        "images",
+        "masks",
+        "several masks",
+        "empty masks",
+        "classes",
+        "sizes",
+        "colour modes",
+        "near-duplicates",
+    ):
         assert row in shown
     assert all(p.says in shown and str(root / p.file) in shown for p in planted)
     assert main(["verify", str(root), "--skip-bad"]) == 0
@@ -67,7 +85,9 @@ def test_counts_of_busi(trees: Trees) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_same_in_any_order_of_the_file_system(layout: str, trees: Trees, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_same_in_any_order_of_the_file_system(
+    layout: str, trees: Trees, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
     root, _ = trees(layout, False)
     wanted = open_dataset(root)
     rng, listing = np.random.default_rng(seed), Path.iterdir
@@ -80,7 +100,9 @@ def test_same_in_any_order_of_the_file_system(layout: str, trees: Trees, monkeyp
     monkeypatch.setattr(Path, "iterdir", shuffled)
     for _ in range(3):
         found = open_dataset(root)
-        assert found.records == wanted.records and list(found.published.items()) == list(wanted.published.items())
+        assert found.records == wanted.records and list(found.published.items()) == list(
+            wanted.published.items()
+        )
     names = [record.name for record in wanted.records]
     assert names == sorted(names, key=natural_key)
 
@@ -132,8 +154,12 @@ def test_read_only_media(trees: Trees, tmp_path: Path, monkeypatch: pytest.Monke
     compare(root, [p for p in report.problems if p is not unwritten], planted)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache é"))
     assert open_dataset(root)[0].image.dtype == np.float32
-    assert [file.suffix for file in (tmp_path / "cache é").rglob("*") if file.is_file()] == [".json"]
-    assert {file: file.stat().st_mtime_ns for file in root.rglob("*")} == before, "nothing is written into the data set"
+    assert [file.suffix for file in (tmp_path / "cache é").rglob("*") if file.is_file()] == [
+        ".json"
+    ]
+    assert {file: file.stat().st_mtime_ns for file in root.rglob("*")} == before, (
+        "nothing is written into the data set"
+    )
 
 
 def test_wrong_folders(trees: Trees, tmp_path: Path) -> None:
@@ -169,7 +195,9 @@ def _folder(path: Path, *files: str) -> Path:
     return path
 
 
-def test_wrong_folder_from_the_command(trees: Trees, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_folder_from_the_command(
+    trees: Trees, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root, _ = trees("dataset-b", False)
     assert main(["verify", str(root), "--layout", "bus-bra"]) == 2
     assert "this looks like dataset-b" in capsys.readouterr().err
@@ -180,7 +208,9 @@ def test_wrong_folder_from_the_command(trees: Trees, tmp_path: Path, capsys: pyt
     sheet = tmp_path / "file" / "sheet.png"
     assert main(["verify", str(root), "--contact-sheet", str(sheet)]) == 2
     shown = capsys.readouterr()
-    assert f"verify: {sheet}: Not a directory" in shown.err and not shown.out, "said before the work"
+    assert f"verify: {sheet}: Not a directory" in shown.err and not shown.out, (
+        "said before the work"
+    )
 
 
 def test_names_the_terminal_cannot_show(trees: Trees, tmp_path: Path) -> None:
@@ -189,7 +219,9 @@ def test_names_the_terminal_cannot_show(trees: Trees, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "intrasense_fast", "verify", str(root)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "gr\\xf6\\xdfe" in done.stdout and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 1 and "gr\\xf6\\xdfe" in done.stdout and "Traceback" not in done.stderr
+    )
 
 
 def test_contact_sheet(trees: Trees, tmp_path: Path) -> None:
@@ -199,11 +231,23 @@ def test_contact_sheet(trees: Trees, tmp_path: Path) -> None:
     assert pixels is not None and pixels.shape[1] == 8 * 168 + 8
     red, grey = ((pixels == colour).all(axis=2).any() for colour in ((60, 60, 230), (90, 90, 90)))
     assert red and grey, "clusters of one class and of two"
-    assert main(["verify", str(trees("generic", False)[0]), "--contact-sheet", str(tmp_path / "none.png")]) == 0
+    assert (
+        main(
+            [
+                "verify",
+                str(trees("generic", False)[0]),
+                "--contact-sheet",
+                str(tmp_path / "none.png"),
+            ]
+        )
+        == 0
+    )
     assert (cv2.imread(str(tmp_path / "none.png")) < 128).any(), "says that there are none"
 
 
-def test_fake_trees_are_repeatable_and_refuse_what_they_cannot(trees: Trees, tmp_path: Path) -> None:
+def test_fake_trees_are_repeatable_and_refuse_what_they_cannot(
+    trees: Trees, tmp_path: Path
+) -> None:
     root, planted = trees("ddti", True)
     assert write_tree("ddti", tmp_path / "again", 30, size=96, seed=5, broken=True) == planted
     for file in sorted(root.rglob("*")):
@@ -223,10 +267,16 @@ def test_fake_trees_are_repeatable_and_refuse_what_they_cannot(trees: Trees, tmp
 
 def test_command_phantom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "fake"
-    assert main(["phantom", "--layout", "dataset-b", "--out", str(out), "-n", "30", "--size", "64"]) == 0
+    assert (
+        main(["phantom", "--layout", "dataset-b", "--out", str(out), "-n", "30", "--size", "64"])
+        == 0
+    )
     shown = capsys.readouterr().out
     assert "planted warning: " in shown and "Phantom scores are not clinical scores" in shown
     names = [record.name for record in open_dataset(out, group_duplicates=False).records]
     assert names == [f"{i:06}" for i in [*range(1, 28), 295, 296, 297]]
     assert main(["phantom", "--out", str(out)]) == 2 and "in use" in capsys.readouterr().err
-    assert main(["phantom", "--out", str(tmp_path / "few"), "-n", "3"]) == 2 and "at least 30" in capsys.readouterr().err
+    assert (
+        main(["phantom", "--out", str(tmp_path / "few"), "-n", "3"]) == 2
+        and "at least 30" in capsys.readouterr().err
+    )

@@ -14,7 +14,9 @@ SQUEEZES = ("input", "decoupled")
 
 def mlp(channels, reduced, rng, device, dtype=torch.float32):
     shapes = ((reduced, channels), (reduced,), (channels, reduced), (channels,))
-    return [(torch.randn(shape, generator=rng) / shape[-1] ** 0.5).to(device, dtype) for shape in shapes]
+    return [
+        (torch.randn(shape, generator=rng) / shape[-1] ** 0.5).to(device, dtype) for shape in shapes
+    ]
 
 
 def tensors(shape, rng, device, dtype=torch.float32, reduced=3, mean=0.5):
@@ -26,13 +28,18 @@ def tensors(shape, rng, device, dtype=torch.float32, reduced=3, mean=0.5):
 
 def gradients(inputs, rng):
     batch = inputs[0].shape[0]
-    return [torch.randn(shape, generator=rng).to(inputs[0]) for shape in (inputs[0].shape, (batch,), (batch,))]
+    return [
+        torch.randn(shape, generator=rng).to(inputs[0])
+        for shape in (inputs[0].shape, (batch,), (batch,))
+    ]
 
 
 def with_gradients(function, inputs, grads, **options):
     inputs = [t.detach().requires_grad_() for t in inputs]
     outputs = function(*inputs, **options)
-    return outputs, torch.autograd.grad(outputs, inputs, [g.to(o.dtype) for g, o in zip(grads, outputs, strict=True)])
+    return outputs, torch.autograd.grad(
+        outputs, inputs, [g.to(o.dtype) for g, o in zip(grads, outputs, strict=True)]
+    )
 
 
 def three(inputs, grads, ridge=10.0, squeeze="input"):
@@ -55,8 +62,12 @@ def compare(inputs, rng, *, grads=None, **options):
         if dtype.itemsize == 2 and name == "reweighted":
             budget.assert_within_budget(actual, plain, expected, name, scale=scale)
         else:
-            bound = budget.FLOAT64 if dtype == torch.float64 else 5e-6 if name == "reweighted" else 1e-5
-            budget.assert_close(actual, expected, bound, name, scale=scale, absolute=name != "reweighted")
+            bound = (
+                budget.FLOAT64 if dtype == torch.float64 else 5e-6 if name == "reweighted" else 1e-5
+            )
+            budget.assert_close(
+                actual, expected, bound, name, scale=scale, absolute=name != "reweighted"
+            )
     least = 1e-2 * max(g.norm().item() for g in truth[1])
     for name, actual, plain, expected in zip(INPUTS, fused[1], low[1], truth[1], strict=True):
         if actual.dtype.itemsize == 2:

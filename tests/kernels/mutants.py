@@ -24,29 +24,52 @@ TIMEOUT = 1200
 def copy_checkout(target: Path) -> None:
     """What the tests need, links kept."""
     for name in ("intrasense_fast", "kernels", "tests", "examples"):
-        shutil.copytree(ROOT / name, target / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / name, target / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(ROOT / name, target)
 
 
 def outcome(checkout: Path, tests: list[str]) -> str:
     """The test that failed first, or nothing where all pass."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-W", "ignore", *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore",
+        *tests,
+    ]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(checkout)}
     try:
-        run = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+        run = subprocess.run(
+            command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=TIMEOUT
+        )
     except subprocess.TimeoutExpired:
         return f"no end within {TIMEOUT} s"
     if run.returncode < 0:
         return f"the process died of signal {-run.returncode}"
     if run.returncode not in (0, 1, 2):
-        raise RuntimeError(f"pytest ended with {run.returncode}:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+        raise RuntimeError(
+            f"pytest ended with {run.returncode}:\n{run.stdout[-2000:]}{run.stderr[-2000:]}"
+        )
     failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return failed[0].split(" ", 1)[1].split(" - ")[0] if failed else ("" if run.returncode == 0 else "collection")
+    return (
+        failed[0].split(" ", 1)[1].split(" - ")[0]
+        if failed
+        else ("" if run.returncode == 0 else "collection")
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("operator")
     parser.add_argument("--only", default="", help="faults whose description contains this")
     parser.add_argument("--missing", action="store_true", help="faults that have no row yet")

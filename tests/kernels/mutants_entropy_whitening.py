@@ -2,7 +2,13 @@
 
 # ruff: noqa: E501 (source lines, quoted as they are)
 
-GATE, ENTROPY, FORWARD, BACKWARD, LAUNCHERS = "gate.py", "entropy.py", "forward.py", "backward.py", "triton_impl.py"
+GATE, ENTROPY, FORWARD, BACKWARD, LAUNCHERS = (
+    "gate.py",
+    "entropy.py",
+    "forward.py",
+    "backward.py",
+    "triton_impl.py",
+)
 TESTS = ["tests/kernels/test_entropy_whitening.py", "-k", "not gradcheck"]
 
 MUTANTS = [

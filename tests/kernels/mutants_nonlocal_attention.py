@@ -1,6 +1,11 @@
 """Faults planted in nonlocal_attention (see mutants.py): at least one a kernel."""
 
-FORWARD, BACKWARD, RESIDENT, LAUNCHERS = "forward.py", "backward.py", "resident.py", "triton_impl.py"
+FORWARD, BACKWARD, RESIDENT, LAUNCHERS = (
+    "forward.py",
+    "backward.py",
+    "resident.py",
+    "triton_impl.py",
+)
 TESTS = [
     "tests/kernels/test_nonlocal_attention.py",
     "tests/contract/test_contract.py",
@@ -22,16 +27,36 @@ MUTANTS = [
         "row_in = row < N - tile * BLOCK_M",
         "row_in = row < N - tile * BLOCK_M + 1",
     ),
-    ("forward: accumulator not rescaled when the maximum rises", FORWARD, "acc = acc * alpha[:, None]", "acc = acc"),
-    ("forward: maximum not subtracted", FORWARD, "p = tl.exp2(s - shift[:, None])", "p = tl.exp2(s)"),
+    (
+        "forward: accumulator not rescaled when the maximum rises",
+        FORWARD,
+        "acc = acc * alpha[:, None]",
+        "acc = acc",
+    ),
+    (
+        "forward: maximum not subtracted",
+        FORWARD,
+        "p = tl.exp2(s - shift[:, None])",
+        "p = tl.exp2(s)",
+    ),
     (
         "forward: -inf scores not shifted by 0",
         FORWARD,
         'shift = tl.where(higher == float("-inf"), 0.0, higher)',
         "shift = higher",
     ),
-    ("forward: values stepped by the keys' stride", FORWARD, "v_base += BLOCK_N * v_row", "v_base += BLOCK_N * k_row"),
-    ("forward: log-sum-exp rounded to float16", FORWARD, "m + tl.log2(weight)", "m + tl.log2(weight.to(tl.float16))"),
+    (
+        "forward: values stepped by the keys' stride",
+        FORWARD,
+        "v_base += BLOCK_N * v_row",
+        "v_base += BLOCK_N * k_row",
+    ),
+    (
+        "forward: log-sum-exp rounded to float16",
+        FORWARD,
+        "m + tl.log2(weight)",
+        "m + tl.log2(weight.to(tl.float16))",
+    ),
     (
         "statistics: columns past the end in the sum",
         FORWARD,
@@ -62,7 +87,12 @@ MUTANTS = [
         "        better = (best > top) | ((best != best) & (top == top))\n        top =",
         "        better = (best >= top) | ((best != best) & (top == top))\n        top =",
     ),
-    ("merge: last chunk left out", FORWARD, "for _ in range(1, chunks):", "for _ in range(1, chunks - 1):"),
+    (
+        "merge: last chunk left out",
+        FORWARD,
+        "for _ in range(1, chunks):",
+        "for _ in range(1, chunks - 1):",
+    ),
     ("prepare: mean not divided by C", BACKWARD, ".to(COMPUTE) / C", ".to(COMPUTE)"),
     (
         "prepare: maximum's gradient to the wrong chunk",
@@ -145,8 +175,18 @@ MUTANTS = [
         "v_right = tl.load(v_tile + HALF + v_offsets",
         "v_right = tl.load(v_tile + v_offsets",
     ),
-    ("resident score gradient: Delta not advanced", RESIDENT, "                delta_tile += BLOCK_M\n", ""),
-    ("reduce: last query split left out", BACKWARD, "for _ in range(1, query_splits):", "for _ in range(2, query_splits):"),
+    (
+        "resident score gradient: Delta not advanced",
+        RESIDENT,
+        "                delta_tile += BLOCK_M\n",
+        "",
+    ),
+    (
+        "reduce: last query split left out",
+        BACKWARD,
+        "for _ in range(1, query_splits):",
+        "for _ in range(2, query_splits):",
+    ),
     (
         "reduce: dK not scaled",
         BACKWARD,
@@ -165,5 +205,10 @@ MUTANTS = [
         'tiles, chunks = cdiv(positions, config.blocks["BLOCK_N"]),',
         'tiles, chunks = max(1, positions // config.blocks["BLOCK_N"]),',
     ),
-    ("launcher: A V saved for the value's gradient too", "autograd.py", "query.requires_grad or key.requires_grad)", "True)"),
+    (
+        "launcher: A V saved for the value's gradient too",
+        "autograd.py",
+        "query.requires_grad or key.requires_grad)",
+        "True)",
+    ),
 ]

@@ -41,7 +41,9 @@ def compare(logits, target, weights=(1.0, 1.0)):
 def maps(shape, rng, device, dtype=torch.float32):
     """Logits around zero, none of them zero (where |z| has no derivative), and a hard mask."""
     logits = torch.randn(shape, generator=rng) * 3
-    return torch.where(logits == 0, 1.0, logits).to(device, dtype), (torch.rand(shape, generator=rng) > 0.7).to(device)
+    return torch.where(logits == 0, 1.0, logits).to(device, dtype), (
+        torch.rand(shape, generator=rng) > 0.7
+    ).to(device)
 
 
 def nchw(t):
@@ -67,7 +69,9 @@ LAYOUTS = (nchw, channels_last, cropped, transposed)
 @pytest.mark.parametrize("of_target", LAYOUTS)
 @pytest.mark.parametrize("of_logits", LAYOUTS)
 @pytest.mark.parametrize("shape", [(2, 3, 5, 7), (2, 1, 9, 4)], ids=str)
-def test_logits_and_target_of_any_two_layouts_are_paired_by_position(shape, of_logits, of_target, device, rng):
+def test_logits_and_target_of_any_two_layouts_are_paired_by_position(
+    shape, of_logits, of_target, device, rng
+):
     logits, target = maps(shape, rng, device)
     logits, target = of_logits(logits), of_target(target)
     grad = compare(logits, target)
@@ -95,7 +99,9 @@ def test_soft_targets_of_any_dtype(dtype, device, rng):
     compare(logits, torch.rand(logits.shape, generator=rng).to(device, dtype))
 
 
-@pytest.mark.parametrize("programs, shape", [(1, (1, 1, 50, 61)), (2, (1, 1, 50, 61)), (4, (3, 2, 30, 40))])
+@pytest.mark.parametrize(
+    "programs, shape", [(1, (1, 1, 50, 61)), (2, (1, 1, 50, 61)), (4, (3, 2, 30, 40))]
+)
 @pytest.mark.parametrize("layout", (nchw, channels_last, cropped))
 def test_a_program_that_owns_several_blocks(programs, shape, layout, device, rng, monkeypatch):
     monkeypatch.setattr(triton_impl, "PROGRAMS", programs)
@@ -164,12 +170,19 @@ def test_a_zero_denominator_is_loss_zero_and_gradient_zero(device):
     p, pixels = 1 / (1 + math.exp(-1)), 12
     expected = 1 - 2 * (p * pixels / 2) / (pixels / 2 + p * pixels)
     assert dice.item() == pytest.approx(expected / 2, rel=1e-6)
-    assert grad[:, 0].eq(0).all() and grad[:, 1].isfinite().all() and grad[:, 1].ne(0).all() and bce.isfinite()
+    assert (
+        grad[:, 0].eq(0).all()
+        and grad[:, 1].isfinite().all()
+        and grad[:, 1].ne(0).all()
+        and bce.isfinite()
+    )
 
 
 def test_an_empty_target_with_any_probability_left_is_dice_one_without_gradient(device):
     logits = torch.full((1, 1, 2, 3), -5.0, device=device)
-    _, dice, grad = with_gradient(lambda *t: bce_dice(*t, fused=True), logits, torch.zeros_like(logits), (0.0, 1.0))
+    _, dice, grad = with_gradient(
+        lambda *t: bce_dice(*t, fused=True), logits, torch.zeros_like(logits), (0.0, 1.0)
+    )
     assert dice.item() == 1 and grad.eq(0).all()
 
 
@@ -182,7 +195,12 @@ def test_nan_reaches_the_losses_and_its_own_class(where, device, rng):
     truth = with_gradient(reference, logits, target)
     for name, actual, expected in zip(("bce", "dice", "d_logits"), fused, truth, strict=True):
         budget.check_form(actual, expected, f"{name} with NaN in {where}")
-    assert fused[0].isnan() and fused[1].isnan() and fused[2][:, 2].isnan().all() and fused[2][:, :2].isfinite().all()
+    assert (
+        fused[0].isnan()
+        and fused[1].isnan()
+        and fused[2][:, 2].isnan().all()
+        and fused[2][:, :2].isfinite().all()
+    )
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 3, 3), (0, 1, 0, 0)], ids=str)
@@ -203,7 +221,9 @@ def test_a_target_that_wants_a_gradient_gets_none(device, rng):
 
 def test_the_gradient_of_a_large_map_keeps_small_targets(device, rng):
     """1 / count and 1 / S differ by three orders of magnitude; neither may be lost in the other."""
-    logits = torch.full((1, 1, 64, 64), -8.0, device=device) + torch.rand((1, 1, 64, 64), generator=rng).to(device)
+    logits = torch.full((1, 1, 64, 64), -8.0, device=device) + torch.rand(
+        (1, 1, 64, 64), generator=rng
+    ).to(device)
     target = torch.zeros_like(logits)
     target[..., 30:32, 30:32] = 1
     compare(logits, target)

@@ -14,16 +14,29 @@ from intrasense_fast.kernels._common.configs import assume
 from intrasense_fast.kernels._proof import budget
 from intrasense_fast.kernels.channel_decoupling import configs, launchers, proof, triton_impl
 from intrasense_fast.kernels.channel_decoupling.reference import channel_decoupling as reference
-from tests.kernels.decoupling_cases import INPUTS, OUTPUTS, SQUEEZES, compare, gradients, tensors, three
+from tests.kernels.decoupling_cases import (
+    INPUTS,
+    OUTPUTS,
+    SQUEEZES,
+    compare,
+    gradients,
+    tensors,
+    three,
+)
 
-interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="counts in Triton's interpreter")
+interpreted = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1", reason="counts in Triton's interpreter"
+)
 
 
 @pytest.mark.parametrize("squeeze", SQUEEZES)
 @pytest.mark.parametrize(
     "shape, fast",
     [((2, 4, 3, 2), True), ((1, 7, 2, 2), True), ((1, 3, 1, 3), True), ((1, 1, 2, 2), True)]
-    + [pytest.param(shape, False, marks=pytest.mark.slow) for shape in ((1, 3, 2, 2), (1, 5, 1, 3), (2, 3, 1, 1))],
+    + [
+        pytest.param(shape, False, marks=pytest.mark.slow)
+        for shape in ((1, 3, 2, 2), (1, 5, 1, 3), (2, 3, 1, 1))
+    ],
     ids=str,
 )
 def test_gradcheck(shape, fast, squeeze, device, rng):
@@ -33,7 +46,9 @@ def test_gradcheck(shape, fast, squeeze, device, rng):
     r = min(shape[1], shape[2] * shape[3])
 
     def function(features, *weights):
-        out, rank_gap, distance = channel_decoupling(features, *weights, squeeze=squeeze, fused=True)
+        out, rank_gap, distance = channel_decoupling(
+            features, *weights, squeeze=squeeze, fused=True
+        )
         flat = features.detach().flatten(2)
         gram = flat @ flat.transpose(1, 2)
         rank = gram.diagonal(dim1=1, dim2=2).sum(-1).square() / gram.square().sum((1, 2)) / r
@@ -84,17 +99,23 @@ def test_a_zero_map_returns_itself(shape, squeeze, dtype, device, rng):
     fused, _, truth = three(inputs, gradients(inputs, rng), squeeze=squeeze)
     assert fused[0][0][1].eq(0).all() and fused[0][1][1] == 0 and fused[0][2][1] == 0
     bound = max(4 * torch.finfo(dtype).eps, 1e-4)
-    for name, actual, expected in zip((*OUTPUTS, INPUTS[0]), (*fused[0], fused[1][0]), (*truth[0], truth[1][0]), strict=True):
+    for name, actual, expected in zip(
+        (*OUTPUTS, INPUTS[0]), (*fused[0], fused[1][0]), (*truth[0], truth[1][0]), strict=True
+    ):
         budget.check_form(actual, expected.to(actual.dtype), name)
         for image in range(3):
-            assert budget.error(actual[image], expected[image], least=1e-3) <= bound, f"{name}, image {image}"
+            assert budget.error(actual[image], expected[image], least=1e-3) <= bound, (
+                f"{name}, image {image}"
+            )
     least = 1e-2 * max(g.norm().item() for g in truth[1])
     for name, actual, expected in zip(INPUTS[1:], fused[1][1:], truth[1][1:], strict=True):
         budget.assert_close(actual, expected, 5e-4, name, least=least)
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 3, 4), (3, 20, 2, 3), (3, 66, 9, 9)], ids=str)
-@pytest.mark.parametrize("value, squeeze", [(torch.nan, "input"), (torch.inf, "decoupled"), (-torch.inf, "input")])
+@pytest.mark.parametrize(
+    "value, squeeze", [(torch.nan, "input"), (torch.inf, "decoupled"), (-torch.inf, "input")]
+)
 def test_what_is_not_finite_stays_in_its_image(value, squeeze, shape, device, rng):
     if shape[1] > 64 and value != torch.inf:
         pytest.skip("one value shows it for the blocked inverse")
@@ -120,7 +141,9 @@ def cropped(t):
 
 def between(t):
     """Every second channel of a wider channels_last map."""
-    wider = torch.full((t.shape[0], 2 * t.shape[1], *t.shape[2:]), torch.nan, dtype=t.dtype, device=t.device)
+    wider = torch.full(
+        (t.shape[0], 2 * t.shape[1], *t.shape[2:]), torch.nan, dtype=t.dtype, device=t.device
+    )
     wider = wider.contiguous(memory_format=torch.channels_last)
     wider[:, ::2] = t
     return wider[:, ::2]
@@ -131,7 +154,9 @@ def transposed(t):
 
 
 @pytest.mark.parametrize(
-    "of_map, of_grad", [(cropped, between), (between, transposed), (transposed, cropped)], ids=lambda f: f.__name__
+    "of_map, of_grad",
+    [(cropped, between), (between, transposed), (transposed, cropped)],
+    ids=lambda f: f.__name__,
 )
 @pytest.mark.parametrize("shape", [(2, 6, 3, 4), (2, 20, 2, 3)], ids=str)
 def test_map_and_gradient_of_any_two_layouts(shape, of_map, of_grad, device, rng):
@@ -145,7 +170,9 @@ def test_weights_of_another_dtype(dtype, device, rng):
     features, *weights = tensors((2, 12, 4, 5), rng, device)
     inputs = [features, *(w.to(dtype) for w in weights)]
     fused, plain, _ = three(inputs, gradients([features], rng))
-    for name, actual, other in zip((*OUTPUTS, *INPUTS), (*fused[0], *fused[1]), (*plain[0], *plain[1]), strict=True):
+    for name, actual, other in zip(
+        (*OUTPUTS, *INPUTS), (*fused[0], *fused[1]), (*plain[0], *plain[1]), strict=True
+    ):
         assert actual.dtype == other.dtype, name
         assert budget.error(actual, other) <= max(1e-4, torch.finfo(actual.dtype).eps), name
 
@@ -155,7 +182,9 @@ def test_transposed_weights_are_read_as_they_are(device, rng):
     compare([features, w1.T.contiguous().T, b1, w2.T.contiguous().T, b2], rng)
 
 
-@pytest.mark.parametrize("rank, long", [(1, 1), (16, 16), (64, 4096), (64, 2**20), (256, 1024), (512, 600), (2048, 4096)])
+@pytest.mark.parametrize(
+    "rank, long", [(1, 1), (16, 16), (64, 4096), (64, 2**20), (256, 1024), (512, 600), (2048, 4096)]
+)
 @pytest.mark.parametrize("block", (16, 32, 64))
 def test_splits_cover_everything_and_stay_below_the_map(rank, long, block):
     tiles = -(-rank // 128)
@@ -194,7 +223,10 @@ def test_gram_computes_one_triangle(device, rng):
 
 
 @pytest.mark.parametrize("decoupled", (False, True))
-@pytest.mark.parametrize("channels, positions", [(1, 9), (64, 65), (65, 64), (200, 144), (512, 900), (2048, 512), (600, 4096)])
+@pytest.mark.parametrize(
+    "channels, positions",
+    [(1, 9), (64, 65), (65, 64), (200, 144), (512, 900), (2048, 512), (600, 4096)],
+)
 def test_launches(channels, positions, decoupled, monkeypatch):
     """Forward: at most two a block of 64 and eight, whatever the batch. Backward: at most twelve."""
     started = []
@@ -209,7 +241,9 @@ def test_launches(channels, positions, decoupled, monkeypatch):
         out, *rest = triton_impl.forward(features, *weights, 10.0, decoupled)
         assert 7 <= len(started) <= 2 * blocks + 8
         started.clear()
-        triton_impl.backward(features, *weights, *rest[2:], out, *rest[:2], 10.0, decoupled, True, True)
+        triton_impl.backward(
+            features, *weights, *rest[2:], out, *rest[:2], 10.0, decoupled, True, True
+        )
         assert 9 <= len(started) <= 12
         started.clear()
 
@@ -223,7 +257,9 @@ def test_an_empty_batch_has_zero_gradients(device, rng):
 
 
 @pytest.mark.parametrize("precision, bound", [("highest", 5e-6), ("high", 5e-4)])
-def test_the_user_chooses_the_precision_of_the_map_but_not_of_the_inverse(precision, bound, device, rng):
+def test_the_user_chooses_the_precision_of_the_map_but_not_of_the_inverse(
+    precision, bound, device, rng
+):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
@@ -241,8 +277,14 @@ def test_every_tile_of_the_tables_is_in_the_full_table():
     jobs = proof.jobs("full")
     for target in ("sm_80", "sm_86", "sm_90"):
         for channels, side in ((64, 64), (256, 64), (512, 32), (1024, 16)):
-            config = configs.gram_config(min(channels, side**2), max(channels, side**2), torch.bfloat16, target, "ieee")
-            wanted = {**config.blocks, "num_warps": config.num_warps, "num_stages": config.num_stages}
+            config = configs.gram_config(
+                min(channels, side**2), max(channels, side**2), torch.bfloat16, target, "ieee"
+            )
+            wanted = {
+                **config.blocks,
+                "num_warps": config.num_warps,
+                "num_stages": config.num_stages,
+            }
             assert any(
                 job.target == target and job.kernel.endswith("decoupling_gram")
                 and wanted.items() <= {**job.constexprs, **job.options}.items()

@@ -8,7 +8,16 @@ pytest.importorskip("triton", reason="the kernels need Triton, which has wheels 
 from intrasense_fast.functional import channel_decoupling
 from intrasense_fast.kernels._proof import budget
 from intrasense_fast.kernels.channel_decoupling import launchers
-from tests.kernels.decoupling_cases import INPUTS, OUTPUTS, SQUEEZES, compare, gradients, mlp, tensors, three
+from tests.kernels.decoupling_cases import (
+    INPUTS,
+    OUTPUTS,
+    SQUEEZES,
+    compare,
+    gradients,
+    mlp,
+    tensors,
+    three,
+)
 
 # Errors of a sum of order 1 over an r x r matrix that float32 may always have: eager's may be zero by luck.
 TERM = 3e-6
@@ -17,13 +26,18 @@ TERM = 3e-6
 def dominant(shape, rng):
     """One direction has 10^6 times the energy of the others."""
     batch, channels, height, width = shape
-    direction = torch.randn(batch, channels, 1, generator=rng) @ torch.randn(batch, 1, height * width, generator=rng)
+    direction = torch.randn(batch, channels, 1, generator=rng) @ torch.randn(
+        batch, 1, height * width, generator=rng
+    )
     return direction.view(shape) * 1e3 + torch.randn(shape, generator=rng)
 
 
 def rank_one(shape, rng):
     batch, channels, height, width = shape
-    return (torch.rand(batch, channels, 1, generator=rng) @ torch.rand(batch, 1, height * width, generator=rng)).view(shape)
+    return (
+        torch.rand(batch, channels, 1, generator=rng)
+        @ torch.rand(batch, 1, height * width, generator=rng)
+    ).view(shape)
 
 
 def duplicated(shape, rng):
@@ -39,42 +53,59 @@ def rescaled(shape, rng):
 
 def errors(actual, expected, scale):
     """Of every image, relative to its `scale`."""
-    return torch.tensor([budget.error(*image) for image in zip(actual, expected, scale, strict=True)])
+    return torch.tensor(
+        [budget.error(*image) for image in zip(actual, expected, scale, strict=True)]
+    )
 
 
 @pytest.mark.parametrize(
     "shape",
-    [(25, 24, 8, 9), (25, 40, 5, 6)] + [pytest.param(s, marks=pytest.mark.slow) for s in ((9, 130, 12, 13), (9, 200, 9, 11))],
+    [(25, 24, 8, 9), (25, 40, 5, 6)]
+    + [pytest.param(s, marks=pytest.mark.slow) for s in ((9, 130, 12, 13), (9, 200, 9, 11))],
     ids=str,
 )
 @pytest.mark.parametrize("squeeze", SQUEEZES)
-@pytest.mark.parametrize("make", (dominant, rank_one, duplicated, rescaled), ids=lambda make: make.__name__)
-def test_ill_conditioned_maps_err_at_most_three_times_as_much_as_torch(make, shape, squeeze, device, rng):
+@pytest.mark.parametrize(
+    "make", (dominant, rank_one, duplicated, rescaled), ids=lambda make: make.__name__
+)
+def test_ill_conditioned_maps_err_at_most_three_times_as_much_as_torch(
+    make, shape, squeeze, device, rng
+):
     """Float32 against eager float32: the median over the images of the ratio, which of one image is a matter of luck."""
     inputs = [make(shape, rng).to(device), *mlp(shape[1], 5, rng, device)]
     grads = gradients(inputs, rng)
     # Of the map's energy rank_gap sees the small eigenvalues only: its gradient has a bound of its own below.
     grads[1].zero_()
     fused, plain, truth = three(inputs, grads, squeeze=squeeze)
-    for name, actual, expected in zip((*OUTPUTS, *INPUTS), (*fused[0], *fused[1]), (*truth[0], *truth[1]), strict=True):
+    for name, actual, expected in zip(
+        (*OUTPUTS, *INPUTS), (*fused[0], *fused[1]), (*truth[0], *truth[1]), strict=True
+    ):
         budget.check_form(actual, expected.float(), name)
     pairs = (("reweighted", 0, inputs[0]), ("d_features", 1, truth[1][0]))
     for name, part, scale in pairs:
-        ratios = errors(fused[part][0], truth[part][0], scale) / errors(plain[part][0], truth[part][0], scale)
+        ratios = errors(fused[part][0], truth[part][0], scale) / errors(
+            plain[part][0], truth[part][0], scale
+        )
         assert ratios.median() <= 3, f"{name}: {ratios.median():.2f} times eager's"
     budget.assert_close(fused[0][0], truth[0][0], 5e-6, "reweighted", scale=inputs[0])
-    for name, actual, other, expected in zip(OUTPUTS[1:], fused[0][1:], plain[0][1:], truth[0][1:], strict=True):
+    for name, actual, other, expected in zip(
+        OUTPUTS[1:], fused[0][1:], plain[0][1:], truth[0][1:], strict=True
+    ):
         error, eager_error = ((t.double() - expected).abs().max().item() for t in (actual, other))
         assert error <= max(3 * eager_error, TERM), f"{name}: {error:.1e}, eager {eager_error:.1e}"
     least = 1e-2 * max(g.norm().item() for g in truth[1])
-    for name, actual, other, expected in zip(INPUTS[1:], fused[1][1:], plain[1][1:], truth[1][1:], strict=True):
+    for name, actual, other, expected in zip(
+        INPUTS[1:], fused[1][1:], plain[1][1:], truth[1][1:], strict=True
+    ):
         error, eager_error = (budget.error(t, expected, least=least) for t in (actual, other))
         assert error <= max(3 * eager_error, 5e-4), f"{name}: {error:.1e}, eager {eager_error:.1e}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("squeeze", SQUEEZES)
-@pytest.mark.parametrize("make", (dominant, rank_one, duplicated, rescaled), ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", (dominant, rank_one, duplicated, rescaled), ids=lambda make: make.__name__
+)
 def test_gradients_of_the_mlp_err_at_most_three_times_as_much_as_torch(make, squeeze, device, rng):
     """In the median over maps: what reaches the gate is a sum that cancels, by how much depends on the map."""
     found = []
@@ -83,7 +114,12 @@ def test_gradients_of_the_mlp_err_at_most_three_times_as_much_as_torch(make, squ
         grads = gradients(inputs, rng)
         grads[1].zero_()
         fused, plain, truth = three(inputs, grads, squeeze=squeeze)
-        found.append([[budget.error(t, e) for t, e in zip(p[1][1:], truth[1][1:], strict=True)] for p in (fused, plain)])
+        found.append(
+            [
+                [budget.error(t, e) for t, e in zip(p[1][1:], truth[1][1:], strict=True)]
+                for p in (fused, plain)
+            ]
+        )
     error, eager_error = torch.tensor(found).median(0).values
     assert (error <= 3 * eager_error + 2e-6).all(), f"{error}, eager {eager_error}"
 
@@ -126,12 +162,18 @@ def test_float16_gradients_of_maps_of_any_scale(scale, slope, shape, device, rng
     fused, low, truth = three(inputs, grads)
     budget.assert_within_budget(fused[1][0], low[1][0], truth[1][0], "d_features")
     # Of the distance alone, where nothing hides what the unit must keep: Gbar lies beyond 65504, and among the subnormal.
-    grads = [torch.zeros_like(grads[0]), torch.zeros_like(grads[1]), torch.full_like(grads[2], slope)]
+    grads = [
+        torch.zeros_like(grads[0]),
+        torch.zeros_like(grads[1]),
+        torch.full_like(grads[2], slope),
+    ]
     fused, low, truth = three(inputs, grads)
     budget.assert_within_budget(fused[1][0], low[1][0], truth[1][0], "d_features of distance")
 
 
-@pytest.mark.parametrize("shape, squeeze", [((1, 64, 12, 12), "input"), ((1, 100, 6, 8), "decoupled")], ids=str)
+@pytest.mark.parametrize(
+    "shape, squeeze", [((1, 64, 12, 12), "input"), ((1, 100, 6, 8), "decoupled")], ids=str
+)
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 def test_low_precision_of_maps_with_a_strong_common_direction(shape, squeeze, dtype, device, rng):
     """What M suppresses must not come back through the rounding of an operand: rounding M or Gbar costs ten times the error."""
@@ -160,7 +202,8 @@ def test_gradients_of_the_mlp_are_float32(shape, device, rng):
 
 @pytest.mark.parametrize(
     "shape, ridge",
-    [((1, 12, 5, 6), ridge) for ridge in (1e-3, 0.1, 1.0, 100.0, 1e4)] + [((1, 40, 4, 5), 0.1), ((1, 70, 9, 9), 0.1)],
+    [((1, 12, 5, 6), ridge) for ridge in (1e-3, 0.1, 1.0, 100.0, 1e4)]
+    + [((1, 40, 4, 5), 0.1), ((1, 70, 9, 9), 0.1)],
     ids=str,
 )
 def test_every_ridge(shape, ridge, device, rng):
@@ -168,14 +211,26 @@ def test_every_ridge(shape, ridge, device, rng):
     fused, plain, truth = three(inputs, gradients(inputs, rng), ridge=ridge)
     error, eager_error = (budget.error(t[0][0], truth[0][0], inputs[0]) for t in (fused, plain))
     assert error <= max(3 * eager_error, 1e-6), f"reweighted: {error:.1e}, eager {eager_error:.1e}"
-    for name, actual, other, expected in zip(OUTPUTS[1:], fused[0][1:], plain[0][1:], truth[0][1:], strict=True):
+    for name, actual, other, expected in zip(
+        OUTPUTS[1:], fused[0][1:], plain[0][1:], truth[0][1:], strict=True
+    ):
         error, eager_error = ((t.double() - expected).abs().max().item() for t in (actual, other))
         assert error <= max(3 * eager_error, 1e-5), f"{name}: {error:.1e}, eager {eager_error:.1e}"
 
 
 @pytest.mark.parametrize("ridge", (0.1, 1.0, 10.0))
 @pytest.mark.parametrize(
-    "rank", [1, 2, 16, 17, 64, 65, 129, *(pytest.param(r, marks=pytest.mark.slow) for r in (63, 100, 128, 200, 256, 640, 1100))]
+    "rank",
+    [
+        1,
+        2,
+        16,
+        17,
+        64,
+        65,
+        129,
+        *(pytest.param(r, marks=pytest.mark.slow) for r in (63, 100, 128, 200, 256, 640, 1100)),
+    ],
 )
 def test_inverse(rank, ridge, device, rng):
     """M = (I + Gh / ridge)^-1 of maps with one dominant direction, and what M leaves of the map: M F, relative to ||F||."""
@@ -183,7 +238,11 @@ def test_inverse(rank, ridge, device, rng):
         pytest.skip("one ridge shows it for a large matrix")
     maps = dominant((1, rank, rank, 2), rng)[0].flatten(1).double()
     gram = maps @ maps.T
-    exact = (torch.eye(rank, dtype=torch.float64) + gram * (rank / gram.trace() / ridge)).float().double()
+    exact = (
+        (torch.eye(rank, dtype=torch.float64) + gram * (rank / gram.trace() / ridge))
+        .float()
+        .double()
+    )
     truth = torch.linalg.inv(exact)
     plain = torch.cholesky_inverse(torch.linalg.cholesky(exact.float())).double()
     actual = launchers.inverse(exact.float().to(device)[None])[0].cpu().double()
@@ -192,7 +251,9 @@ def test_inverse(rank, ridge, device, rng):
     error, other = (budget.error(t @ maps, truth @ maps, maps) for t in (actual, plain))
     assert error <= max(3 * other, 2e-7), f"M F: {error:.1e}, cholesky {other:.1e}"
     if device.type == "cpu" and rank in (17, 65):
-        budget.assert_close(launchers.inverse(exact[None].clone())[0], truth, 1e-12, "inverse in float64")
+        budget.assert_close(
+            launchers.inverse(exact[None].clone())[0], truth, 1e-12, "inverse in float64"
+        )
 
 
 @pytest.mark.slow

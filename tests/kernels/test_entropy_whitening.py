@@ -19,14 +19,19 @@ from intrasense_fast.kernels.entropy_whitening.reference import scaled_entropy
 
 SCALES = ("score", "relative", "max", "nats")
 NAMES = ("features", "channel_mean", "channel_max", "gate_weight", "gate_bias")
-interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="counts in Triton's interpreter")
+interpreted = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1", reason="counts in Triton's interpreter"
+)
 
 
 def tensors(shape, rng, device, dtype=torch.float32, side=3, spread=1.0):
     """A map, statistics and a gate; side: of the gate's convolution."""
     statistics = statistics_dtype(dtype)
     features = (torch.randn(shape, generator=rng) * spread + 0.5).to(device, dtype)
-    gate = [0.1 * torch.randn(s, generator=rng).to(device, statistics) for s in ((1, 2, side, side), (1,))]
+    gate = [
+        0.1 * torch.randn(s, generator=rng).to(device, statistics)
+        for s in ((1, 2, side, side), (1,))
+    ]
     return [features, features.to(statistics).mean(1), features.to(statistics).amax(1), *gate]
 
 
@@ -60,7 +65,11 @@ def middle(inputs, entropy_scale):
 def with_gradients(function, inputs, grad, **options):
     inputs = [t.detach().requires_grad_() for t in inputs]
     whitened, mask = function(*inputs, **options)
-    return whitened, mask, torch.autograd.grad(whitened, inputs, grad.to(whitened.dtype), allow_unused=True)
+    return (
+        whitened,
+        mask,
+        torch.autograd.grad(whitened, inputs, grad.to(whitened.dtype), allow_unused=True),
+    )
 
 
 @torch.no_grad()
@@ -77,14 +86,22 @@ def compare(inputs, rng, *, grad=None, bound=None, **options):
     """Fused against float64 with the same mask, within the budget of the dtype; returns the mask."""
     grad = torch.randn(inputs[0].shape, generator=rng).to(inputs[0]) if grad is None else grad
     whitened, mask, grads = with_gradients(entropy_whitening, inputs, grad, fused=True, **options)
-    truth, _, true_grads = with_gradients(reference, [t.double() for t in inputs], grad, mask=mask, **options)
+    truth, _, true_grads = with_gradients(
+        reference, [t.double() for t in inputs], grad, mask=mask, **options
+    )
     double = inputs[0].dtype == torch.float64
     if inputs[0].dtype.itemsize == 2:
         low, _, low_grads = with_gradients(entropy_whitening, inputs, grad, fused=False, **options)
         budget.assert_within_budget(whitened, low, truth, "whitened")
         budget.assert_within_budget(grads[0], low_grads[0], true_grads[0], "d_features")
     else:
-        budget.assert_close(whitened, truth, bound or (budget.FLOAT64 if double else budget.FORWARD), "whitened", least=1e-3)
+        budget.assert_close(
+            whitened,
+            truth,
+            bound or (budget.FLOAT64 if double else budget.FORWARD),
+            "whitened",
+            least=1e-3,
+        )
     least = 1e-2 * max((g.norm().item() for g in true_grads), default=0.0)
     for name, actual, expected in zip(NAMES, grads, true_grads, strict=True):
         if actual.dtype.itemsize > 2:
@@ -98,12 +115,19 @@ def compare(inputs, rng, *, grad=None, bound=None, **options):
     [((1, 3, 3, 4), 3, "nats"), ((2, 4, 3, 2), 5, "score"), ((1, 4, 1, 5), 5, "relative")],
     ids=str,
 )
-@pytest.mark.parametrize("fast", (True, pytest.param(False, marks=pytest.mark.slow)), ids=("fast", "full"))
+@pytest.mark.parametrize(
+    "fast", (True, pytest.param(False, marks=pytest.mark.slow)), ids=("fast", "full")
+)
 def test_gradcheck(shape, window, entropy_scale, fast, device, rng):
     if device.type == "cuda":
         pytest.skip("float64 runs eager on a GPU")
     inputs = tensors(shape, rng, device, torch.float64)
-    options = {"threshold": middle(inputs, entropy_scale), "entropy_scale": entropy_scale, "window": window, "fused": True}
+    options = {
+        "threshold": middle(inputs, entropy_scale),
+        "entropy_scale": entropy_scale,
+        "window": window,
+        "fused": True,
+    }
     assert entropy_whitening(*inputs, **options)[1].any()
     inputs = [t.requires_grad_() for t in inputs]
     assert gradcheck(lambda *t: entropy_whitening(*t, **options)[0], inputs, fast_mode=fast)
@@ -114,7 +138,9 @@ def test_gradcheck(shape, window, entropy_scale, fast, device, rng):
 def test_every_window_on_maps_of_any_size(window, shape, device, rng):
     dtype = torch.float32 if device.type == "cuda" else torch.float64
     inputs = tensors(shape, rng, device, dtype)
-    mask = compare(inputs, rng, window=window, entropy_scale="nats", threshold=middle(inputs, "nats"))
+    mask = compare(
+        inputs, rng, window=window, entropy_scale="nats", threshold=middle(inputs, "nats")
+    )
     assert mask.any() and not mask.all()
 
 
@@ -128,7 +154,9 @@ def test_every_number_of_channels(channels, device, rng):
 @pytest.mark.parametrize("entropy_scale", ("score", "max"))
 def test_channels_by_the_thousand(entropy_scale, device, rng):
     inputs = tensors((1, 2090, 1, 3), rng, device)
-    mask = forward(inputs, window=3, entropy_scale=entropy_scale, threshold=middle(inputs, entropy_scale))
+    mask = forward(
+        inputs, window=3, entropy_scale=entropy_scale, threshold=middle(inputs, entropy_scale)
+    )
     assert mask.any() and not mask.all()
 
 
@@ -144,7 +172,11 @@ def test_several_tiles_in_every_direction(window, dtype, channels, device, rng):
 def test_masks_agree_wherever_it_is_not_a_tie(entropy_scale, dtype, device, rng):
     inputs = tensors((2, 24, 12, 17), rng, device, dtype, spread=2.0)
     inputs[4] += 3.0  # a gate that is nearly shut would leave all entropies as good as equal
-    options = {"entropy_scale": entropy_scale, "threshold": middle(inputs, entropy_scale), "window": 1}
+    options = {
+        "entropy_scale": entropy_scale,
+        "threshold": middle(inputs, entropy_scale),
+        "window": 1,
+    }
     _, mask = entropy_whitening(*inputs, fused=True, **options)
     scaled = exact_entropy(inputs, entropy_scale)
     clear = (scaled - options["threshold"]).abs() >= 1e-3
@@ -156,7 +188,12 @@ def test_images_that_leave_the_mask_empty(device, rng):
     """Equal entropies everywhere, or as good as equal, and one channel: each scale as equations.md says."""
     flat = torch.randn(1, 32, 1, 1, generator=rng).expand(1, 32, 2, 3).to(device)
     nearly = flat * (1 + 1e-6 * torch.randn(1, 32, 2, 3, generator=rng).to(device))
-    for entropy_scale, masked in (("score", False), ("relative", False), ("max", True), ("nats", True)):
+    for entropy_scale, masked in (
+        ("score", False),
+        ("relative", False),
+        ("max", True),
+        ("nats", True),
+    ):
         for features in (flat.contiguous(), nearly):
             options = {"entropy_scale": entropy_scale, "threshold": 10.0, "window": 3}
             whitened, mask = entropy_whitening(*open_gate(features), **options, fused=True)
@@ -180,7 +217,14 @@ def test_an_offset_costs_no_accuracy(window, step, device, rng):
     """1e3 with unit spread, also beside values far away: gradients to 1e-3 as well."""
     features = torch.randn(1, 32, 5, 8, generator=rng) + 1e3
     features[..., 4:] += step
-    compare(open_gate(features.to(device)), rng, window=window, entropy_scale="nats", threshold=10.0, bound=1e-3)
+    compare(
+        open_gate(features.to(device)),
+        rng,
+        window=window,
+        entropy_scale="nats",
+        threshold=10.0,
+        bound=1e-3,
+    )
 
 
 def test_variance_in_dead_channels(device, rng):
@@ -235,7 +279,13 @@ def test_a_nan_at_a_position_that_no_masked_window_holds_touches_no_gradient(fus
     inputs[0][:, :, 2] = torch.nan
     for window in (3, 5):
         _, mask, grads = with_gradients(
-            entropy_whitening, inputs, grad, entropy_scale="nats", threshold=0.0, window=window, fused=fused
+            entropy_whitening,
+            inputs,
+            grad,
+            entropy_scale="nats",
+            threshold=0.0,
+            window=window,
+            fused=fused,
         )
         assert not mask.any() and grads[0].isfinite().all()
 
@@ -250,7 +300,10 @@ def test_statistics_and_gates_of_another_dtype(dtype, device, rng):
     features, *others = tensors((2, 6, 3, 4), rng, device)
     inputs = [features, *(t.to(dtype) for t in others)]
     grad = torch.randn(features.shape, generator=rng).to(device)
-    fused, plain = (with_gradients(entropy_whitening, inputs, grad, fused=fused, window=3) for fused in (True, False))
+    fused, plain = (
+        with_gradients(entropy_whitening, inputs, grad, fused=fused, window=3)
+        for fused in (True, False)
+    )
     assert torch.equal(fused[1], plain[1])
     assert budget.error(fused[0], plain[0]) <= 1e-5
     for name, actual, other in zip(NAMES, fused[2], plain[2], strict=True):
@@ -265,7 +318,9 @@ def cropped(t):
 
 def between(t):
     """Every second channel of a wider channels_last map."""
-    wider = torch.full((t.shape[0], 2 * t.shape[1], *t.shape[2:]), torch.nan, dtype=t.dtype, device=t.device)
+    wider = torch.full(
+        (t.shape[0], 2 * t.shape[1], *t.shape[2:]), torch.nan, dtype=t.dtype, device=t.device
+    )
     wider = wider.contiguous(memory_format=torch.channels_last)
     wider[:, ::2] = t
     return wider[:, ::2]
@@ -276,7 +331,9 @@ def transposed(t):
 
 
 @pytest.mark.parametrize(
-    "of_map, of_grad", [(cropped, between), (between, transposed), (transposed, cropped)], ids=lambda f: f.__name__
+    "of_map, of_grad",
+    [(cropped, between), (between, transposed), (transposed, cropped)],
+    ids=lambda f: f.__name__,
 )
 def test_map_and_gradient_of_any_two_layouts(of_map, of_grad, device, rng):
     features, mean, top, weight, bias = tensors((2, 6, 3, 4), rng, device)
@@ -326,17 +383,25 @@ def test_an_empty_batch_has_zero_gradients(device, rng):
     assert all(t.grad.shape == t.shape and t.grad.eq(0).all() for t in inputs)
 
 
-@pytest.mark.parametrize("options", ({}, {"window": 3, "entropy_scale": "nats"}, {"normalize": False}), ids=str)
+@pytest.mark.parametrize(
+    "options", ({}, {"window": 3, "entropy_scale": "nats"}, {"normalize": False}), ids=str
+)
 def test_saves_its_inputs_and_maps_of_one_number_a_position(options, device, rng):
     inputs = tensors((2, 8, 4, 5), rng, device, torch.bfloat16)
     kept = {}
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t
+    ):
         entropy_whitening(*(t.requires_grad_() for t in inputs), fused=True, **options)
-    assert sum(t.numel() * t.element_size() for t in kept.values()) == proof.saved_bytes(dict(zip(NAMES, inputs, strict=True)))
+    assert sum(t.numel() * t.element_size() for t in kept.values()) == proof.saved_bytes(
+        dict(zip(NAMES, inputs, strict=True))
+    )
 
 
 @interpreted
-@pytest.mark.parametrize("window, launches", [(3, ["whiten_gather"]), (5, ["whiten_moments", "whiten_gather"])])
+@pytest.mark.parametrize(
+    "window, launches", [(3, ["whiten_gather"]), (5, ["whiten_moments", "whiten_gather"])]
+)
 def test_launches_of_the_backward(window, launches, device, rng):
     """The gate's three only where something beside the map asks; none depends on the batch."""
     from intrasense_fast.kernels._proof.traffic import meter

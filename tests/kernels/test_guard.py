@@ -5,9 +5,14 @@ import os
 import pytest
 import torch
 
-triton = pytest.importorskip("triton", reason="the kernels need Triton, which has wheels for Linux only")
+triton = pytest.importorskip(
+    "triton", reason="the kernels need Triton, which has wheels for Linux only"
+)
 if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("the guard works in Triton's interpreter: run with TRITON_INTERPRET=1", allow_module_level=True)
+    pytest.skip(
+        "the guard works in Triton's interpreter: run with TRITON_INTERPRET=1",
+        allow_module_level=True,
+    )
 
 tl = pytest.importorskip("triton.language")
 InterpreterError = pytest.importorskip("triton.runtime.errors").InterpreterError
@@ -151,7 +156,9 @@ def test_bfloat16_products_and_casts(rng):
     out = torch.empty(32, 32)
     product[(1,)](a, b, out, 32)
     torch.testing.assert_close(out, a.float() @ b.float(), rtol=1e-5, atol=1e-5)
-    x = torch.cat([torch.randn(1020, generator=rng), torch.tensor([torch.inf, -torch.inf, torch.nan, 1.9999])])
+    x = torch.cat(
+        [torch.randn(1020, generator=rng), torch.tensor([torch.inf, -torch.inf, torch.nan, 1.9999])]
+    )
     low, back = torch.empty(1024, dtype=torch.bfloat16), torch.empty(1024)
     cast[(1,)](x, low, 1024)
     torch.testing.assert_close(low, x.bfloat16(), rtol=0, atol=0, equal_nan=True)

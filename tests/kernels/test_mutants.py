@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OPERATORS = sorted(path.stem.removeprefix("mutants_") for path in Path(__file__).parent.glob("mutants_*.py"))
+OPERATORS = sorted(
+    path.stem.removeprefix("mutants_") for path in Path(__file__).parent.glob("mutants_*.py")
+)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

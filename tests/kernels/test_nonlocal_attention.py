@@ -24,19 +24,28 @@ NAMES = ("query", "key", "value", "residual")
 OUTPUTS = ("features", "channel_mean", "channel_max")
 
 
-def tensors(batch, positions, depth, channels, dtype, rng, device, *, query=1.0, key=0.0, residual=1.0):
+def tensors(
+    batch, positions, depth, channels, dtype, rng, device, *, query=1.0, key=0.0, residual=1.0
+):
     """Views of one projection, and the residual: query and residual scaled, key shifted."""
     projection = torch.randn(batch, positions, 2 * depth + channels, generator=rng)
     projection[..., :depth] *= query
     projection[..., depth : 2 * depth] += key
     q, k, v = projection.to(device, dtype).split([depth, depth, channels], -1)
-    return q, k, v, (torch.randn(batch, positions, channels, generator=rng) * residual).to(device, dtype)
+    return (
+        q,
+        k,
+        v,
+        (torch.randn(batch, positions, channels, generator=rng) * residual).to(device, dtype),
+    )
 
 
 def with_gradients(function, inputs, grads):
     inputs = [t.detach().requires_grad_() for t in inputs]
     outputs = function(*inputs)
-    return outputs, torch.autograd.grad(outputs, inputs, [g.to(o.dtype) for g, o in zip(grads, outputs, strict=True)])
+    return outputs, torch.autograd.grad(
+        outputs, inputs, [g.to(o.dtype) for g, o in zip(grads, outputs, strict=True)]
+    )
 
 
 def compare(inputs, rng, *, forward=budget.FORWARD):
@@ -55,7 +64,12 @@ def compare(inputs, rng, *, forward=budget.FORWARD):
                 budget.assert_within_budget(actual, low[part][index], expected, name)
             else:
                 bound = forward if part == 0 else budget.BACKWARD
-                budget.assert_close(actual, expected, budget.FLOAT64 if actual.dtype == torch.float64 else bound, name)
+                budget.assert_close(
+                    actual,
+                    expected,
+                    budget.FLOAT64 if actual.dtype == torch.float64 else bound,
+                    name,
+                )
 
 
 @pytest.mark.parametrize(
@@ -64,13 +78,29 @@ def compare(inputs, rng, *, forward=budget.FORWARD):
         (1024, 64, torch.bfloat16, {"query": 0.2, "key": 2.0, "residual": 4.0}),
         (1024, 64, torch.float16, {"query": 0.2, "key": 2.0, "residual": 4.0}),
         (1024, 64, torch.bfloat16, {"query": 3.0}),
-        pytest.param(2048, 64, torch.bfloat16, {"query": 0.2, "key": 2.0, "residual": 4.0}, marks=pytest.mark.slow),
-        pytest.param(1024, 256, torch.bfloat16, {"query": 0.2, "key": 2.0, "residual": 16.0}, marks=pytest.mark.slow),
+        pytest.param(
+            2048,
+            64,
+            torch.bfloat16,
+            {"query": 0.2, "key": 2.0, "residual": 4.0},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            1024,
+            256,
+            torch.bfloat16,
+            {"query": 0.2, "key": 2.0, "residual": 16.0},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
-def test_gradients_of_diffuse_attention_over_keys_with_a_mean(positions, channels, dtype, scales, device, rng):
+def test_gradients_of_diffuse_attention_over_keys_with_a_mean(
+    positions, channels, dtype, scales, device, rng
+):
     """Delta from the rounded output ruins dQ here, and only here: data around zero does not show it."""
-    compare(tensors(1, positions, max(8, channels // 8), channels, dtype, rng, device, **scales), rng)
+    compare(
+        tensors(1, positions, max(8, channels // 8), channels, dtype, rng, device, **scales), rng
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,35 +126,54 @@ def test_every_table(architecture, depth, channels, dtype, device, rng):
     if device.type == "cuda" and architecture != "sm_90":
         pytest.skip("a GPU uses its own table")
     with assume(architecture):
-        compare(tensors(1, 135 if architecture == "sm_90" else 70, depth, channels, dtype, rng, device), rng)
+        compare(
+            tensors(1, 135 if architecture == "sm_90" else 70, depth, channels, dtype, rng, device),
+            rng,
+        )
 
 
-@pytest.mark.parametrize("batch, positions, depth, channels", [(1, 3, 2, 2), (2, 5, 3, 4), (2, 1, 1, 1), (1, 35, 17, 3)])
+@pytest.mark.parametrize(
+    "batch, positions, depth, channels", [(1, 3, 2, 2), (2, 5, 3, 4), (2, 1, 1, 1), (1, 35, 17, 3)]
+)
 def test_gradcheck(batch, positions, depth, channels, device, rng):
     """The whole Jacobian of the smallest shape, a random projection of it for the others."""
     if device.type == "cuda":
         pytest.skip("float64 runs eager on a GPU")
-    inputs = [t.detach().requires_grad_() for t in tensors(batch, positions, depth, channels, torch.float64, rng, device)]
-    assert gradcheck(lambda *t: nonlocal_attention(*t, fused=True), inputs, fast_mode=positions != 3)
+    inputs = [
+        t.detach().requires_grad_()
+        for t in tensors(batch, positions, depth, channels, torch.float64, rng, device)
+    ]
+    assert gradcheck(
+        lambda *t: nonlocal_attention(*t, fused=True), inputs, fast_mode=positions != 3
+    )
 
 
 def test_many_splits_sum_to_the_same(device, rng, monkeypatch):
     """Several programs share the keys and the queries, unevenly."""
     monkeypatch.setattr(triton_impl, "PROGRAMS", 6)
-    inputs = tensors(1, 150, 5, 20, torch.float64 if device.type == "cpu" else torch.float32, rng, device)
+    inputs = tensors(
+        1, 150, 5, 20, torch.float64 if device.type == "cpu" else torch.float32, rng, device
+    )
     assert triton_impl.splits(1, 5, 5) == (3, 2, 2, 3)
     compare(inputs, rng)
 
 
 @pytest.mark.parametrize(
-    "depth, channels, dtype", [(8, 64, torch.float16), (32, 256, torch.bfloat16), (48, 448, torch.bfloat16)]
+    "depth, channels, dtype",
+    [(8, 64, torch.float16), (32, 256, torch.bfloat16), (48, 448, torch.bfloat16)],
 )
-def test_resident_values_of_the_table_in_uneven_splits(depth, channels, dtype, device, rng, monkeypatch):
+def test_resident_values_of_the_table_in_uneven_splits(
+    depth, channels, dtype, device, rng, monkeypatch
+):
     """Each program adds several tiles of keys into its dQ, over tiles of queries that do not end with N."""
     monkeypatch.setattr(triton_impl, "PROGRAMS", 4)
     blocks = configs.score_gradient_config(depth, channels, dtype, "sm_90", "ieee").blocks
     row_tiles, key_tiles = -(-300 // blocks["BLOCK_M"]), -(-300 // blocks["BLOCK_N"])
-    assert blocks["BLOCK_V"] >= channels and triton_impl.splits(1, row_tiles, key_tiles)[:3] == (2, 2, 2)
+    assert blocks["BLOCK_V"] >= channels and triton_impl.splits(1, row_tiles, key_tiles)[:3] == (
+        2,
+        2,
+        2,
+    )
     inputs = tensors(1, 300, depth, channels, dtype, rng, device, key=2.0)
     assert triton_impl.aligned(channels, *inputs)
     with assume("sm_90"):
@@ -132,7 +181,9 @@ def test_resident_values_of_the_table_in_uneven_splits(depth, channels, dtype, d
 
 
 @pytest.mark.parametrize("batch", (1, 2, 4, 16, 512))
-@pytest.mark.parametrize("row_tiles, key_tiles", [(1, 1), (2, 1), (7, 5), (64, 32), (1024, 512), (10**6, 10**6)])
+@pytest.mark.parametrize(
+    "row_tiles, key_tiles", [(1, 1), (2, 1), (7, 5), (64, 32), (1024, 512), (10**6, 10**6)]
+)
 def test_splits_cover_everything_and_stay_bounded(batch, row_tiles, key_tiles):
     keys, tiles, queries, rows = triton_impl.splits(batch, row_tiles, key_tiles)
     assert (keys - 1) * tiles < key_tiles <= keys * tiles
@@ -145,13 +196,22 @@ def test_splits_cover_everything_and_stay_bounded(batch, row_tiles, key_tiles):
 def test_workspace_is_bounded_whatever_n(monkeypatch, device):
     allocated = []
     launch = triton_impl.launch
-    monkeypatch.setattr(triton_impl, "launch", lambda kernel, grid, *args, **options: allocated.extend(args))
+    monkeypatch.setattr(
+        triton_impl, "launch", lambda kernel, grid, *args, **options: allocated.extend(args)
+    )
     positions, depth, channels = 65536, 32, 256
-    q, k, v, x = (torch.empty(1, positions, n, dtype=torch.bfloat16, device="meta") for n in (depth, depth, channels, channels))
+    q, k, v, x = (
+        torch.empty(1, positions, n, dtype=torch.bfloat16, device="meta")
+        for n in (depth, depth, channels, channels)
+    )
     features, mean, top, argmax, lse, attended = triton_impl.forward(q, k, v, x, True)
     grads = triton_impl.backward(q, k, v, attended, lse, argmax, features, mean, top, True, True)
     given = (q, k, v, x, features, mean, top, argmax, lse, attended, *grads)
-    workspace = {id(t): t for t in allocated if isinstance(t, torch.Tensor) and not any(t is g for g in given)}
+    workspace = {
+        id(t): t
+        for t in allocated
+        if isinstance(t, torch.Tensor) and not any(t is g for g in given)
+    }
     total = sum(t.numel() * t.element_size() for t in workspace.values())
     assert launch is not triton_impl.launch and len(workspace) >= 3
     assert total <= 4 * 32 * positions * depth + 2 * positions * channels + 4 * positions
@@ -159,7 +219,11 @@ def test_workspace_is_bounded_whatever_n(monkeypatch, device):
 
 @pytest.mark.parametrize(
     "architecture, depth, channels, dtype",
-    [("sm_90", 4, 6, torch.float32), ("sm_90", 8, 64, torch.bfloat16), ("sm_80", 8, 64, torch.bfloat16)],
+    [
+        ("sm_90", 4, 6, torch.float32),
+        ("sm_90", 8, 64, torch.bfloat16),
+        ("sm_80", 8, 64, torch.bfloat16),
+    ],
 )
 @pytest.mark.parametrize("sign", (-1.0, 1.0))
 def test_scores_far_from_zero(sign, architecture, depth, channels, dtype, device, rng):
@@ -178,12 +242,18 @@ def test_a_score_of_minus_infinity_is_a_masked_key(device, rng):
     k[:, :150, 0] = -torch.inf
     features, mean, top = nonlocal_attention(q, k, v, x, fused=True)
     expected = nonlocal_attention(
-        q[:, :, 1:] * math.sqrt(3 / 4), k[:, 150:, 1:].repeat(1, 4, 1), v[:, 150:].repeat(1, 4, 1), x, fused=False
+        q[:, :, 1:] * math.sqrt(3 / 4),
+        k[:, 150:, 1:].repeat(1, 4, 1),
+        v[:, 150:].repeat(1, 4, 1),
+        x,
+        fused=False,
     )
     for actual, wanted in zip((features, mean, top), expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
     k[:, :, 0] = -torch.inf
-    for actual, wanted in zip(nonlocal_attention(q, k, v, x, fused=True), reference(q, k, v, x), strict=True):
+    for actual, wanted in zip(
+        nonlocal_attention(q, k, v, x, fused=True), reference(q, k, v, x), strict=True
+    ):
         budget.check_form(actual, wanted, "all scores -inf")
         assert actual.isnan().all()
 
@@ -192,7 +262,9 @@ def test_a_score_of_minus_infinity_is_a_masked_key(device, rng):
 def test_nan_reaches_exactly_the_gradients_it_reaches_in_the_reference(where, device, rng):
     inputs = [t.clone() for t in tensors(2, 37, 4, 6, torch.float32, rng, device)]
     inputs[NAMES.index(where)][0, 3, 2] = torch.nan
-    grads = [torch.randn(shape, generator=rng).to(device) for shape in ((2, 37, 6), (2, 37), (2, 37))]
+    grads = [
+        torch.randn(shape, generator=rng).to(device) for shape in ((2, 37, 6), (2, 37), (2, 37))
+    ]
     fused = with_gradients(lambda *t: nonlocal_attention(*t, fused=True), inputs, grads)
     truth = with_gradients(reference, inputs, grads)
     for part, names in ((0, OUTPUTS), (1, NAMES)):
@@ -206,7 +278,9 @@ def test_the_maximum_takes_the_lowest_channel_of_a_tie(channels, device):
     x = torch.zeros(1, 2, channels, device=device)
     x[0, 1, channels // 2 :] = 1
     x.requires_grad_()
-    _, _, top = nonlocal_attention(zeros, zeros, torch.zeros(1, 2, channels, device=device), x, fused=True)
+    _, _, top = nonlocal_attention(
+        zeros, zeros, torch.zeros(1, 2, channels, device=device), x, fused=True
+    )
     top.sum().backward()
     assert top.tolist() == [[0, 1]]
     assert x.grad[0].argmax(-1).tolist() == [0, channels // 2]
@@ -236,9 +310,14 @@ def test_attended_is_saved_only_for_the_gradients_that_need_it(device, rng):
     q, k, v, x = tensors(1, 20, 3, 40, torch.float32, rng, device)
     sizes = {}
     for needed in NAMES:
-        inputs = [t.detach().requires_grad_(name == needed) for name, t in zip(NAMES, (q, k, v, x), strict=True)]
+        inputs = [
+            t.detach().requires_grad_(name == needed)
+            for name, t in zip(NAMES, (q, k, v, x), strict=True)
+        ]
         kept = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, kept=kept: kept.append(t) or t, lambda t: t
+        ):
             nonlocal_attention(*inputs, fused=True)
         sizes[needed] = sum(t.numel() for t in kept)
     assert sizes["query"] == sizes["key"] == sizes["value"] + 20 * 40 == sizes["residual"] + 20 * 40
@@ -282,8 +361,20 @@ def test_every_shape_has_a_configuration(aligned, architecture, dtype):
 @pytest.mark.parametrize("target", ("sm_80", "sm_86", "sm_90"))
 def test_the_full_table_holds_every_promised_shape(target, dtype):
     """What holds of the committed table (tests/contract/test_compiled.py: no spill, tensor cores) holds of these."""
-    jobs = [job for job in PROOF.jobs("full") if job.target == target and job.kernel.endswith(":attention_forward")]
-    for depth, channels in ((8, 64), (16, 128), (32, 256), (64, 512), (128, 1024), (256, 2048), (512, 512)):
+    jobs = [
+        job
+        for job in PROOF.jobs("full")
+        if job.target == target and job.kernel.endswith(":attention_forward")
+    ]
+    for depth, channels in (
+        (8, 64),
+        (16, 128),
+        (32, 256),
+        (64, 512),
+        (128, 1024),
+        (256, 2048),
+        (512, 512),
+    ):
         found = [job for job in jobs if job.label == f"d={depth} C={channels} N=4096 {dtype}"]
         assert {job.constexprs["SAVE"] for job in found} == {True, False}
         assert target != "sm_90" or all("HGMMA" in PROOF.instructions(job) for job in found)
@@ -291,8 +382,18 @@ def test_the_full_table_holds_every_promised_shape(target, dtype):
 
 def test_the_example_runs():
     example = Path(__file__).parents[2] / "examples" / "vae_attention.py"
-    run = subprocess.run([sys.executable, example, "--size", "6"], cwd=example.parents[1], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, example, "--size", "6"],
+        cwd=example.parents[1],
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr
     assert float(re.search(r"largest difference (\S+)", run.stdout).group(1)) <= 1e-4
-    wrong = subprocess.run([sys.executable, example, "--size", "0"], cwd=example.parents[1], capture_output=True, text=True)
+    wrong = subprocess.run(
+        [sys.executable, example, "--size", "0"],
+        cwd=example.parents[1],
+        capture_output=True,
+        text=True,
+    )
     assert wrong.returncode == 2 and "--size must be at least 1, got 0" in wrong.stderr

@@ -27,8 +27,16 @@ def shipped_tables():
 
 def saved(tmp_path, **changes):
     here = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    row = {"blocks": configs.forward_config(*QUESTION).blocks | {"BLOCK_M": 16}, "num_warps": 2, "num_stages": 1}
-    content = {"gpu": here, "triton": triton.__version__, "configs": {tuned.question(configs.forward_config, QUESTION): row}}
+    row = {
+        "blocks": configs.forward_config(*QUESTION).blocks | {"BLOCK_M": 16},
+        "num_warps": 2,
+        "num_stages": 1,
+    }
+    content = {
+        "gpu": here,
+        "triton": triton.__version__,
+        "configs": {tuned.question(configs.forward_config, QUESTION): row},
+    }
     path = tmp_path / "tuned.json"
     path.write_text(json.dumps(content | changes))
     return path
@@ -37,11 +45,19 @@ def saved(tmp_path, **changes):
 def test_a_tuned_configuration_is_used_and_given_up_again(tmp_path, device, rng):
     before = configs.forward_config(*QUESTION)
     assert use_tuned_configs(saved(tmp_path)) == 1
-    assert configs.forward_config(*QUESTION).blocks["BLOCK_M"] == 16 and configs.forward_config(*QUESTION).num_warps == 2
-    assert configs.forward_config(16, 48, *QUESTION[2:]).blocks["BLOCK_M"] == before.blocks["BLOCK_M"]
+    assert (
+        configs.forward_config(*QUESTION).blocks["BLOCK_M"] == 16
+        and configs.forward_config(*QUESTION).num_warps == 2
+    )
+    assert (
+        configs.forward_config(16, 48, *QUESTION[2:]).blocks["BLOCK_M"] == before.blocks["BLOCK_M"]
+    )
     q, k = (torch.randn(2, 20, 16, generator=rng).to(device) for _ in range(2))
     v, x = (torch.randn(2, 20, 32, generator=rng).to(device) for _ in range(2))
-    actual, expected = nonlocal_attention(q, k, v, x, fused=True), reference(*(t.double() for t in (q, k, v, x)))
+    actual, expected = (
+        nonlocal_attention(q, k, v, x, fused=True),
+        reference(*(t.double() for t in (q, k, v, x))),
+    )
     assert (actual[0] - expected[0]).norm() <= 1e-5 * expected[0].norm()
     assert use_tuned_configs(None) == 0
     assert configs.forward_config(*QUESTION) == before
@@ -49,7 +65,11 @@ def test_a_tuned_configuration_is_used_and_given_up_again(tmp_path, device, rng)
 
 @pytest.mark.parametrize(
     "changes, message",
-    [({"gpu": "another GPU"}, "tune again"), ({"triton": "0.0"}, "tune again"), ({"configs": {"x": {}}}, "no file of tuned")],
+    [
+        ({"gpu": "another GPU"}, "tune again"),
+        ({"triton": "0.0"}, "tune again"),
+        ({"configs": {"x": {}}}, "no file of tuned"),
+    ],
     ids=("gpu", "triton", "rows"),
 )
 def test_a_file_from_elsewhere_is_refused(changes, message, tmp_path):
@@ -81,8 +101,12 @@ def test_only_what_beats_the_table_over_all_shapes_is_chosen():
 def test_every_subject_can_be_answered(name):
     subject = tune.subjects()[name]
     assert all(list(subject.candidates(shape)) for shape in subject.shapes)
-    module = __import__(f"intrasense_fast.kernels.{name.split('.')[0]}.configs", fromlist=["configs"])
-    assert hasattr(getattr(module, subject.function), "__wrapped__"), f"{subject.function} is not tunable"
+    module = __import__(
+        f"intrasense_fast.kernels.{name.split('.')[0]}.configs", fromlist=["configs"]
+    )
+    assert hasattr(getattr(module, subject.function), "__wrapped__"), (
+        f"{subject.function} is not tunable"
+    )
 
 
 def test_the_tuner_needs_a_gpu(capsys):

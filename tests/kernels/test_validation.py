@@ -16,7 +16,9 @@ GATE = (torch.zeros(1, 2, 7, 7), torch.zeros(1))
 
 
 def attention(q=(2, 9, 3), k=(2, 9, 3), v=(2, 9, 4), x=(2, 9, 4), dtype=torch.float32, **options):
-    return functional.nonlocal_attention(*(torch.zeros(shape, dtype=dtype) for shape in (q, k, v, x)), **options)
+    return functional.nonlocal_attention(
+        *(torch.zeros(shape, dtype=dtype) for shape in (q, k, v, x)), **options
+    )
 
 
 def whitening(features=MAP, mean=POSITIONS, top=POSITIONS, weight=GATE[0], bias=GATE[1], **options):
@@ -34,22 +36,38 @@ def loss(logits=MAP, target=MAP, **options):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: attention(k=(2, 8, 3)), r"key must have shape \(B, N, d\), as query = \(2, 9, 3\), got \(2, 8, 3\)"),
+        (
+            lambda: attention(k=(2, 8, 3)),
+            r"key must have shape \(B, N, d\), as query = \(2, 9, 3\), got \(2, 8, 3\)",
+        ),
         (lambda: attention(v=(2, 8, 4)), r"value must have shape .*\(2, 9, 4\), got \(2, 8, 4\)"),
-        (lambda: attention(x=(2, 9, 5)), r"residual must have shape .*\(2, 9, 4\), got \(2, 9, 5\)"),
+        (
+            lambda: attention(x=(2, 9, 5)),
+            r"residual must have shape .*\(2, 9, 4\), got \(2, 9, 5\)",
+        ),
         (lambda: attention(q=(9, 3)), r"query must have shape \(B, N, d\), got \(9, 3\)"),
         (lambda: attention(q=(2, 9, 0), k=(2, 9, 0)), "d must be at least 1, got 0"),
         (lambda: attention(v=(2, 9, 0), x=(2, 9, 0)), "C must be at least 1, got 0"),
-        (lambda: attention(dtype=torch.int64), r"must be floating point, got torch.int64; convert it with .float\(\)"),
         (
-            lambda: functional.nonlocal_attention(*(torch.zeros(1, 2, 3, dtype=d) for d in (torch.float32, torch.float16) * 2)),
+            lambda: attention(dtype=torch.int64),
+            r"must be floating point, got torch.int64; convert it with .float\(\)",
+        ),
+        (
+            lambda: functional.nonlocal_attention(
+                *(torch.zeros(1, 2, 3, dtype=d) for d in (torch.float32, torch.float16) * 2)
+            ),
             "convert one with",
         ),
         (
-            lambda: functional.nonlocal_attention(*(torch.zeros(1, 2, 3, device=d) for d in ("cpu", "meta") * 2)),
+            lambda: functional.nonlocal_attention(
+                *(torch.zeros(1, 2, 3, device=d) for d in ("cpu", "meta") * 2)
+            ),
             "move them together",
         ),
-        (lambda: whitening(mean=torch.zeros(2, 5, 5)), r"channel_mean must have shape .*\(2, 5, 6\), got \(2, 5, 5\)"),
+        (
+            lambda: whitening(mean=torch.zeros(2, 5, 5)),
+            r"channel_mean must have shape .*\(2, 5, 6\), got \(2, 5, 5\)",
+        ),
         (
             lambda: whitening(weight=torch.zeros(1, 2, 4, 4)),
             r"gate_weight must have shape \(1, 2, k, k\) with k odd, got \(1, 2, 4, 4\)",
@@ -63,20 +81,42 @@ def loss(logits=MAP, target=MAP, **options):
         (lambda: whitening(eps=0.0), "eps must be finite and > 0"),
         (lambda: whitening(entropy_scale="bits"), r"entropy_scale must be one of .* got 'bits'"),
         (
-            lambda: whitening(features=torch.zeros(2, 4, 0, 6), mean=torch.zeros(2, 0, 6), top=torch.zeros(2, 0, 6)),
+            lambda: whitening(
+                features=torch.zeros(2, 4, 0, 6),
+                mean=torch.zeros(2, 0, 6),
+                top=torch.zeros(2, 0, 6),
+            ),
             "H must be at least 1",
         ),
         (lambda: whitening(features=MAP.int()), "must be floating point"),
-        (lambda: whitening(features=MAP.to(torch.float8_e4m3fn)), "must be float16, bfloat16, float32 or float64, got"),
-        (lambda: decoupling(features=MAP.to_sparse()), r"features must be dense, got torch.sparse_coo; .*\.to_dense\(\)"),
-        (lambda: decoupling(features=torch.zeros(4, 5, 6)), r"features must have shape \(B, C, H, W\), got \(4, 5, 6\)"),
-        (lambda: decoupling(w1=torch.zeros(2, 3)), r"reduce_weight must have shape .*\(2, 4\), got \(2, 3\)"),
-        (lambda: decoupling(w2=torch.zeros(4, 3)), r"expand_weight must have shape .*\(4, 2\), got \(4, 3\)"),
+        (
+            lambda: whitening(features=MAP.to(torch.float8_e4m3fn)),
+            "must be float16, bfloat16, float32 or float64, got",
+        ),
+        (
+            lambda: decoupling(features=MAP.to_sparse()),
+            r"features must be dense, got torch.sparse_coo; .*\.to_dense\(\)",
+        ),
+        (
+            lambda: decoupling(features=torch.zeros(4, 5, 6)),
+            r"features must have shape \(B, C, H, W\), got \(4, 5, 6\)",
+        ),
+        (
+            lambda: decoupling(w1=torch.zeros(2, 3)),
+            r"reduce_weight must have shape .*\(2, 4\), got \(2, 3\)",
+        ),
+        (
+            lambda: decoupling(w2=torch.zeros(4, 3)),
+            r"expand_weight must have shape .*\(4, 2\), got \(4, 3\)",
+        ),
         (lambda: decoupling(b2=torch.zeros(3)), "expand_bias must have shape"),
         (lambda: decoupling(ridge=0.0), "ridge must be a finite number > 0, got 0.0"),
         (lambda: decoupling(ridge=float("inf")), "ridge must be a finite number"),
         (lambda: decoupling(squeeze="none"), r"squeeze must be one of .* got 'none'"),
-        (lambda: loss(target=torch.zeros(2, 4, 5, 5)), r"target must have shape .*\(2, 4, 5, 6\), got \(2, 4, 5, 5\)"),
+        (
+            lambda: loss(target=torch.zeros(2, 4, 5, 5)),
+            r"target must have shape .*\(2, 4, 5, 6\), got \(2, 4, 5, 5\)",
+        ),
         (lambda: loss(logits=MAP.long()), "logits must be floating point"),
         (lambda: loss(target=MAP.to(torch.complex64)), "target must be bool, integer or float"),
         (lambda: loss(logits=torch.zeros(3)), r"logits must have shape \(B, K, H, W\), got \(3\)"),
@@ -135,16 +175,30 @@ except FusedUnavailableError as error:
     print(error)
 """
     environment = {"PATH": "", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
     assert result.returncode == 0, result.stderr
-    assert "CUDA or ROCm GPU" in result.stdout and "TRITON_INTERPRET=1" in result.stdout and "fused=None" in result.stdout
+    assert (
+        "CUDA or ROCm GPU" in result.stdout
+        and "TRITON_INTERPRET=1" in result.stdout
+        and "fused=None" in result.stdout
+    )
 
 
 @pytest.mark.parametrize(
     "before, after, message",
     [
-        ("import triton.language", 'os.environ["TRITON_INTERPRET"] = "1"', "set TRITON_INTERPRET=1 before Python starts"),
-        ('os.environ["TRITON_INTERPRET"] = "on"', "import triton.language", "Triton interpreter on the CPU"),
+        (
+            "import triton.language",
+            'os.environ["TRITON_INTERPRET"] = "1"',
+            "set TRITON_INTERPRET=1 before Python starts",
+        ),
+        (
+            'os.environ["TRITON_INTERPRET"] = "on"',
+            "import triton.language",
+            "Triton interpreter on the CPU",
+        ),
         ('os.environ["TRITON_INTERPRET"] = "on"', "", "Triton interpreter on the CPU"),
         ('os.environ["TRITON_INTERPRET"] = "0"', "", "set TRITON_INTERPRET=1 before Python starts"),
     ],
@@ -158,7 +212,9 @@ from intrasense_fast import fused_status
 print(fused_status(torch.zeros(1)).reason)
 """
     environment = {"PATH": "", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
     assert result.returncode == 0, result.stderr
     assert message in result.stdout
 
@@ -172,7 +228,9 @@ fused, eager = (nonlocal_attention(q, q, q, q, fused=fused)[0].float() for fused
 print(float((fused - eager).norm() / eager.norm()))
 """
     environment = {"PATH": "", "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
     assert result.returncode == 0, result.stderr
     assert float(result.stdout) <= 2e-2
 
@@ -188,4 +246,8 @@ def test_status_of_devices_and_dtypes_the_kernels_do_not_serve():
     assert "floating-point" in fused_status(torch.zeros(1, dtype=torch.int32)).reason
     assert "meta" in fused_status(torch.zeros(1, device="meta")).reason
     with pytest.raises(FusedUnavailableError, match="on meta"):
-        functional.bce_dice(torch.zeros(1, 1, 2, 2, device="meta"), torch.zeros(1, 1, 2, 2, device="meta"), fused=True)
+        functional.bce_dice(
+            torch.zeros(1, 1, 2, 2, device="meta"),
+            torch.zeros(1, 1, 2, 2, device="meta"),
+            fused=True,
+        )

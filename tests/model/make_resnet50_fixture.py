@@ -17,7 +17,10 @@ FIXTURES = Path(__file__).parent / "fixtures"
 RENAMES = (
     (r"^embedder\.embedder\.convolution", "conv1"),
     (r"^embedder\.embedder\.normalization", "bn1"),
-    (r"^encoder\.stages\.(\d)\.layers\.(\d)\.", lambda match: f"layer{int(match[1]) + 1}.{match[2]}."),
+    (
+        r"^encoder\.stages\.(\d)\.layers\.(\d)\.",
+        lambda match: f"layer{int(match[1]) + 1}.{match[2]}.",
+    ),
     (r"shortcut\.convolution", "downsample.0"),
     (r"shortcut\.normalization", "downsample.1"),
     (r"layer\.(\d)\.convolution", lambda match: f"conv{int(match[1]) + 1}"),
@@ -38,15 +41,24 @@ def main() -> None:
     weights = seeded_weights(shapes)
     model.load_state_dict({key: torch.from_numpy(weights[name]) for key, name in names.items()})
     stem: list[torch.Tensor] = []
-    model.embedder.embedder.register_forward_hook(lambda module, inputs, output: stem.append(output))
+    model.embedder.embedder.register_forward_hook(
+        lambda module, inputs, output: stem.append(output)
+    )
     with torch.no_grad():
-        hidden = model.double()(torch.from_numpy(seeded_image(3, 32, 64)).double(), output_hidden_states=True).hidden_states
+        hidden = model.double()(
+            torch.from_numpy(seeded_image(3, 32, 64)).double(), output_hidden_states=True
+        ).hidden_states
     maps = {
-        f"stride_{stride}": value.float().numpy() for stride, value in zip((2, 4, 8, 16, 32), (*stem, *hidden[1:]), strict=True)
+        f"stride_{stride}": value.float().numpy()
+        for stride, value in zip((2, 4, 8, 16, 32), (*stem, *hidden[1:]), strict=True)
     }
     FIXTURES.mkdir(exist_ok=True)
     (FIXTURES / "resnet50.json").write_text(json.dumps(shapes, indent=0) + "\n")
-    np.savez_compressed(FIXTURES / "resnet50.npz", **maps, made_with=np.array(f"transformers {transformers.__version__}"))
+    np.savez_compressed(
+        FIXTURES / "resnet50.npz",
+        **maps,
+        made_with=np.array(f"transformers {transformers.__version__}"),
+    )
 
 
 if __name__ == "__main__":

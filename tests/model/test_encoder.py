@@ -43,7 +43,9 @@ def test_features_equal_an_independent_resnet50(weights: dict[str, torch.Tensor]
         assert (features - wanted).norm() <= 1e-5 * wanted.norm()
 
 
-def test_grey_encoder_equals_three_equal_channels(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_grey_encoder_equals_three_equal_channels(
+    weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     torch.save(weights, tmp_path / "resnet50.pth")
     grey, colour = ResNet50Encoder(1).eval(), ResNet50Encoder(3).eval()
     load_encoder_weights(grey, tmp_path / "resnet50.pth")
@@ -55,9 +57,21 @@ def test_grey_encoder_equals_three_equal_channels(weights: dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize(
-    "kind", ["plain", "classifier", "module.", "module.encoder.", "backbone.", "nested", "safetensors", "no counters"]
+    "kind",
+    [
+        "plain",
+        "classifier",
+        "module.",
+        "module.encoder.",
+        "backbone.",
+        "nested",
+        "safetensors",
+        "no counters",
+    ],
 )
-def test_weights_of_every_packaging_load(kind: str, weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_weights_of_every_packaging_load(
+    kind: str, weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     content: dict = dict(weights)
     path = tmp_path / "weights.pth"
     if kind == "classifier":
@@ -65,9 +79,14 @@ def test_weights_of_every_packaging_load(kind: str, weights: dict[str, torch.Ten
     elif kind.endswith("."):
         content = {kind + key: value for key, value in weights.items()}
     elif kind == "nested":
-        content = {"epoch": 3, "state_dict": {"module." + key: value for key, value in weights.items()}}
+        content = {
+            "epoch": 3,
+            "state_dict": {"module." + key: value for key, value in weights.items()},
+        }
     elif kind == "no counters":
-        content = {key: value for key, value in weights.items() if not key.endswith("num_batches_tracked")}
+        content = {
+            key: value for key, value in weights.items() if not key.endswith("num_batches_tracked")
+        }
     if kind == "safetensors":
         path = path.with_suffix(".safetensors")
         save_file(content, path)
@@ -97,7 +116,11 @@ def test_a_few_missing_keys_are_named(weights: dict[str, torch.Tensor], tmp_path
         ),
         ("conv1.weight", lambda w: w.to_sparse(), r"conv1\.weight \(.*sparse_coo for"),
         ("conv1.weight", lambda w: w.to(torch.int8), r"conv1\.weight \(.*int8 for"),
-        ("bn1.num_batches_tracked", lambda w: w.expand(3), r"bn1\.num_batches_tracked \(\(3,\) int64 for \(\) int64\)"),
+        (
+            "bn1.num_batches_tracked",
+            lambda w: w.expand(3),
+            r"bn1\.num_batches_tracked \(\(3,\) int64 for \(\) int64\)",
+        ),
     ],
 )
 def test_a_few_misshapen_keys_are_named_apart(
@@ -107,24 +130,35 @@ def test_a_few_misshapen_keys_are_named_apart(
     torch.save({**partial, key: kind(weights[key])}, tmp_path / "partial.pth")
     encoder = ResNet50Encoder(3)
     before = encoder.state_dict()[key].clone()
-    with pytest.warns(UserWarning, match=r"Not in the file: layer4\.2\.conv3\.weight\. Of another shape or kind: " + message):
+    with pytest.warns(
+        UserWarning,
+        match=r"Not in the file: layer4\.2\.conv3\.weight\. Of another shape or kind: " + message,
+    ):
         load_encoder_weights(encoder, tmp_path / "partial.pth")
     assert torch.equal(encoder.state_dict()[key], before)
     assert torch.equal(encoder.layer4[2].conv2.weight, weights["layer4.2.conv2.weight"])
 
 
-def test_a_sparse_first_convolution_is_not_folded(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    torch.save({**weights, "conv1.weight": weights["conv1.weight"].to_sparse()}, tmp_path / "sparse.pth")
+def test_a_sparse_first_convolution_is_not_folded(
+    weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.save(
+        {**weights, "conv1.weight": weights["conv1.weight"].to_sparse()}, tmp_path / "sparse.pth"
+    )
     with pytest.warns(UserWarning, match=r"kind: conv1\.weight"):
         load_encoder_weights(ResNet50Encoder(1), tmp_path / "sparse.pth")
 
 
-def test_too_few_matches_are_an_error_that_lists_them(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_too_few_matches_are_an_error_that_lists_them(
+    weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     partial = {key: value for key, value in weights.items() if not key.startswith("layer4")}
     torch.save(partial, tmp_path / "partial.pth")
     encoder = ResNet50Encoder(3)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
-    with pytest.raises(EncoderWeightsError, match=r"only 2\d\d of ResNet-50's 265 keys.*layer4\.0\.conv1\.weight"):
+    with pytest.raises(
+        EncoderWeightsError, match=r"only 2\d\d of ResNet-50's 265 keys.*layer4\.0\.conv1\.weight"
+    ):
         load_encoder_weights(encoder, tmp_path / "partial.pth")
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
 
@@ -146,10 +180,14 @@ def test_damaged_files_are_named(content: bytes, suffix: str, tmp_path: Path) ->
 
 def test_a_changed_byte_is_never_another_error(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
-    torch.save({"conv1.weight": torch.zeros(2), "epoch": 3}, path, _use_new_zipfile_serialization=False)
+    torch.save(
+        {"conv1.weight": torch.zeros(2), "epoch": 3}, path, _use_new_zipfile_serialization=False
+    )
     content = path.read_bytes()
     for position in range(0, len(content), 7):
-        path.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :]
+        )
         with pytest.raises(EncoderWeightsError):
             load_encoder_weights(ENCODER, path)
 
@@ -183,7 +221,9 @@ def test_imagenet_comes_from_the_local_cache(
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     torch.save(weights, tmp_path / "hub" / "checkpoints" / "resnet50-11ad3fa6.pth")
     net = IntraSenseNet(3, encoder_weights="imagenet")
-    assert torch.equal(net.encoder.state_dict()["layer3.1.conv2.weight"], weights["layer3.1.conv2.weight"])
+    assert torch.equal(
+        net.encoder.state_dict()["layer3.1.conv2.weight"], weights["layer3.1.conv2.weight"]
+    )
 
 
 def test_imagenet_offline_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,10 +232,14 @@ def test_imagenet_offline_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(EncoderWeightsError, match=r"(?s)resnet50-11ad3fa6\.pth.*TORCH_HOME.*encoder_weights=FILE"):
+    with pytest.raises(
+        EncoderWeightsError, match=r"(?s)resnet50-11ad3fa6\.pth.*TORCH_HOME.*encoder_weights=FILE"
+    ):
         IntraSenseNet(encoder_weights="imagenet")
 
 
-def test_load_state_dict_of_three_channels_into_one_raises_as_pytorch_does(weights: dict[str, torch.Tensor]) -> None:
+def test_load_state_dict_of_three_channels_into_one_raises_as_pytorch_does(
+    weights: dict[str, torch.Tensor],
+) -> None:
     with pytest.raises(RuntimeError, match="size mismatch"):
         ResNet50Encoder(1).load_state_dict(weights)

@@ -16,7 +16,13 @@ from tests.support.equivalence import assert_equivalent, with_even_thresholds
 from tests.support.networks import set_fused, wake
 
 # alpha and beta so large that L_IW shows in the gradients.
-SLIM = {"refine_strides": (32,), "decoder_channels": (16, 8, 8, 8, 8), "window": 3, "alpha": 0.5, "beta": 0.5}
+SLIM = {
+    "refine_strides": (32,),
+    "decoder_channels": (16, 8, 8, 8, 8),
+    "window": 3,
+    "alpha": 0.5,
+    "beta": 0.5,
+}
 ROWS = {
     "GCP-dagger": {"cdr": False, "entropy_normalization": False},
     "GCP": {"cdr": False},
@@ -68,9 +74,14 @@ def test_the_cases_are_pairwise() -> None:
 
 @pytest.mark.parametrize(
     "strides, placement, memory_format, scale, squeeze, row, dtype",
-    [*CASES[:IN_EVERY_RUN], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[IN_EVERY_RUN:])],
+    [
+        *CASES[:IN_EVERY_RUN],
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[IN_EVERY_RUN:]),
+    ],
 )
-def test_equivalent_to_eager(strides, placement, memory_format, scale, squeeze, row, dtype, device) -> None:
+def test_equivalent_to_eager(
+    strides, placement, memory_format, scale, squeeze, row, dtype, device
+) -> None:
     options = SLIM | ROWS[row] | {"refine_strides": strides, "placement": placement}
 
     def draw():
@@ -99,7 +110,9 @@ def test_every_stride_of_a_larger_image(amp, device) -> None:
 
 
 def test_checkpoints_serve_both_ways(tmp_path: Path, device) -> None:
-    fused, plain = (wake(IntraSenseNet(**SLIM, fused=choice)).to(device).eval() for choice in (True, False))
+    fused, plain = (
+        wake(IntraSenseNet(**SLIM, fused=choice)).to(device).eval() for choice in (True, False)
+    )
     assert fused.state_dict().keys() == plain.state_dict().keys()
     fused.save_pretrained(tmp_path / "fused")
     plain.load_state_dict(fused.state_dict())
@@ -115,7 +128,11 @@ def test_channels_last_from_end_to_end(device) -> None:
     net = wake(IntraSenseNet(**SLIM, fused=True)).to(device, memory_format=LAST).eval()
     maps = []
     for module in (net.gcp["32"], net.cdr["32"], *net.decoder.blocks):
-        module.register_forward_hook(lambda _m, given, out: maps.append((given[0], out[0] if isinstance(out, tuple) else out)))
+        module.register_forward_hook(
+            lambda _m, given, out: maps.append(
+                (given[0], out[0] if isinstance(out, tuple) else out)
+            )
+        )
     x, _ = lesions(1, 1, 40, 64, device=device)
     with torch.no_grad():
         net(x.contiguous(memory_format=LAST))
@@ -132,14 +149,20 @@ def test_float16_autocast_trains(device) -> None:
         output = net(x)
     assert output.logits.dtype == torch.float16 and output.whitening_loss.dtype == torch.float32
     torch.nn.functional.binary_cross_entropy_with_logits(output.logits.float(), target).backward()
-    assert all(p.grad is None or (p.grad.dtype == torch.float32 and p.grad.isfinite().all()) for p in net.parameters())
+    assert all(
+        p.grad is None or (p.grad.dtype == torch.float32 and p.grad.isfinite().all())
+        for p in net.parameters()
+    )
 
 
 @pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_compiles_whole(training: bool, device) -> None:
     # A position beside the threshold is whitened in one path and not in the other, after a rounding.
     net, x, _ = with_even_thresholds(
-        lambda: (wake(IntraSenseNet(**SLIM, fused=True)).to(device), *lesions(2, 1, 32, 40, device=device))
+        lambda: (
+            wake(IntraSenseNet(**SLIM, fused=True)).to(device),
+            *lesions(2, 1, 32, 40, device=device),
+        )
     )
     twin = copy.deepcopy(set_fused(net, True).train(training))
     torch._dynamo.reset()
@@ -175,7 +198,9 @@ def test_exports_with_its_kernels(device) -> None:
     with torch.no_grad():
         program = torch.export.export(net, (x,))
         torch.testing.assert_close(program.module()(x), net(x), rtol=1e-4, atol=1e-4)
-    targets = {str(node.target) for node in program.graph.nodes if "intrasense_fast" in str(node.target)}
+    targets = {
+        str(node.target) for node in program.graph.nodes if "intrasense_fast" in str(node.target)
+    }
     names = ("nonlocal_attention", "entropy_whitening", "channel_decoupling")
     assert {t.split(".")[1] for t in targets} == {f"{name}_forward" for name in names}
 
@@ -197,7 +222,13 @@ def test_recomputing_activations_changes_no_bit(kind: type, device) -> None:
 def test_the_report_says_what_runs_where(device) -> None:
     report = IntraSenseNet(**SLIM, fused=True).to(device).fused_report()
     assert set(report) == {"nonlocal_attention", "entropy_whitening", "channel_decoupling"}
-    assert all(path == "fused" and str(device.type) in reason.lower() for path, reason in report.values())
+    assert all(
+        path == "fused" and str(device.type) in reason.lower() for path, reason in report.values()
+    )
     report = IntraSenseNet(**SLIM).to(device).fused_report()
-    assert {path.path for path in report.values()} == {"fused" if device.type == "cuda" else "eager"}
-    assert set(IntraSenseNet(**SLIM, gcp=False, fused=True).fused_report()) == {"channel_decoupling"}
+    assert {path.path for path in report.values()} == {
+        "fused" if device.type == "cuda" else "eager"
+    }
+    assert set(IntraSenseNet(**SLIM, gcp=False, fused=True).fused_report()) == {
+        "channel_decoupling"
+    }

@@ -32,4 +32,9 @@ def test_no_matrix_of_all_positions(rng: torch.Generator) -> None:
     assert positions * 16 <= largest.elements <= SCORES_AT_A_TIME < positions**2
     row = 5000
     weights = torch.softmax((key[0].double() @ query[0, row].double()) / 8**0.5, 0)
-    torch.testing.assert_close(features[0, row].double(), weights @ value[0].double() + residual[0, row], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        features[0, row].double(),
+        weights @ value[0].double() + residual[0, row],
+        rtol=1e-5,
+        atol=1e-5,
+    )

@@ -21,7 +21,10 @@ def by_hand(logits: Tensor, target: Tensor) -> tuple[float, float]:
     z, y = logits.detach().double().numpy(), target.double().numpy()
     p = 1 / (1 + np.exp(-z))
     bce = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
-    dice = [1 - 2 * (y[:, k] * p[:, k]).sum() / (y[:, k].sum() + p[:, k].sum()) for k in range(z.shape[1])]
+    dice = [
+        1 - 2 * (y[:, k] * p[:, k]).sum() / (y[:, k].sum() + p[:, k].sum())
+        for k in range(z.shape[1])
+    ]
     return float(bce), float(np.mean(dice))
 
 
@@ -76,7 +79,9 @@ def test_float32_under_autocast(case: tuple[Tensor, Tensor], dtype: torch.dtype)
     loss = IntraSenseLoss(fused=False)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         total = loss(Output(logits, torch.tensor(0.0)), target)
-    assert total.dtype == torch.float32 and all(term.dtype == torch.float32 for term in loss.terms.values())
+    assert total.dtype == torch.float32 and all(
+        term.dtype == torch.float32 for term in loss.terms.values()
+    )
     assert total.item() == pytest.approx(sum(by_hand(logits, target)), rel=1e-5)
 
 
@@ -107,12 +112,24 @@ def test_shapes_and_types(case: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(TypeError, match="got tuple"):
         loss((logits, torch.tensor(0.0)), target)
     for output in (SimpleNamespace(logits=logits), Output(logits, 0.0)):  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match=r"tensors logits and whitening_loss, got \w+; .*pass its logits"):
+        with pytest.raises(
+            TypeError, match=r"tensors logits and whitening_loss, got \w+; .*pass its logits"
+        ):
             loss(output, target)
 
 
 @pytest.mark.parametrize(
-    "weights", [(1, 1), (1, 1, 1, 1), (1, 1, -0.1), (1, float("nan"), 1), (float("inf"), 1, 1), 1.0, ("a", 1, 1), None]
+    "weights",
+    [
+        (1, 1),
+        (1, 1, 1, 1),
+        (1, 1, -0.1),
+        (1, float("nan"), 1),
+        (float("inf"), 1, 1),
+        1.0,
+        ("a", 1, 1),
+        None,
+    ],
 )
 def test_weights_must_be_three_numbers(weights: object) -> None:
     with pytest.raises(ValueError, match="weights must be"):

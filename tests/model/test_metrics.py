@@ -19,7 +19,10 @@ OVERLAPS = ("dice", "jaccard", "recall", "precision", "boundary_iou")
 
 def surface_points(mask: Mask) -> NDArray[np.int64]:
     """scipy's erosion with everything outside the image taken as background."""
-    return np.argwhere(mask & ~ndimage.binary_erosion(mask, ndimage.generate_binary_structure(2, 1), border_value=0))
+    return np.argwhere(
+        mask
+        & ~ndimage.binary_erosion(mask, ndimage.generate_binary_structure(2, 1), border_value=0)
+    )
 
 
 def pooled_distances(p: Mask, t: Mask) -> NDArray[np.float64]:
@@ -66,7 +69,9 @@ def test_agrees_with_sklearn_and_brute_force(seed: int) -> None:
             "boundary_iou": (band(p) & band(t)).sum() / (band(p) | band(t)).sum(),
         }
         assert set(row) == {*METRICS, *COUNTS} == {*expected, *COUNTS}
-        assert {name: row[name] for name in METRICS} == pytest.approx(expected, rel=1e-12, abs=1e-12)
+        assert {name: row[name] for name in METRICS} == pytest.approx(
+            expected, rel=1e-12, abs=1e-12
+        )
         tn, fp, fn, tp = sklearn_metrics.confusion_matrix(a, b, labels=[False, True]).ravel()
         assert [row[name] for name in COUNTS] == [tp, fp, fn, tn]
 
@@ -85,7 +90,8 @@ def test_properties_of_random_masks(seed: int) -> None:
         for change in (np.flipud, np.fliplr, np.transpose):
             assert image_metrics(change(p), change(t)) == pytest.approx(row, rel=1e-12)
         shifted = [
-            image_metrics(np.pad(p, ((2, 30), (7, 11))), np.pad(t, ((2, 30), (7, 11))))[name] for name in ("dice", "recall")
+            image_metrics(np.pad(p, ((2, 30), (7, 11))), np.pad(t, ((2, 30), (7, 11))))[name]
+            for name in ("dice", "recall")
         ]
         assert shifted == [row["dice"], row["recall"]]
 
@@ -96,7 +102,11 @@ def test_squares_worked_out_by_hand() -> None:
     prediction = np.roll(target, 3, axis=1)
     row = image_metrics(prediction, target)
     assert [row[name] for name in COUNTS] == [4, 12, 12, 164]
-    assert row["dice"] == 0.25 and row["jaccard"] == 4 / 28 and row["recall"] == row["precision"] == 0.25
+    assert (
+        row["dice"] == 0.25
+        and row["jaccard"] == 4 / 28
+        and row["recall"] == row["precision"] == 0.25
+    )
     assert row["accuracy"] == 168 / 192 and row["specificity"] == 164 / 176
     # The target's 12 surface pixels: its columns 2..5 lie 3, 2, 1, 0 from the prediction's left side; the rows in between
     # count at the two outer columns only. The other direction is its mirror image.
@@ -120,13 +130,17 @@ def test_full_image() -> None:
     row = image_metrics(full, inner)
     assert row["recall"] == 1 and row["specificity"] == 0
     distances = pooled_distances(full, inner)
-    assert row["hd95"] == pytest.approx(np.percentile(distances, 95)) and row["assd"] == pytest.approx(distances.mean())
+    assert row["hd95"] == pytest.approx(np.percentile(distances, 95)) and row[
+        "assd"
+    ] == pytest.approx(distances.mean())
     row = image_metrics(inner, full)
     assert math.isnan(row["specificity"]) and row["precision"] == 1
     assert image_metrics(full, full, empty="one")["specificity"] == 1
 
 
-@pytest.mark.parametrize(("empty", "overlap", "distance"), [("nan", math.nan, math.nan), ("one", 1, 0)])
+@pytest.mark.parametrize(
+    ("empty", "overlap", "distance"), [("nan", math.nan, math.nan), ("one", 1, 0)]
+)
 def test_both_empty(empty: str, overlap: float, distance: float) -> None:
     row = image_metrics(np.zeros((6, 5)), np.zeros((6, 5)), empty=empty)
     assert [row[name] for name in OVERLAPS] == pytest.approx([overlap] * 5, nan_ok=True)
@@ -139,7 +153,9 @@ def test_both_empty(empty: str, overlap: float, distance: float) -> None:
 def test_one_side_empty(empty: str, empty_prediction: bool) -> None:
     nothing, something = np.zeros((6, 5), bool), np.zeros((6, 5), bool)
     something[2:4, 1:4] = True
-    row = image_metrics(*((nothing, something) if empty_prediction else (something, nothing)), empty=empty)
+    row = image_metrics(
+        *((nothing, something) if empty_prediction else (something, nothing)), empty=empty
+    )
     assert [row[name] for name in OVERLAPS] == [0] * 5
     assert math.isnan(row["hd95"]) and math.isnan(row["assd"])
     assert row["accuracy"] == 24 / 30 and row["specificity"] == (1 if empty_prediction else 24 / 30)
@@ -155,11 +171,16 @@ def test_kinds_of_masks_agree() -> None:
 
 def test_bad_masks() -> None:
     mask = np.ones((4, 4), bool)
-    with pytest.raises(ValueError, match=r"target must be bool or hold 0 and 1 only, got 255; threshold it first"):
+    with pytest.raises(
+        ValueError, match=r"target must be bool or hold 0 and 1 only, got 255; threshold it first"
+    ):
         image_metrics(mask, mask.astype(np.uint8) * 255)
     with pytest.raises(ValueError, match=r"prediction must be bool or hold 0 and 1 only, got nan"):
         image_metrics(np.full((4, 4), np.nan), mask)
-    with pytest.raises(ValueError, match=r"prediction must be one image \(H, W\) with pixels, got shape \(1, 4, 4\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"prediction must be one image \(H, W\) with pixels, got shape \(1, 4, 4\)",
+    ):
         image_metrics(mask[None], mask)
     with pytest.raises(ValueError, match=r"got shape \(0, 4\)"):
         image_metrics(mask[:0], mask)
@@ -186,7 +207,12 @@ def test_summary_by_hand() -> None:
     summary = summarize(rows_of_six())
     dice = summary.metrics["dice"]
     values = [1, 2 / 3, 0, 0]
-    assert (dice.n, dice.nan, dice.mean, dice.median) == (4, 0, pytest.approx(np.mean(values)), pytest.approx(1 / 3))
+    assert (dice.n, dice.nan, dice.mean, dice.median) == (
+        4,
+        0,
+        pytest.approx(np.mean(values)),
+        pytest.approx(1 / 3),
+    )
     assert dice.sd == pytest.approx(np.std(values, ddof=1))
     assert (summary.metrics["hd95"].n, summary.metrics["hd95"].nan) == (3, 1)
     # tp = 16 + 8, fp = 4, fn = 8 + 16 + 16, of 400 pixels
@@ -212,13 +238,19 @@ def test_summary_ignores_order_and_reads_text(seed: int) -> None:
     for order in itertools.islice(itertools.permutations(as_text), seed % 100, seed % 100 + 5):
         assert json.dumps(summarize(order).as_dict(), allow_nan=False)
         assert summarize(order).as_dict()["pooled"] == expected["pooled"]
-        assert summarize(order).metrics["dice"].mean == pytest.approx(expected["metrics"]["dice"]["mean"])
+        assert summarize(order).metrics["dice"].mean == pytest.approx(
+            expected["metrics"]["dice"]["mean"]
+        )
 
 
 def test_summary_without_lesions_or_rows() -> None:
     for empty in ("nan", "one"):
         summary = summarize(rows_of_six()[4:], empty=empty)
-        assert summary.lesion_images == 0 and summary.metrics["dice"].n == 0 and math.isnan(summary.pooled["dice"])
+        assert (
+            summary.lesion_images == 0
+            and summary.metrics["dice"].n == 0
+            and math.isnan(summary.pooled["dice"])
+        )
         assert summary.empty == empty
     nothing = summarize([])
     assert nothing.images == 0 and math.isnan(nothing.false_positive_rate)

@@ -52,7 +52,9 @@ def specified(net: IntraSenseNet, x: Tensor) -> tuple[Tensor, Tensor]:
             q, k, v = (
                 flat @ part.T + offset
                 for part, offset in zip(
-                    weight.split((depth, depth, channels)), bias.split((depth, depth, channels)), strict=True
+                    weight.split((depth, depth, channels)),
+                    bias.split((depth, depth, channels)),
+                    strict=True,
                 )
             )
             attended, mean, maximum = nonlocal_attention(q, k, v, flat)
@@ -96,8 +98,20 @@ def specified(net: IntraSenseNet, x: Tensor) -> tuple[Tensor, Tensor]:
     [
         {},
         # The reference inverts C x C matrices in float64, which is slow at 2048 channels: once is enough.
-        {"placement": "trunk", "refine_strides": (8, 16), "entropy_scale": "nats", "entropy_threshold": 5.0},
-        {"refine_strides": (4, 8), "squeeze": "decoupled", "entropy_scale": "max", "window": 3, "alpha": 0.5, "beta": 0.2},
+        {
+            "placement": "trunk",
+            "refine_strides": (8, 16),
+            "entropy_scale": "nats",
+            "entropy_threshold": 5.0,
+        },
+        {
+            "refine_strides": (4, 8),
+            "squeeze": "decoupled",
+            "entropy_scale": "max",
+            "window": 3,
+            "alpha": 0.5,
+            "beta": 0.2,
+        },
         {"refine_strides": (16,), "entropy_scale": "relative", "ridge": 1.0, "num_classes": 3},
         {"in_channels": 3, "entropy_normalization": False, "refine_strides": (16, 8)},
         {"refine_strides": ()},
@@ -112,11 +126,18 @@ def test_outputs_and_gradients_equal_the_specification(options: dict) -> None:
     x.requires_grad_()
     output = net(x)
     assert isinstance(output, IntraSenseOutput)
-    assert output.logits.shape == (2, net.config["num_classes"], 33, 47) and output.whitening_loss.shape == ()
+    assert (
+        output.logits.shape == (2, net.config["num_classes"], 33, 47)
+        and output.whitening_loss.shape == ()
+    )
     direction = torch.randn_like(output.logits)
-    found = torch.autograd.grad(_objective(output, direction), [x, *net.parameters()], allow_unused=True)
+    found = torch.autograd.grad(
+        _objective(output, direction), [x, *net.parameters()], allow_unused=True
+    )
     logits, loss = specified(net, x)
-    wanted = torch.autograd.grad(_objective((logits, loss), direction), [x, *net.parameters()], allow_unused=True)
+    wanted = torch.autograd.grad(
+        _objective((logits, loss), direction), [x, *net.parameters()], allow_unused=True
+    )
     assert torch.isfinite(output.logits).all()
     assert (output.logits - logits).norm() <= 1e-9 * logits.norm()
     assert abs(output.whitening_loss - loss) <= 1e-9
@@ -198,7 +219,9 @@ def test_masked_fraction_and_diagnose_agree_with_the_mask() -> None:
     before = {key: value.clone() for key, value in net.state_dict().items()}
     maps = net.diagnose(x)
     assert net.masked_fraction is fractions
-    assert net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert net.training and all(
+        torch.equal(value, before[key]) for key, value in net.state_dict().items()
+    )
     net.eval()(x)
     for stride, (entropy, mask) in maps.items():
         assert entropy.shape == mask.shape == (2, 64 // stride, 64 // stride)
@@ -210,7 +233,9 @@ def test_masked_fraction_and_diagnose_agree_with_the_mask() -> None:
 
 def test_a_plain_unet_has_no_refinement() -> None:
     net = IntraSenseNet(gcp=False, cdr=False)
-    assert net.fused_report() == {} and not any(key.startswith(("gcp", "cdr")) for key in net.state_dict())
+    assert net.fused_report() == {} and not any(
+        key.startswith(("gcp", "cdr")) for key in net.state_dict()
+    )
     output = net(torch.rand(2, 1, 32, 32))
     assert output.whitening_loss == 0 and net.masked_fraction == {}
 
@@ -220,7 +245,9 @@ def test_empty_batch() -> None:
     assert net(torch.rand(0, 1, 40, 40)).shape == (0, 1, 40, 40)
     output = net.train()(torch.rand(0, 1, 64, 64))
     assert output.logits.shape == (0, 1, 64, 64) and output.whitening_loss == 0
-    assert net.masked_fraction.keys() == {8, 16, 32} and all(value.isnan() for value in net.masked_fraction.values())
+    assert net.masked_fraction.keys() == {8, 16, 32} and all(
+        value.isnan() for value in net.masked_fraction.values()
+    )
 
 
 @pytest.fixture
@@ -307,11 +334,16 @@ def test_copies_pickles_and_checkpoints() -> None:
     x = torch.rand(2, 1, 64, 64, requires_grad=True)
     net(x)
     for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        assert all(torch.equal(one, other) for one, other in zip(net.parameters(), twin.parameters(), strict=True))
+        assert all(
+            torch.equal(one, other)
+            for one, other in zip(net.parameters(), twin.parameters(), strict=True)
+        )
     gcp = net.gcp["32"]
     features = torch.randn(2, 2048, 3, 2, requires_grad=True)
     (plain,) = torch.autograd.grad(gcp(features)[0].square().sum(), features)
-    (recomputed,) = torch.autograd.grad(checkpoint(gcp, features, use_reentrant=False)[0].square().sum(), features)
+    (recomputed,) = torch.autograd.grad(
+        checkpoint(gcp, features, use_reentrant=False)[0].square().sum(), features
+    )
     assert torch.equal(plain, recomputed)
 
 
@@ -370,7 +402,10 @@ def test_images_that_are_no_tensor_are_an_error() -> None:
         ({"gcp": "no"}, "gcp must be True or False, got 'no'"),
         ({"cdr": 2}, "cdr must be True or False, got 2"),
         ({"entropy_normalization": None}, "entropy_normalization must be True or False"),
-        ({"entropy_threshold": None}, "entropy_threshold must be finite and >= 0, a number such as 0.5, got None"),
+        (
+            {"entropy_threshold": None},
+            "entropy_threshold must be finite and >= 0, a number such as 0.5, got None",
+        ),
         ({"window": 7.0}, "window must be an odd integer"),
         ({"ridge": "10"}, "ridge must be finite and > 0, a number such as 10.0, got '10'"),
         ({"ridge": True}, "ridge must be finite and > 0"),
@@ -388,7 +423,9 @@ def test_impossible_options_are_named(options: dict, message: str) -> None:
 
 
 def test_every_flag_builds() -> None:
-    for strides, placement, gcp, cdr in itertools.product(((32,), (4, 16)), ("skips", "trunk"), (True, False), (True, False)):
+    for strides, placement, gcp, cdr in itertools.product(
+        ((32,), (4, 16)), ("skips", "trunk"), (True, False), (True, False)
+    ):
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("error")
             net = IntraSenseNet(refine_strides=strides, placement=placement, gcp=gcp, cdr=cdr)

@@ -16,7 +16,13 @@ from intrasense_fast import IntraSenseNet
 from intrasense_fast.model import read_config
 from tests.support.networks import wake
 
-OPTIONS = {"refine_strides": (32, 8), "window": 5, "ridge": 2.5, "decoder_channels": (16, 8, 8, 8, 8), "squeeze": "decoupled"}
+OPTIONS = {
+    "refine_strides": (32, 8),
+    "window": 5,
+    "ridge": 2.5,
+    "decoder_channels": (16, 8, 8, 8, 8),
+    "squeeze": "decoupled",
+}
 
 
 @pytest.fixture
@@ -53,7 +59,9 @@ def test_channels_last_networks_are_saved(tmp_path: Path) -> None:
     net = IntraSenseNet(**OPTIONS).to(memory_format=torch.channels_last)
     net.save_pretrained(tmp_path / "net")
     loaded = IntraSenseNet.from_pretrained(tmp_path / "net")
-    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in net.state_dict().items())
+    assert all(
+        torch.equal(value, loaded.state_dict()[key]) for key, value in net.state_dict().items()
+    )
 
 
 def test_numpys_arguments_are_saved_as_pythons(tmp_path: Path) -> None:
@@ -68,7 +76,14 @@ def test_numpys_arguments_are_saved_as_pythons(tmp_path: Path) -> None:
     net = IntraSenseNet(**given, fused=np.bool_(False))
     net.save_pretrained(tmp_path / "net")
     config = IntraSenseNet.from_pretrained(tmp_path / "net").config
-    plain = {"in_channels": 3, "refine_strides": [32], "gcp": False, "window": 5, "ridge": 2.5, "decoder_channels": [8] * 5}
+    plain = {
+        "in_channels": 3,
+        "refine_strides": [32],
+        "gcp": False,
+        "window": 5,
+        "ridge": 2.5,
+        "decoder_channels": [8] * 5,
+    }
     for found in (net.config, config):
         assert {name: found[name] for name in given} == plain
     assert net.fused is False
@@ -94,7 +109,9 @@ def test_networks_of_another_dtype_keep_it(dtype: torch.dtype, tmp_path: Path) -
         net.encoder.float()
 
 
-def test_what_cannot_be_saved_leaves_the_network_before_it(saved: tuple[IntraSenseNet, Path]) -> None:
+def test_what_cannot_be_saved_leaves_the_network_before_it(
+    saved: tuple[IntraSenseNet, Path],
+) -> None:
     _, path = saved
     before = {file.name: file.read_bytes() for file in path.iterdir()}
     other = IntraSenseNet(**OPTIONS)
@@ -102,7 +119,9 @@ def test_what_cannot_be_saved_leaves_the_network_before_it(saved: tuple[IntraSen
         with pytest.raises(TypeError, match=r"extra must be a dictionary .*not JSON serializable"):
             other.save_pretrained(path, extra, overwrite=True)
     other.decoder.to(torch.float8_e4m3fn)
-    with pytest.raises(ValueError, match=r"it is torch\.float8_e4m3fn; convert the network with net\.to\(dtype\)"):
+    with pytest.raises(
+        ValueError, match=r"it is torch\.float8_e4m3fn; convert the network with net\.to\(dtype\)"
+    ):
         other.save_pretrained(path, overwrite=True)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
@@ -160,23 +179,45 @@ def test_truncated_weights(saved: tuple[IntraSenseNet, Path]) -> None:
         IntraSenseNet.from_pretrained(saved[1])
 
 
-def test_weights_of_another_configuration(saved: tuple[IntraSenseNet, Path], tmp_path: Path) -> None:
+def test_weights_of_another_configuration(
+    saved: tuple[IntraSenseNet, Path], tmp_path: Path
+) -> None:
     IntraSenseNet(**{**OPTIONS, "refine_strides": (16,)}).save_pretrained(tmp_path / "other")
     (tmp_path / "other" / "model.safetensors").rename(saved[1] / "model.safetensors")
-    with pytest.raises(ValueError, match=r"disagree on cdr\.32\.expand\.bias \(missing\).* copy both files again"):
+    with pytest.raises(
+        ValueError, match=r"disagree on cdr\.32\.expand\.bias \(missing\).* copy both files again"
+    ):
         IntraSenseNet.from_pretrained(saved[1])
 
 
 @pytest.mark.parametrize(
     ("key", "change", "message"),
     [
-        ("decoder.head.bias", lambda w: w.to(torch.float8_e4m3fn), r"head\.bias must be .*, it is torch\.float8_e4m3fn"),
-        ("input_mean", lambda w: w.int(), r"disagree on input_mean \(\(1, 1, 1, 1\) int32 for \(1, 1, 1, 1\) float32\)"),
-        ("encoder.bn1.num_batches_tracked", lambda w: w.float(), r"num_batches_tracked \(\(\) float32 for \(\) int64\)"),
-        ("decoder.head.bias", lambda w: w.expand(2).clone(), r"head\.bias \(\(2,\) float32 for \(1,\) float32\)"),
+        (
+            "decoder.head.bias",
+            lambda w: w.to(torch.float8_e4m3fn),
+            r"head\.bias must be .*, it is torch\.float8_e4m3fn",
+        ),
+        (
+            "input_mean",
+            lambda w: w.int(),
+            r"disagree on input_mean \(\(1, 1, 1, 1\) int32 for \(1, 1, 1, 1\) float32\)",
+        ),
+        (
+            "encoder.bn1.num_batches_tracked",
+            lambda w: w.float(),
+            r"num_batches_tracked \(\(\) float32 for \(\) int64\)",
+        ),
+        (
+            "decoder.head.bias",
+            lambda w: w.expand(2).clone(),
+            r"head\.bias \(\(2,\) float32 for \(1,\) float32\)",
+        ),
     ],
 )
-def test_tensors_of_another_kind_are_named(key: str, change: Callable, message: str, saved: tuple[IntraSenseNet, Path]) -> None:
+def test_tensors_of_another_kind_are_named(
+    key: str, change: Callable, message: str, saved: tuple[IntraSenseNet, Path]
+) -> None:
     weights = load_file(saved[1] / "model.safetensors")
     save_file({**weights, key: change(weights[key])}, saved[1] / "model.safetensors")
     with pytest.raises(ValueError, match=rf"{re.escape(str(saved[1]))}.*{message}.*again"):
@@ -205,7 +246,9 @@ def test_weights_of_no_float_at_all_are_named(saved: tuple[IntraSenseNet, Path])
     ],
     ids=str,
 )
-def test_arguments_of_no_network_are_named(arguments: dict, message: str, saved: tuple[IntraSenseNet, Path]) -> None:
+def test_arguments_of_no_network_are_named(
+    arguments: dict, message: str, saved: tuple[IntraSenseNet, Path]
+) -> None:
     file = saved[1] / "config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps({**config, "arguments": {**config["arguments"], **arguments}}))
@@ -213,7 +256,9 @@ def test_arguments_of_no_network_are_named(arguments: dict, message: str, saved:
         IntraSenseNet.from_pretrained(saved[1])
 
 
-def test_missing_and_damaged_files_are_named(saved: tuple[IntraSenseNet, Path], tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_named(
+    saved: tuple[IntraSenseNet, Path], tmp_path: Path
+) -> None:
     _, path = saved
     with pytest.raises(ValueError, match="no such folder"):
         IntraSenseNet.from_pretrained(tmp_path / "absent")
@@ -227,7 +272,10 @@ def test_missing_and_damaged_files_are_named(saved: tuple[IntraSenseNet, Path], 
         ("1" * 5000, r"config\.json: damaged"),
         (json.dumps({"architecture": "UNet"}), "describes no IntraSenseNet"),
         (json.dumps({"architecture": "IntraSenseNet"}), 'has no "arguments"'),
-        (json.dumps({**config, "arguments": {**config["arguments"], "heads": 4}}), "does not know.*heads"),
+        (
+            json.dumps({**config, "arguments": {**config["arguments"], "heads": 4}}),
+            "does not know.*heads",
+        ),
     ):
         (path / "config.json").write_text(content)
         with pytest.raises(ValueError, match=message):

@@ -51,7 +51,9 @@ else:
 
 def run(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "TRITON_INTERPRET")}
-    result = subprocess.run(command, cwd=cwd, env={**clean, **environment}, capture_output=True, text=True)
+    result = subprocess.run(
+        command, cwd=cwd, env={**clean, **environment}, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return result
 
@@ -72,7 +74,9 @@ def test_everything_eager_works_without_triton():
 
 def test_the_kernels_refuse_a_second_import_name():
     code = "import sys; sys.path.insert(0, '.'); import kernels._common"
-    result = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode != 0 and "intrasense_fast.kernels" in result.stderr
 
 
@@ -107,19 +111,35 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_module_once(wheel: Path):
     tracked = run("git", "ls-files", "intrasense_fast", "kernels").stdout.split()
     modules = {path for path in tracked if path.endswith(".py")}
-    expected = {path if path.startswith("intrasense_fast/") else f"intrasense_fast/{path}" for path in modules}
+    expected = {
+        path if path.startswith("intrasense_fast/") else f"intrasense_fast/{path}"
+        for path in modules
+    }
     names = zipfile.ZipFile(wheel).namelist()
     assert {name for name in names if name.endswith(".py")} == expected
     assert "intrasense_fast/py.typed" in names
 
 
-def test_the_wheel_works_in_a_clean_environment_beside_hugging_face_kernels(wheel: Path, tmp_path: Path):
+def test_the_wheel_works_in_a_clean_environment_beside_hugging_face_kernels(
+    wheel: Path, tmp_path: Path
+):
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / "bin" / "python"
     purelib = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "env")}))
     # Dependencies come from this environment by path: .pth files inside it, an editable install among them, are not followed.
     (purelib / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    run(sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-index", str(wheel))
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        str(wheel),
+    )
     result = run(str(python), "-c", QUIET_IMPORT, cwd=tmp_path)
     assert str(purelib) in result.stdout
     run(str(python), "-c", WITHOUT_TRITON, cwd=tmp_path)

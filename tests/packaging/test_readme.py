@@ -9,7 +9,10 @@ import torch
 from intrasense_fast.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
-TEXT = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "kernels/README.md")}
+TEXT = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "CONTRIBUTING.md", "kernels/README.md")
+}
 
 
 @pytest.mark.parametrize("name", TEXT)

@@ -47,14 +47,22 @@ def _forced(masks: dict[int, Tensor], entropies: dict[int, Tensor]) -> Iterator[
 
 
 def run(
-    net: IntraSenseNet, x: Tensor, target: Tensor, *, fused: bool, amp: bool, masks: dict[int, Tensor] | None = None
+    net: IntraSenseNet,
+    x: Tensor,
+    target: Tensor,
+    *,
+    fused: bool,
+    amp: bool,
+    masks: dict[int, Tensor] | None = None,
 ) -> Run:
     """A training step of a copy of `net` without the update. masks: those that eager whitening must use."""
     net = set_fused(copy.deepcopy(net), fused).train()
     found: dict[int, Tensor] = {}
     entropies: dict[int, Tensor] = {}
     for stride, gcp in net.gcp.items():
-        gcp.register_forward_hook(lambda _m, _i, out, stride=stride: found.update({int(stride): out[1]}))
+        gcp.register_forward_hook(
+            lambda _m, _i, out, stride=stride: found.update({int(stride): out[1]})
+        )
     loss = IntraSenseLoss(WEIGHTS, fused=fused)
     with contextlib.ExitStack() as stack:
         if masks is not None:
@@ -63,12 +71,19 @@ def run(
         output = net(x)
     total = loss(output, target)
     total.backward()
-    outputs = {"logits": output.logits, "total": total, "whitening_loss": output.whitening_loss, **loss.terms}
+    outputs = {
+        "logits": output.logits,
+        "total": total,
+        "whitening_loss": output.whitening_loss,
+        **loss.terms,
+    }
     gradients = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
     return Run({name: t.detach() for name, t in outputs.items()}, gradients, found, entropies)
 
 
-def with_even_thresholds(draw: Callable[[], tuple[IntraSenseNet, Tensor, Tensor]]) -> tuple[IntraSenseNet, Tensor, Tensor]:
+def with_even_thresholds(
+    draw: Callable[[], tuple[IntraSenseNet, Tensor, Tensor]],
+) -> tuple[IntraSenseNet, Tensor, Tensor]:
     """A network, an image and a target by `draw`; half the positions are whitened wherever the network normalises.
 
     Where all entropies that a threshold meets are alike, no mask shows anything: another one is drawn. The choice looks at the
@@ -118,11 +133,16 @@ def assert_equivalent(net: IntraSenseNet, x: Tensor, target: Tensor, *, amp: boo
     """
     fused = run(net, x, target, fused=True, amp=amp)
     low = run(net, x, target, fused=False, amp=amp, masks=fused.masks)
-    truth = run(copy.deepcopy(net).double(), x.double(), target, fused=False, amp=False, masks=fused.masks)
+    truth = run(
+        copy.deepcopy(net).double(), x.double(), target, fused=False, amp=False, masks=fused.masks
+    )
     _assert_masks(net, fused, low, truth, amp)
     worst = {}
     rounding = torch.finfo(torch.bfloat16).eps / 2
-    for part, least in (("outputs", rounding if amp else budget.FORWARD), ("gradients", rounding if amp else budget.BACKWARD)):
+    for part, least in (
+        ("outputs", rounding if amp else budget.FORWARD),
+        ("gradients", rounding if amp else budget.BACKWARD),
+    ):
         actual, eager_, expected = (getattr(r, part) for r in (fused, low, truth))
         assert actual.keys() == eager_.keys() == expected.keys()
         largest = max(t.norm().item() for t in expected.values())
@@ -131,13 +151,19 @@ def assert_equivalent(net: IntraSenseNet, x: Tensor, target: Tensor, *, amp: boo
             budget.check_form(t, eager_[name], name)
             assert t.isfinite().all(), name
         actual, eager_, expected = (
-            _joined(tensors) if part == "gradients" else tensors for tensors in (actual, eager_, expected)
+            _joined(tensors) if part == "gradients" else tensors
+            for tensors in (actual, eager_, expected)
         )
-        errors = {n: tuple(budget.error(one[n], expected[n], least=floor) for one in (actual, eager_)) for n in actual}
+        errors = {
+            n: tuple(budget.error(one[n], expected[n], least=floor) for one in (actual, eager_))
+            for n in actual
+        }
         usual = median(e for _, e in errors.values())
         for name, (mine, theirs) in errors.items():
             allowed = max(2 * max(theirs, usual), least)
-            assert mine <= allowed, f"{name}: error {mine:.2e} > {allowed:.2e}, eager's {theirs:.2e}"
+            assert mine <= allowed, (
+                f"{name}: error {mine:.2e} > {allowed:.2e}, eager's {theirs:.2e}"
+            )
         name = max(errors, key=lambda n: errors[n][0])
         worst[part] = f"{part} {errors[name][0]:.1e} (eager {errors[name][1]:.1e}) at {name}"
     return "; ".join(worst.values())

@@ -13,7 +13,9 @@ def wake(net: nn.Module, generator: torch.Generator | None = None) -> nn.Module:
     with torch.no_grad():
         for parameter in net.parameters():
             if not parameter.any():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.3)
+                parameter.copy_(
+                    torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.3
+                )
     return net
 
 
@@ -35,7 +37,9 @@ class TinyRefinedNet(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(_conv(channels, 16, stride=2) for channels in (1, 16, 16))
         self.gcp = nn.ModuleDict({i: GlobalLocalPerception(16, window=3, fused=fused) for i in "1"})
-        self.cdr = nn.ModuleDict({i: ChannelDecoupling(16, alpha=0.5, beta=0.5, fused=fused) for i in "01"})
+        self.cdr = nn.ModuleDict(
+            {i: ChannelDecoupling(16, alpha=0.5, beta=0.5, fused=fused) for i in "01"}
+        )
         self.up = nn.ModuleList(_conv(32, 16) for _ in range(2))
         self.head = nn.Conv2d(16, 1, 1)
 
@@ -51,8 +55,12 @@ class TinyRefinedNet(nn.Module):
             maps.append(x)
         for up, skip in zip(self.up, maps[1::-1], strict=True):
             x = up(torch.cat((interpolate(x, size=skip.shape[-2:]), skip), 1))
-        return IntraSenseOutput(self.head(interpolate(x, scale_factor=2.0)), sum(losses) / len(losses))
+        return IntraSenseOutput(
+            self.head(interpolate(x, scale_factor=2.0)), sum(losses) / len(losses)
+        )
 
 
 def _conv(incoming: int, outgoing: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(incoming, outgoing, 3, stride, 1, bias=False), nn.BatchNorm2d(outgoing), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(incoming, outgoing, 3, stride, 1, bias=False), nn.BatchNorm2d(outgoing), nn.ReLU()
+    )

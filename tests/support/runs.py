@@ -34,7 +34,14 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
     command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def train(*arguments: object) -> tuple[int, str, str]:
@@ -44,7 +51,9 @@ def train(*arguments: object) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def interrupt(process: subprocess.Popen[str], run: Path, step: int, number: signal.Signals) -> tuple[int, str, str]:
+def interrupt(
+    process: subprocess.Popen[str], run: Path, step: int, number: signal.Signals
+) -> tuple[int, str, str]:
     """Send a signal once `step` steps are in the history."""
     history = run / "history.jsonl"
     deadline = time.monotonic() + 200

@@ -24,4 +24,6 @@ def seeded_weights(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
 
 def seeded_image(channels: int, height: int, width: int) -> np.ndarray:
     """(1, channels, height, width) float32, standard normal: the fixture's input."""
-    return np.random.default_rng(50).standard_normal((1, channels, height, width)).astype(np.float32)
+    return (
+        np.random.default_rng(50).standard_normal((1, channels, height, width)).astype(np.float32)
+    )

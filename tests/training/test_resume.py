@@ -13,7 +13,10 @@ from intrasense_fast.cli import main
 from intrasense_fast.training.checkpoint import exclusive, load_last, tidy
 from tests.support.runs import TINY, interrupt, start, train, write_pairs
 
-OPTIONS = [*TINY, *"--epochs 2 --augment paper --scheduler onecycle --folds 0 --val-fraction 0.25".split()]
+OPTIONS = [
+    *TINY,
+    *"--epochs 2 --augment paper --scheduler onecycle --folds 0 --val-fraction 0.25".split(),
+]
 STEPS = 6
 
 
@@ -33,7 +36,9 @@ def uninterrupted(data: Path) -> Path:
 def assert_same(found: Path, wanted: Path) -> None:
     for folder in ("last", "best"):
         one, other = (load_file(run / folder / "model.safetensors") for run in (found, wanted))
-        assert one.keys() == other.keys() and all(value.equal(other[key]) for key, value in one.items()), folder
+        assert one.keys() == other.keys() and all(
+            value.equal(other[key]) for key, value in one.items()
+        ), folder
     for name in ("metrics.csv", "history.jsonl", "per_image.csv", "splits.json"):
         assert (found / name).read_text() == (wanted / name).read_text(), name
     assert len((found / "history.jsonl").read_text().splitlines()) == STEPS
@@ -41,7 +46,9 @@ def assert_same(found: Path, wanted: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)], ids=lambda x: str(x)
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
+    ids=lambda x: str(x),
 )
 def test_resume_is_bitwise(
     number: signal.Signals, code: int, data: Path, uninterrupted: Path, tmp_path: Path, seed: int
@@ -108,7 +115,9 @@ def test_a_damaged_last_falls_back_to_previous_and_says_so(
     assert "no checkpoint can be used" in capsys.readouterr().err
 
 
-def test_resume_takes_everything_from_the_run(uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_takes_everything_from_the_run(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for arguments, message in (
         (["--lr", "0.1"], "not allowed beside it: --lr"),
         (["--no-gcp"], "not allowed beside it: --gcp"),
@@ -134,7 +143,11 @@ def test_resume_takes_everything_from_the_run(uninterrupted: Path, tmp_path: Pat
         ("epochs", True, "epochs must be an integer, got true"),
         ("device", None, "device must be text, got null"),
         ("fused", 1, "fused must be true or false or null, got 1"),
-        ("decoder_channels", [8, 8.5], "decoder_channels must be a list, each an integer, got [8, 8.5]"),
+        (
+            "decoder_channels",
+            [8, 8.5],
+            "decoder_channels must be a list, each an integer, got [8, 8.5]",
+        ),
         ("loss_weights", [1.0], "loss_weights must be a list, each a number, got [1.0]"),
         ("workers", -1, f"{file}: workers must be at least 0, got -1"),
         ("scheduler", "linear", f"{file}: scheduler must be one of none, plateau"),
@@ -162,10 +175,16 @@ def test_resume_takes_everything_from_the_run(uninterrupted: Path, tmp_path: Pat
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(run)): file.read_bytes() for file in sorted(run.rglob("*")) if file.is_file()}
+    return {
+        str(file.relative_to(run)): file.read_bytes()
+        for file in sorted(run.rglob("*"))
+        if file.is_file()
+    }
 
 
-def test_a_refused_resume_changes_nothing(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_resume_changes_nothing(
+    stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(stopped, run)
     before = contents(run)
@@ -178,7 +197,10 @@ def test_a_refused_resume_changes_nothing(stopped: Path, tmp_path: Path, capsys:
         assert message in capsys.readouterr().err and contents(run) == before
     with exclusive(run):
         assert main(["train", "--resume", str(run), "--workers", "2"]) == 2
-    assert "another process is working in this folder" in capsys.readouterr().err and contents(run) == before
+    assert (
+        "another process is working in this folder" in capsys.readouterr().err
+        and contents(run) == before
+    )
     # Only what the checkpoints themselves say shows that they cannot be used.
     for name in ("last", "previous"):
         (run / name / "training_state.pt").write_bytes(b"")
@@ -187,7 +209,9 @@ def test_a_refused_resume_changes_nothing(stopped: Path, tmp_path: Path, capsys:
     assert "no checkpoint can be used" in capsys.readouterr().err and contents(run) == before
 
 
-def test_lost_checkpoints_are_no_new_run(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lost_checkpoints_are_no_new_run(
+    stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(stopped, run)
     for name in ("last", "previous"):
@@ -195,7 +219,10 @@ def test_lost_checkpoints_are_no_new_run(stopped: Path, tmp_path: Path, capsys: 
     before = contents(run)
     assert main(["train", "--resume", str(run)]) == 2
     shown = capsys.readouterr().err
-    assert "last/ and previous/ are missing, and best, metrics.csv would be overwritten" in shown and contents(run) == before
+    assert (
+        "last/ and previous/ are missing, and best, metrics.csv would be overwritten" in shown
+        and contents(run) == before
+    )
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(
@@ -220,12 +247,19 @@ def test_damaged_logs_lose_the_damaged_lines_alone(
     run = tmp_path / "run"
     shutil.copytree(uninterrupted, run)
     lines = (run / "history.jsonl").read_bytes().splitlines(keepends=True)
-    (run / "history.jsonl").write_bytes(lines[0] + b"\xff" + lines[1] + b"{}\n" + b"".join(lines[3:]))
+    (run / "history.jsonl").write_bytes(
+        lines[0] + b"\xff" + lines[1] + b"{}\n" + b"".join(lines[3:])
+    )
     header, first, second = (run / "metrics.csv").read_bytes().splitlines(keepends=True)
-    (run / "metrics.csv").write_bytes(header + first.replace(b",", b",x", 1) + b"\xff" + second + second)
+    (run / "metrics.csv").write_bytes(
+        header + first.replace(b",", b",x", 1) + b"\xff" + second + second
+    )
     assert main(["train", "--resume", str(run)]) == 0
     shown = capsys.readouterr().out
-    assert "history.jsonl: 2 damaged lines are left out" in shown and "metrics.csv: 2 damaged lines are left out" in shown
+    assert (
+        "history.jsonl: 2 damaged lines are left out" in shown
+        and "metrics.csv: 2 damaged lines are left out" in shown
+    )
     assert (run / "history.jsonl").read_bytes() == lines[0] + b"".join(lines[3:])
     assert (run / "metrics.csv").read_bytes() == header + second
     for spoilt in (b"\xff" + header + first, b"\xff\xfe\x00", b""):

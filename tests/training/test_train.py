@@ -18,7 +18,13 @@ from intrasense_fast.model import read_config
 from tests.support.runs import TINY, train, write_pairs
 
 ONE = [*TINY, "--epochs", "1", "--folds", "0", "--val-fraction", "0.3"]
-TABLE_4 = (["--no-gcp", "--no-cdr"], ["--no-cdr", "--no-entropy-normalization"], ["--no-cdr"], ["--no-gcp"], [])
+TABLE_4 = (
+    ["--no-gcp", "--no-cdr"],
+    ["--no-cdr", "--no-entropy-normalization"],
+    ["--no-cdr"],
+    ["--no-gcp"],
+    [],
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +39,24 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_quick_writes_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    assert main(["train", "--quick", "--size", "32", "--refine-strides", "8", "32", "--out", str(run), "--device", "cpu"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "--quick",
+                "--size",
+                "32",
+                "--refine-strides",
+                "8",
+                "32",
+                "--out",
+                str(run),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     shown = capsys.readouterr().out
     for name in "config.json metrics.csv history.jsonl per_image.csv splits.json summary.txt summary.json".split():
         assert (run / name).stat().st_size > 0, name
@@ -41,18 +64,41 @@ def test_quick_writes_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert cv2.imread(str(run / name)).std() > 0, name
     assert "preset quick" in shown and "Phantom scores are not clinical scores" in shown
     assert all(
-        name in shown for name in ("IntraSense-Net", "empty mask", "mean mask", "intensity", "Dice", "Jaccard", "Accuracy")
+        name in shown
+        for name in (
+            "IntraSense-Net",
+            "empty mask",
+            "mean mask",
+            "intensity",
+            "Dice",
+            "Jaccard",
+            "Accuracy",
+        )
     )
     record = json.loads((run / "config.json").read_text())
-    assert record["config"]["preset"] == "quick" and record["config"]["batch_size"] == 4 and "torch" in record["versions"]
+    assert (
+        record["config"]["preset"] == "quick"
+        and record["config"]["batch_size"] == 4
+        and "torch" in record["versions"]
+    )
     splits = Splits.load(run / "splits.json")
-    assert [len(role) for role in splits.folds[0]] == [16, 6, 8] and record["splits"] == splits.digest
+    assert [len(role) for role in splits.folds[0]] == [16, 6, 8] and record[
+        "splits"
+    ] == splits.digest
     images = rows(run / "per_image.csv")
     assert [sum(row["role"] == role for row in images) for role in ("selection", "test")] == [6, 8]
     assert {row["name"] for row in images if row["role"] == "test"} == set(splits.folds[0].test)
     steps = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps] == list(range(1, 9))
-    assert {"loss", "bce", "dice", "whitening", "masked_fraction_8", "masked_fraction_32", "learning_rate"} <= set(steps[0])
+    assert {
+        "loss",
+        "bce",
+        "dice",
+        "whitening",
+        "masked_fraction_8",
+        "masked_fraction_32",
+        "learning_rate",
+    } <= set(steps[0])
     epochs = rows(run / "metrics.csv")
     assert [row["epoch"] for row in epochs] == ["1", "2"]
     mean = np.mean([line["loss"] for line in steps[:4]])
@@ -63,8 +109,13 @@ def test_quick_writes_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     baseline = json.loads((run / "summary.json").read_text())["empty mask"]
     truths = [cv2.imread(str(file), 0) > 0 for file in (run / "data" / "test" / "masks").iterdir()]
     assert len(truths) == 8 and all(name.startswith("test/") for name in splits.folds[0].test)
-    accuracy = np.mean([image_metrics(np.zeros_like(truth), truth)["accuracy"] for truth in truths if truth.any()])
-    assert baseline["metrics"]["accuracy"]["mean"] == pytest.approx(accuracy) and baseline["metrics"]["dice"]["mean"] == 0
+    accuracy = np.mean(
+        [image_metrics(np.zeros_like(truth), truth)["accuracy"] for truth in truths if truth.any()]
+    )
+    assert (
+        baseline["metrics"]["accuracy"]["mean"] == pytest.approx(accuracy)
+        and baseline["metrics"]["dice"]["mean"] == 0
+    )
 
 
 @pytest.mark.parametrize("flags", TABLE_4, ids=str)
@@ -75,17 +126,32 @@ def test_rows_of_table_4(flags: list[str], data: Path, tmp_path: Path) -> None:
     (row,) = rows(tmp_path / "run" / "metrics.csv")
     assert (float(row["train_whitening"]) != 0) == config["cdr"]
     assert ("masked_fraction_32" in row) == config["gcp"]
-    assert (tmp_path / "run" / "maps.png").exists() == (config["gcp"] and config["entropy_normalization"])
+    assert (tmp_path / "run" / "maps.png").exists() == (
+        config["gcp"] and config["entropy_normalization"]
+    )
 
 
 @pytest.mark.parametrize(("amp", "scheduler"), [("bf16", "plateau"), ("fp16", "cosine")])
-def test_mixed_precision_and_schedules(amp: str, scheduler: str, data: Path, tmp_path: Path) -> None:
-    options = [*ONE, "--amp", amp, "--scheduler", scheduler, "--clip", "1", "--encoder-weights", str(_weights(tmp_path))]
+def test_mixed_precision_and_schedules(
+    amp: str, scheduler: str, data: Path, tmp_path: Path
+) -> None:
+    options = [
+        *ONE,
+        "--amp",
+        amp,
+        "--scheduler",
+        scheduler,
+        "--clip",
+        "1",
+        "--encoder-weights",
+        str(_weights(tmp_path)),
+    ]
     assert main(["train", "--data", str(data), "--out", str(tmp_path / "run"), *options]) == 0
     (row,) = rows(tmp_path / "run" / "metrics.csv")
     assert np.isfinite(float(row["train_loss"]))
     assert all(
-        value.dtype != torch.float16 for value in IntraSenseNet.from_pretrained(tmp_path / "run" / "last").state_dict().values()
+        value.dtype != torch.float16
+        for value in IntraSenseNet.from_pretrained(tmp_path / "run" / "last").state_dict().values()
     )
 
 
@@ -94,7 +160,9 @@ def _weights(folder: Path) -> Path:
     return folder / "resnet50.pth"
 
 
-def test_folds_are_runs_and_are_summed_up(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folds_are_runs_and_are_summed_up(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, options = tmp_path / "run", [*ONE, "--folds", "3"]
     assert main(["train", "--data", str(data), "--out", str(run), *options, "--fold", "1"]) == 0
     assert "1 of 3 folds are trained" in capsys.readouterr().out
@@ -105,7 +173,10 @@ def test_folds_are_runs_and_are_summed_up(data: Path, tmp_path: Path, capsys: py
     assert len(images) == 12 and len({row["name"] for row in images}) == 12
     summary = {row["metric"]: row for row in rows(run / "summary.csv")}
     dices = [float(row["dice"]) for row in images if row["dice"] not in ("", "nan")]
-    by_fold = [np.mean([float(row["dice"]) for row in images if row["fold"] == str(fold)]) for fold in range(3)]
+    by_fold = [
+        np.mean([float(row["dice"]) for row in images if row["fold"] == str(fold)])
+        for fold in range(3)
+    ]
     assert float(summary["dice"]["image_mean"]) == pytest.approx(np.mean(dices))
     assert float(summary["dice"]["fold_mean"]) == pytest.approx(np.mean(by_fold))
     assert float(summary["dice"]["fold_sd"]) == pytest.approx(np.std(by_fold, ddof=1))
@@ -125,10 +196,14 @@ def test_folds_are_runs_and_are_summed_up(data: Path, tmp_path: Path, capsys: py
     assert len(rows(run / "per_image.csv")) == 12
 
 
-def test_a_used_out_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_used_out_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "precious.txt").write_text("keep")
     assert main(["train", "--data", str(data), "--out", str(tmp_path), *ONE]) == 2
-    assert "is in use" in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+    assert "is in use" in capsys.readouterr().err and [
+        path.name for path in tmp_path.iterdir()
+    ] == ["precious.txt"]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +274,9 @@ def test_bad_usage_leaves_no_run_of_phantoms(
         assert main([*command, "--out", str(run), *flags]) == 2
         shown = capsys.readouterr().err
         assert message in shown and "Traceback" not in shown
-    assert [path.name for path in tmp_path.iterdir()] == ["empty"] and not list((tmp_path / "empty").iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"] and not list(
+        (tmp_path / "empty").iterdir()
+    )
 
 
 def test_names_that_are_no_utf8(tmp_path: Path) -> None:
@@ -219,9 +296,14 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     assert main(["train", "--resume", str(run)]) == 0
 
 
-def test_a_damaged_fold_is_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_fold_is_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
-    assert main(["train", "--data", str(data), "--out", str(run), *ONE, "--folds", "2", "--fold", "1"]) == 0
+    assert (
+        main(["train", "--data", str(data), "--out", str(run), *ONE, "--folds", "2", "--fold", "1"])
+        == 0
+    )
     file = run / "fold-1" / "per_image.csv"
     whole = file.read_bytes()
     for spoilt in (b"\xff", b"role\ntest\n", whole.replace(b"test,", b"test,x,", 1)):
@@ -234,11 +316,15 @@ def test_a_damaged_fold_is_named(data: Path, tmp_path: Path, capsys: pytest.Capt
 
 def test_fused_on_a_cpu_says_why(data: Path, tmp_path: Path) -> None:
     # A process of its own: in this one Triton may have been imported for its interpreter.
-    code, _, err = train("--data", data, "--out", tmp_path / "run", *ONE, "--fused", "--device", "cpu")
+    code, _, err = train(
+        "--data", data, "--out", tmp_path / "run", *ONE, "--fused", "--device", "cpu"
+    )
     assert code == 2 and "need a CUDA or ROCm GPU" in err and not (tmp_path / "run").exists()
 
 
-def test_missing_empty_and_unpaired_folders(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_empty_and_unpaired_folders(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").mkdir()
     spoilt = write_pairs(tmp_path / "spoilt", 8, seed=2)
     (spoilt / "masks" / "p3.png").rename(spoilt / "masks" / "q3.png")
@@ -252,14 +338,21 @@ def test_missing_empty_and_unpaired_folders(data: Path, tmp_path: Path, capsys: 
     ):
         assert main(["train", "--data", str(folder), "--out", str(tmp_path / "run"), *ONE]) == 2
         shown = capsys.readouterr().err
-        assert all(message in shown for message in messages) and "Traceback" not in shown and not (tmp_path / "run").exists(), (
-            shown
-        )
-    assert main(["train", "--data", str(missized), "--out", str(tmp_path / "run"), *ONE, "--skip-bad"]) == 0
+        assert (
+            all(message in shown for message in messages)
+            and "Traceback" not in shown
+            and not (tmp_path / "run").exists()
+        ), shown
+    assert (
+        main(["train", "--data", str(missized), "--out", str(tmp_path / "run"), *ONE, "--skip-bad"])
+        == 0
+    )
     assert "p5" in capsys.readouterr().out
 
 
-def test_data_that_changed_is_refused_on_resume(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_changed_is_refused_on_resume(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = write_pairs(tmp_path / "data", 8, seed=4)
     assert main(["train", "--data", str(copy), "--out", str(tmp_path / "run"), *ONE]) == 0
     for kind in ("images", "masks"):

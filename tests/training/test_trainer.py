@@ -24,7 +24,13 @@ from intrasense_fast.training.trainer import DivergedError, Trainer
 from tests.support.runs import write_pairs
 
 CONFIG = TrainConfig(
-    size=32, batch_size=4, epochs=2, lr=1e-3, refine_strides=(32,), decoder_channels=(8, 8, 8, 8, 8), augment="none"
+    size=32,
+    batch_size=4,
+    epochs=2,
+    lr=1e-3,
+    refine_strides=(32,),
+    decoder_channels=(8, 8, 8, 8, 8),
+    augment="none",
 )
 
 
@@ -35,7 +41,14 @@ def trainer(tmp_path: Path, seed: int) -> Trainer:
     run.mkdir()
     train, val = (SegmentationDataset(data, part, size=32) for part in (range(8), range(8, 12)))
     made = Trainer(
-        run, CONFIG, train, val, device=torch.device("cpu"), extra={"image_size": 32}, stop=StopRequest(), say=lambda text: None
+        run,
+        CONFIG,
+        train,
+        val,
+        device=torch.device("cpu"),
+        extra={"image_size": 32},
+        stop=StopRequest(),
+        say=lambda text: None,
     )
     torch.manual_seed(seed)
     made.start(IntraSenseNet(**CONFIG.model_arguments()))
@@ -63,15 +76,25 @@ def test_a_step_that_is_not_finite_leaves_no_trace(trainer: Trainer) -> None:
 
 
 def test_a_skipped_step_changes_nothing(trainer: Trainer) -> None:
-    before = {key: value.clone() for key, value in trainer.net.state_dict().items() if value.is_floating_point()}
+    before = {
+        key: value.clone()
+        for key, value in trainer.net.state_dict().items()
+        if value.is_floating_point()
+    }
     trainer.net.train()
-    values = trainer._train_step(torch.full((4, 1, 32, 32), float("nan")), torch.zeros(4, 1, 32, 32))
+    values = trainer._train_step(
+        torch.full((4, 1, 32, 32), float("nan")), torch.zeros(4, 1, 32, 32)
+    )
     assert values["skipped"] == 1
     assert all(torch.equal(trainer.net.state_dict()[key], value) for key, value in before.items())
 
 
 def test_twenty_in_a_row_stop_with_a_message(trainer: Trainer) -> None:
-    trainer.steps, trainer.train.indices, trainer.sampler = 24, list(range(8)) * 12, ResumableSampler(96)
+    trainer.steps, trainer.train.indices, trainer.sampler = (
+        24,
+        list(range(8)) * 12,
+        ResumableSampler(96),
+    )
     poison(trainer, set(range(1, 1000)))
     with pytest.raises(DivergedError, match=r"20 steps in a row.*--lr"):
         trainer.fit()
@@ -79,7 +102,9 @@ def test_twenty_in_a_row_stop_with_a_message(trainer: Trainer) -> None:
 
 
 @pytest.mark.parametrize("where", ["network", "state"])
-def test_a_full_disk_keeps_the_checkpoint_before(where: str, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_checkpoint_before(
+    where: str, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer._save()
     kept = {path.name: path.read_bytes() for path in (trainer.run / "last").iterdir()}
 
@@ -90,7 +115,9 @@ def test_a_full_disk_keeps_the_checkpoint_before(where: str, trainer: Trainer, m
         monkeypatch.setattr(IntraSenseNet, "save_pretrained", full)
     else:
         monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(CheckpointError, match=r"last could not be written: the disk is full.*--resume"):
+    with pytest.raises(
+        CheckpointError, match=r"last could not be written: the disk is full.*--resume"
+    ):
         trainer._save()
     assert {path.name: path.read_bytes() for path in (trainer.run / "last").iterdir()} == kept
     assert not list(trainer.run.glob(".*"))
@@ -120,10 +147,14 @@ def test_a_really_full_disk(trainer: Trainer, tmp_path: Path) -> None:
         "    print(error); sys.exit(7)\n"
     )
     assert resource.RLIMIT_FSIZE is not None
-    done = subprocess.run([sys.executable, "-c", code, str(trainer.run)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(trainer.run)], capture_output=True, text=True
+    )
     assert done.returncode == 7, done.stderr
     assert "could not be written" in done.stdout
-    assert (trainer.run / "last" / "checksums.json").read_text() == digest and not list(trainer.run.glob(".*"))
+    assert (trainer.run / "last" / "checksums.json").read_text() == digest and not list(
+        trainer.run.glob(".*")
+    )
 
 
 def test_patience(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,10 +164,16 @@ def test_patience(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "save_last", lambda *arguments: None)
     monkeypatch.setattr(checkpoint, "save_best", lambda *arguments: None)
     trainer.fit()
-    assert trainer.position.epoch == 4 and trainer.position.best_epoch == 1 and trainer.position.best_dice == 0.5
+    assert (
+        trainer.position.epoch == 4
+        and trainer.position.best_epoch == 1
+        and trainer.position.best_dice == 0.5
+    )
 
 
-def test_selection_without_lesions_is_an_error(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selection_without_lesions_is_an_error(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     empty = (np.zeros((32, 32), np.float32), np.zeros((32, 32), np.uint8))
     monkeypatch.setattr(trainer.val, "pixels", lambda index: empty)
     with pytest.raises(ValueError, match="none of the selection images has a lesion"):
@@ -155,7 +192,10 @@ def test_baselines_by_hand() -> None:
     baselines = fit_baselines(train)
     names = list(baselines)
     assert names[:2] == ["empty mask", "mean mask"] and names[2].startswith("intensity <")
-    dice = {name: [image_metrics(predict(s.image), s.mask)["dice"] for s in samples] for name, predict in baselines.items()}
+    dice = {
+        name: [image_metrics(predict(s.image), s.mask)["dice"] for s in samples]
+        for name, predict in baselines.items()
+    }
     assert dice["empty mask"] == [0.0] * 4
     assert dice[names[2]] == [1.0] * 4
     # Small (64 pixels) and large (128) lesions alternate: either threshold gives 1 on half of them and 2/3 on the other.
@@ -167,19 +207,34 @@ def test_baseline_levels_are_the_best_of_a_plain_search(dark: bool, seed: int) -
     rng = np.random.default_rng(seed)
     samples = []
     for i in range(6):
-        mask = (cv2.GaussianBlur(rng.random((32, 32)), (0, 0), 3) > 0.5).astype(np.uint8) if i else np.zeros((32, 32), np.uint8)
-        image = (0.5 + (mask * -0.2 if dark else mask * 0.2) + rng.normal(0, 0.1, mask.shape)).clip(0, 1).astype(np.float32)
+        mask = (
+            (cv2.GaussianBlur(rng.random((32, 32)), (0, 0), 3) > 0.5).astype(np.uint8)
+            if i
+            else np.zeros((32, 32), np.uint8)
+        )
+        image = (
+            (0.5 + (mask * -0.2 if dark else mask * 0.2) + rng.normal(0, 0.1, mask.shape))
+            .clip(0, 1)
+            .astype(np.float32)
+        )
         samples.append(Sample(image, mask, str(i), str(i), str(i), ""))
     with_lesion = [sample for sample in samples if sample.mask.any()]
 
     def score(predict: Callable[[np.ndarray], np.ndarray]) -> float:
-        return float(np.mean([image_metrics(predict(s.image), s.mask)["dice"] for s in with_lesion]))
+        return float(
+            np.mean([image_metrics(predict(s.image), s.mask)["dice"] for s in with_lesion])
+        )
 
     baselines = fit_baselines(SegmentationDataset(samples, range(6), size=32))
     mean = np.mean([sample.mask for sample in samples], 0, dtype=np.float32)
     levels = [np.float32(0.02 * k) for k in range(1, 50)]
-    assert score(baselines["mean mask"]) == pytest.approx(max(score(lambda _, v=v: mean >= v * mean.max()) for v in levels))
-    below, above = (max(score(lambda image, v=v, side=side: (image < v) == side) for v in levels) for side in (True, False))
+    assert score(baselines["mean mask"]) == pytest.approx(
+        max(score(lambda _, v=v: mean >= v * mean.max()) for v in levels)
+    )
+    below, above = (
+        max(score(lambda image, v=v, side=side: (image < v) == side) for v in levels)
+        for side in (True, False)
+    )
     (name,) = (name for name in baselines if name.startswith("intensity"))
     assert name.startswith("intensity <" if below > above else "intensity >=")
     assert score(baselines[name]) == pytest.approx(max(below, above))

@@ -11,7 +11,12 @@ from pathlib import Path
 from intrasense_fast.data.fake._tree import VARIANTS, Picture, Planted, Tree, variant
 from intrasense_fast.data.fake.busi import write_busi, write_unext
 from intrasense_fast.data.fake.ddti import write_ddti
-from intrasense_fast.data.fake.others import write_bus_bra, write_dataset_b, write_ddti_masks, write_generic
+from intrasense_fast.data.fake.others import (
+    write_bus_bra,
+    write_dataset_b,
+    write_ddti_masks,
+    write_generic,
+)
 from intrasense_fast.data.verify import show
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import atomic_folder
@@ -32,7 +37,13 @@ SMALLEST_SIZE, LARGEST_SIZE = 64, 1024
 
 
 def write_tree(
-    layout: str, out: str | os.PathLike[str], count: int = 60, *, size: int = 256, seed: int = 0, broken: bool = False
+    layout: str,
+    out: str | os.PathLike[str],
+    count: int = 60,
+    *,
+    size: int = 256,
+    seed: int = 0,
+    broken: bool = False,
 ) -> list[Planted]:
     """Write a fake data set to `out`: whole or not at all.
 
@@ -54,9 +65,13 @@ def write_tree(
     if layout not in LAYOUTS:
         raise UsageError(f"layout {layout!r} is unknown; known: {', '.join(LAYOUTS)}")
     if count < SMALLEST_COUNT:
-        raise UsageError(f"{count} images: at least {SMALLEST_COUNT} are needed, so that every oddity has its place")
+        raise UsageError(
+            f"{count} images: at least {SMALLEST_COUNT} are needed, so that every oddity has its place"
+        )
     if not SMALLEST_SIZE <= size <= LARGEST_SIZE or seed < 0:
-        raise UsageError(f"size {size}, seed {seed}: sizes from {SMALLEST_SIZE} to {LARGEST_SIZE} and seeds from 0 are needed")
+        raise UsageError(
+            f"size {size}, seed {seed}: sizes from {SMALLEST_SIZE} to {LARGEST_SIZE} and seeds from 0 are needed"
+        )
     with atomic_folder(out) as folder:
         tree = Tree(folder, size, seed, broken)
         LAYOUTS[layout](tree, count)
@@ -64,12 +79,28 @@ def write_tree(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--layout", default="generic", choices=LAYOUTS, help="the data set to imitate (default generic)")
-    parser.add_argument("--out", required=True, help="folder to write; it must not exist, or be empty")
-    parser.add_argument("-n", "--count", type=int, default=60, help="images, at least 30 (default 60)")
-    parser.add_argument("--size", type=int, default=256, help="about the sides of the images in pixels (default 256)")
+    parser.add_argument(
+        "--layout",
+        default="generic",
+        choices=LAYOUTS,
+        help="the data set to imitate (default generic)",
+    )
+    parser.add_argument(
+        "--out", required=True, help="folder to write; it must not exist, or be empty"
+    )
+    parser.add_argument(
+        "-n", "--count", type=int, default=60, help="images, at least 30 (default 60)"
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=256,
+        help="about the sides of the images in pixels (default 256)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default 0)")
-    parser.add_argument("--broken", action="store_true", help="also plant files that cannot be used")
+    parser.add_argument(
+        "--broken", action="store_true", help="also plant files that cannot be used"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,10 +109,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UsageError: as in `write_tree`.
     """
-    planted = write_tree(args.layout, args.out, args.count, size=args.size, seed=args.seed, broken=args.broken)
+    planted = write_tree(
+        args.layout, args.out, args.count, size=args.size, seed=args.seed, broken=args.broken
+    )
     out = Path(args.out)
     for problem in planted:
         show(f"planted {problem.level}: {out / problem.file}: {problem.says}")
-    show(f"{args.count} simulated images in the layout {args.layout} are in {out}. Phantom scores are not clinical scores.")
+    show(
+        f"{args.count} simulated images in the layout {args.layout} are in {out}. Phantom scores are not clinical scores."
+    )
     show(f"Look through them: python -m intrasense_fast verify {out}")
     return 0

@@ -53,14 +53,19 @@ class Tree:
         shape = tuple(int(self.size * share) for share in self.rng.uniform(0.8, 1.3, 2))
         margin = str(self.rng.choice(_MARGINS.get(label, ("round",))))
         self._drawn += 1
-        image, mask = phantom((self.seed, self._drawn), shape, lesions=label != "normal", margin=margin)  # type: ignore[arg-type]
+        image, mask = phantom(
+            (self.seed, self._drawn), shape, lesions=label != "normal", margin=margin
+        )  # type: ignore[arg-type]
         return Picture(to_bytes(image), mask * np.uint8(255))
 
     def write(self, name: str, pixels: np.ndarray, *options: int) -> None:
         """A picture file, (H, W) or RGB(A) (H, W, 3 or 4), in the format that its name ends in."""
         if pixels.ndim == 3:
             pixels = pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]]
-        self.write_bytes(name, cv2.imencode(Path(name).suffix, np.ascontiguousarray(pixels), options)[1].tobytes())
+        self.write_bytes(
+            name,
+            cv2.imencode(Path(name).suffix, np.ascontiguousarray(pixels), options)[1].tobytes(),
+        )
 
     def write_bytes(self, name: str, content: bytes) -> None:
         path = self.root / name
@@ -104,16 +109,26 @@ def variant(picture: Picture, rng: np.random.Generator, *kinds: str) -> Picture:
         if kind == "resized":
             scale = rng.uniform(0.5, 1.5)
             size = (round(width * scale), round(height * scale * rng.uniform(0.9, 1.1)))
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+            image = cv2.resize(
+                image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+            )
             mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
         elif kind == "recompressed":
-            coded = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 91))))[1]
+            coded = cv2.imencode(
+                ".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 91)))
+            )[1]
             image = np.asarray(cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE))
         elif kind == "brightness":
-            image = np.clip(image * rng.uniform(0.75, 1.25) + rng.uniform(-25, 25), 0, 255).astype(np.uint8)
+            image = np.clip(image * rng.uniform(0.75, 1.25) + rng.uniform(-25, 25), 0, 255).astype(
+                np.uint8
+            )
         elif kind == "cropped":
-            top, bottom, left, right = (rng.uniform(0, 0.06, 4) * (height, height, width, width)).astype(int)
-            image, mask = (each[top : height - bottom, left : width - right] for each in (image, mask))
+            top, bottom, left, right = (
+                rng.uniform(0, 0.06, 4) * (height, height, width, width)
+            ).astype(int)
+            image, mask = (
+                each[top : height - bottom, left : width - right] for each in (image, mask)
+            )
         else:
             raise ValueError(f"variant {kind!r} is unknown; known: {', '.join(VARIANTS)}")
     return Picture(np.ascontiguousarray(image), np.ascontiguousarray(mask))

@@ -10,7 +10,11 @@ def write_busi(tree: Tree, count: int) -> None:
     """Folders of benign, malignant and normal images with every oddity of the real one."""
     benign, malignant = round(0.56 * count), round(0.27 * count)
     numbers = {"benign": benign, "malignant": malignant, "normal": count - benign - malignant}
-    pictures = {(label, i): tree.picture(label) for label, last in numbers.items() for i in range(1, last + 1)}
+    pictures = {
+        (label, i): tree.picture(label)
+        for label, last in numbers.items()
+        for i in range(1, last + 1)
+    }
 
     def again(source: tuple[str, int], target: tuple[str, int], *kinds: str) -> None:
         pictures[target] = variant(pictures[source], tree.rng, *kinds)
@@ -49,12 +53,19 @@ def write_unext(tree: Tree, count: int) -> None:
             tree.write(f"masks/1/{names[-1]}.png", _second(picture.mask))
     cut = round(0.7 * count)
     tree.write_bytes("busi_train.txt", "".join(f"{name}\n" for name in names[:cut]).encode())
-    tree.write_bytes("busi_val.txt", "".join(f"{name}.png\n" for name in [*names[cut:], "benign (999)"]).encode())
-    tree.warning(".", "split list 'busi_val' names 1 images that are missing or cannot be used: benign (999)")
+    tree.write_bytes(
+        "busi_val.txt", "".join(f"{name}.png\n" for name in [*names[cut:], "benign (999)"]).encode()
+    )
+    tree.warning(
+        ".", "split list 'busi_val' names 1 images that are missing or cannot be used: benign (999)"
+    )
     if tree.broken:
         (tree.root / f"masks/0/{names[1]}.png").unlink()
         tree.error(f"images/{names[1]}.png", "image without mask")
-        tree.warning(".", f"split list 'busi_train' names 1 images that are missing or cannot be used: {names[1]}")
+        tree.warning(
+            ".",
+            f"split list 'busi_train' names 1 images that are missing or cannot be used: {names[1]}",
+        )
         tree.truncate(f"images/{names[2]}.png")
 
 
@@ -74,12 +85,23 @@ def _second(mask: np.ndarray) -> np.ndarray:
 def _duplicates_expected(tree: Tree) -> None:
     tree.warning(_image("benign", 1), "near-duplicate of benign (6): kept in one group")
     tree.warning(_image("benign", 2), "near-duplicate of malignant (1): kept in one group")
-    tree.warning(_image("benign", 2), "conflict: the same picture as malignant (1), but class benign here and malignant there")
+    tree.warning(
+        _image("benign", 2),
+        "conflict: the same picture as malignant (1), but class benign here and malignant there",
+    )
     tree.warning(_image("benign", 3), "near-duplicate of benign (7): kept in one group")
-    tree.warning(_image("benign", 3), "conflict: the same picture as benign (7), but their masks overlap by a Dice of")
+    tree.warning(
+        _image("benign", 3),
+        "conflict: the same picture as benign (7), but their masks overlap by a Dice of",
+    )
     tree.warning(_image("benign", 12), "near-duplicate of malignant (8): kept in one group")
-    tree.warning(_image("benign", 12), "conflict: the same picture as malignant (8), but class benign here and malignant there")
-    tree.warning(_image("malignant", 2), "near-duplicate of malignant (3), malignant (4): kept in one group")
+    tree.warning(
+        _image("benign", 12),
+        "conflict: the same picture as malignant (8), but class benign here and malignant there",
+    )
+    tree.warning(
+        _image("malignant", 2), "near-duplicate of malignant (3), malignant (4): kept in one group"
+    )
     tree.warning(_image("normal", 1), "near-duplicate of normal (2): kept in one group")
 
 

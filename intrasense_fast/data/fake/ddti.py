@@ -25,7 +25,10 @@ def write_ddti(tree: Tree, count: int) -> None:
         tree.write(f"{case}_{k}.jpg", in_colour(picture.image), cv2.IMWRITE_JPEG_QUALITY, 92)
         outlines.setdefault(case, []).append((k, _outline(picture.mask)))
     for case, known in outlines.items():
-        tree.write_bytes(f"{case}.xml", _xml(case, _TIRADS[case % len(_TIRADS)], [_mark(k, _svg([line])) for k, line in known]))
+        tree.write_bytes(
+            f"{case}.xml",
+            _xml(case, _TIRADS[case % len(_TIRADS)], [_mark(k, _svg([line])) for k, line in known]),
+        )
     _odd_cases(tree, outlines, pictures)
     if tree.broken:
         _break(tree, outlines)
@@ -39,19 +42,29 @@ def _images_of_cases(count: int) -> dict[int, int]:
         case += 1
         if case in (10, 11):
             continue
-        found[case] = min(left, {2: 2, 3: 3, 6: 2}.get(case, 2 if case > 14 and case % 6 == 0 else 1))
+        found[case] = min(
+            left, {2: 2, 3: 3, 6: 2}.get(case, 2 if case > 14 and case % 6 == 0 else 1)
+        )
         left -= found[case]
     return found
 
 
-def _odd_cases(tree: Tree, outlines: dict[int, list[tuple[int, Outline]]], pictures: dict[tuple[int, int], Picture]) -> None:
+def _odd_cases(
+    tree: Tree,
+    outlines: dict[int, list[tuple[int, Outline]]],
+    pictures: dict[tuple[int, int], Picture],
+) -> None:
     line = {case: known[0][1] for case, known in outlines.items()}
 
     def case(number: int, *marks: str, tirads: str = "4a") -> None:
         tree.write_bytes(f"{number}.xml", _xml(number, tirads, marks))
 
     case(1, _mark(1, _svg([line[1], _moved(line[1])])))
-    case(2, *(_mark(k, _svg([outline])) for k, outline in outlines[2]), _mark(1, _svg([_moved(line[2])])))
+    case(
+        2,
+        *(_mark(k, _svg([outline])) for k, outline in outlines[2]),
+        _mark(1, _svg([_moved(line[2])])),
+    )
     case(4, _mark(1, _svg([line[4]])[: -len('hand"}]')]))
     tree.warning("4.xml", "outline of 4_1: JSON cut after its last point: closed")
     case(5, _mark(1, ""), _mark(1, _svg([line[5]])))
@@ -62,11 +75,17 @@ def _odd_cases(tree: Tree, outlines: dict[int, list[tuple[int, Outline]]], pictu
     case(7, _mark(None, _svg([line[7]])))
     tree.warning("7.xml", "a mark without image number: taken for 7_1")
     height, width = pictures[8, 1].image.shape
-    beyond = [{"x": width - 20, "y": height - 20}, {"x": width + 5, "y": height - 20}, {"x": width - 10, "y": height - 5}]
+    beyond = [
+        {"x": width - 20, "y": height - 20},
+        {"x": width + 5, "y": height - 20},
+        {"x": width - 10, "y": height - 5},
+    ]
     case(8, _mark(1, _svg([line[8], beyond])))
     tree.warning("8_1.jpg", "1 outline points lie outside")
     case(9, _mark(1, _svg([line[9], line[9][:2]])))
-    tree.warning("9.xml", "outline of 9_1: a region of 2 different points encloses nothing: left out")
+    tree.warning(
+        "9.xml", "outline of 9_1: a region of 2 different points encloses nothing: left out"
+    )
     for number in (12, 13):
         case(number, _mark(1, _svg([line[12]])))
     tree.warning("12_1.jpg", "near-duplicate of 13_1: kept in one group")
@@ -100,7 +119,9 @@ def _moved(outline: Outline) -> Outline:
 
 
 def _svg(regions: Sequence[Outline]) -> str:
-    return json.dumps([{"points": region, "annotation": {}, "regionType": "freehand"} for region in regions])
+    return json.dumps(
+        [{"points": region, "annotation": {}, "regionType": "freehand"} for region in regions]
+    )
 
 
 def _mark(image: int | None, svg: str) -> str:

@@ -61,9 +61,13 @@ def read_dataset(path: str | os.PathLike[str], layout: str = "auto") -> Segmenta
     root, module = _locate(Path(path), layout)
     try:
         records, problems = module.read(root)
-        lists: dict[str, tuple[str, ...]] = module.published(root) if hasattr(module, "published") else {}
+        lists: dict[str, tuple[str, ...]] = (
+            module.published(root) if hasattr(module, "published") else {}
+        )
     except PermissionError as error:
-        raise DataError(f"{error.filename}: permission denied: make the folder readable for this user") from None
+        raise DataError(
+            f"{error.filename}: permission denied: make the folder readable for this user"
+        ) from None
     sound, faults = _check_files(records)
     problems = [*problems, *faults]
     known = {record.name for record in records}
@@ -80,7 +84,9 @@ def read_dataset(path: str | os.PathLike[str], layout: str = "auto") -> Segmenta
             )
     if not records and not problems:
         raise DataError(f"{root}: no images found; {module.NAME} expects {module.EXPECTED}")
-    return SegmentationData(root, module.NAME, tuple(sound), tuple(problems), lists, getattr(module, "NOTE", ""))
+    return SegmentationData(
+        root, module.NAME, tuple(sound), tuple(problems), lists, getattr(module, "NOTE", "")
+    )
 
 
 def _locate(path: Path, layout: str) -> tuple[Path, ModuleType]:
@@ -89,13 +95,19 @@ def _locate(path: Path, layout: str) -> tuple[Path, ModuleType]:
     if wanted != "auto" and wanted not in LAYOUTS:
         raise DataError(f"layout {layout!r} is unknown; known: auto, {', '.join(LAYOUTS)}")
     if not path.exists():
-        raise DataError(f"{path}: no such folder" + (" (a broken link)" if path.is_symlink() else ""))
+        raise DataError(
+            f"{path}: no such folder" + (" (a broken link)" if path.is_symlink() else "")
+        )
     if not path.is_dir():
-        raise DataError(f"{path}: a file, the folder of a data set is needed (unpack an archive first)")
+        raise DataError(
+            f"{path}: a file, the folder of a data set is needed (unpack an archive first)"
+        )
     try:
         return _search(path, wanted)
     except PermissionError as error:
-        raise DataError(f"{error.filename}: permission denied: make the folder readable for this user") from None
+        raise DataError(
+            f"{error.filename}: permission denied: make the folder readable for this user"
+        ) from None
 
 
 def _search(path: Path, wanted: str) -> tuple[Path, ModuleType]:
@@ -124,16 +136,24 @@ def _search(path: Path, wanted: str) -> tuple[Path, ModuleType]:
 
 
 def _unrecognised(path: Path, deepest: Path, wanted: str) -> str:
-    names = [f"{entry.name}/" for entry in folders(path).values()] + [file.name for file in files(path)]
+    names = [f"{entry.name}/" for entry in folders(path).values()] + [
+        file.name for file in files(path)
+    ]
     if not names:
         return f"{path}: an empty folder; a data set is needed"
     found = f"{path}: holds {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
-    candidates = [entry for entry in folders(deepest).values() if any(module.detect(entry) for module in LAYOUTS.values())]
+    candidates = [
+        entry
+        for entry in folders(deepest).values()
+        if any(module.detect(entry) for module in LAYOUTS.values())
+    ]
     if candidates:
         return f"{found}; open one of its folders: {', '.join(str(entry) for entry in candidates)}"
     if wanted != "auto":
         return f"{found}; {wanted} expects {LAYOUTS[wanted].EXPECTED}"
-    return f"{found}; expected one of\n" + "\n".join(f"  {module.NAME}: {module.EXPECTED}" for module in LAYOUTS.values())
+    return f"{found}; expected one of\n" + "\n".join(
+        f"  {module.NAME}: {module.EXPECTED}" for module in LAYOUTS.values()
+    )
 
 
 def _check_files(records: list[Record]) -> tuple[list[Record], list[Problem]]:
@@ -156,4 +176,8 @@ def _fault(path: Path) -> str | None:
         return f"cannot be read ({error.strerror})"
     if size == 0:
         return "empty file (0 bytes): get it again from its source"
-    return None if os.access(path, os.R_OK) else "permission denied: make the file readable for this user"
+    return (
+        None
+        if os.access(path, os.R_OK)
+        else "permission denied: make the file readable for this user"
+    )

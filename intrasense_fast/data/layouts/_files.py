@@ -38,7 +38,17 @@ _BESIDE_IMAGES = {
 }
 _HINTS = 20
 _HINT_CANDIDATES = 2000
-NAME_COLUMNS = ("name", "id", "image", "image_id", "imageid", "image_name", "filename", "file", "file_name")
+NAME_COLUMNS = (
+    "name",
+    "id",
+    "image",
+    "image_id",
+    "imageid",
+    "image_name",
+    "filename",
+    "file",
+    "file_name",
+)
 _LABEL_COLUMNS = ("label", "pathology", "class", "category", "cate", "type", "diagnosis", "tirads")
 _CASE_COLUMNS = ("case", "patient", "patient_id", "patientid", "case_id", "caseid")
 
@@ -77,7 +87,11 @@ def files(path: Path, *, recursive: bool = False) -> list[Path]:
 
 
 def _entries(path: Path) -> list[Path]:
-    return [entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.name.casefold() not in _JUNK]
+    return [
+        entry
+        for entry in path.iterdir()
+        if not entry.name.startswith(".") and entry.name.casefold() not in _JUNK
+    ]
 
 
 def is_image(path: Path) -> bool:
@@ -108,14 +122,18 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def by_name(paths: Iterable[Path], root: Path | None = None) -> tuple[dict[str, Path], list[Problem]]:
+def by_name(
+    paths: Iterable[Path], root: Path | None = None
+) -> tuple[dict[str, Path], list[Problem]]:
     """Files by name; a second file of one name (another ending) is an error."""
     found: dict[str, Path] = {}
     problems = []
     for path in paths:
         name = name_of(path, root)
         if name in found:
-            problems.append(Problem("error", str(path), f"same name as {found[name].name}: keep one of them"))
+            problems.append(
+                Problem("error", str(path), f"same name as {found[name].name}: keep one of them")
+            )
         else:
             found[name] = path
     return found, problems
@@ -136,13 +154,28 @@ def pair(
         hint = nearest(name, lonely_masks or masks, masks) if index < _HINTS else ""
         problems.append(Problem("error", str(images[name]), f"image without mask{hint}"))
     for index, name in enumerate(sorted(lonely_masks, key=natural_key)):
-        hint = nearest(name, lonely_images or images, {key: [path] for key, path in images.items()}) if index < _HINTS else ""
-        problems += [Problem("error", str(path), f"mask without image{hint}") for path in masks[name]]
+        hint = (
+            nearest(name, lonely_images or images, {key: [path] for key, path in images.items()})
+            if index < _HINTS
+            else ""
+        )
+        problems += [
+            Problem("error", str(path), f"mask without image{hint}") for path in masks[name]
+        ]
     for name in sorted(images, key=natural_key):
         if name in masks:
             identity = identities.get(name, Identity("", ""))
             case = identity.case or name
-            records.append(Record(name, images[name], tuple(masks[name]), case, identity.group or case, identity.label))
+            records.append(
+                Record(
+                    name,
+                    images[name],
+                    tuple(masks[name]),
+                    case,
+                    identity.group or case,
+                    identity.label,
+                )
+            )
     return records, problems
 
 
@@ -163,11 +196,18 @@ def read_rows(path: Path) -> tuple[list[dict[str, str]], list[Problem]]:
         delimiter = max(",;\t", key=header.count)
         rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter, restkey="", restval=""))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        return [], [Problem("error", str(path), f"cannot be read as a CSV table in UTF-8 ({error})")]
-    return [{str(key).strip().casefold(): str(value).strip() for key, value in row.items()} for row in rows], []
+        return [], [
+            Problem("error", str(path), f"cannot be read as a CSV table in UTF-8 ({error})")
+        ]
+    return [
+        {str(key).strip().casefold(): str(value).strip() for key, value in row.items()}
+        for row in rows
+    ], []
 
 
-def read_identities(path: Path, classes: Mapping[str, str] | None = None) -> tuple[dict[str, Identity], list[Problem]]:
+def read_identities(
+    path: Path, classes: Mapping[str, str] | None = None
+) -> tuple[dict[str, Identity], list[Problem]]:
     """Labels and cases of a CSV table by image name; `classes` translates label values.
 
     One column names the image (name, id, image, file, ...), and one more is a label (label, class, pathology, ...) or a case
@@ -177,7 +217,8 @@ def read_identities(path: Path, classes: Mapping[str, str] | None = None) -> tup
     if problems or not rows:
         return {}, problems or [Problem("warning", str(path), "an empty table: no labels read")]
     name, label, case = (
-        next((key for key in keys if key in rows[0]), None) for keys in (NAME_COLUMNS, _LABEL_COLUMNS, _CASE_COLUMNS)
+        next((key for key in keys if key in rows[0]), None)
+        for keys in (NAME_COLUMNS, _LABEL_COLUMNS, _CASE_COLUMNS)
     )
     if name is None or (label is None and case is None):
         columns = ", ".join(rows[0])
@@ -194,13 +235,21 @@ def read_identities(path: Path, classes: Mapping[str, str] | None = None) -> tup
         if stem.casefold().endswith(SUFFIXES):
             stem = stem[: stem.rindex(".")]
         value = row[label] if label else ""
-        identity = Identity((classes or {}).get(value.casefold(), value), row[case] if case else "", row.get("group", ""))
+        identity = Identity(
+            (classes or {}).get(value.casefold(), value),
+            row[case] if case else "",
+            row.get("group", ""),
+        )
         if found.setdefault(unicodedata.normalize("NFC", stem), identity) != identity:
-            problems.append(Problem("error", str(path), f"two rows contradict each other about {stem}"))
+            problems.append(
+                Problem("error", str(path), f"two rows contradict each other about {stem}")
+            )
     return found, problems
 
 
-def read_labels(path: Path, names: tuple[str, ...] = ("labels.csv",)) -> tuple[dict[str, Identity], list[Problem]]:
+def read_labels(
+    path: Path, names: tuple[str, ...] = ("labels.csv",)
+) -> tuple[dict[str, Identity], list[Problem]]:
     """Identities from the first of `names` that lies in the folder `path`; nothing where there is none."""
     present = {file.name.casefold(): file for file in files(path)}
     return next((read_identities(present[name]) for name in names if name in present), ({}, []))

@@ -24,7 +24,9 @@ _TABLE = "bus_data.csv"
 
 def detect(path: Path) -> bool:
     inside = folders(path)
-    return {"images", "masks"} <= set(inside) and any(file.name.casefold() == _TABLE for file in files(path))
+    return {"images", "masks"} <= set(inside) and any(
+        file.name.casefold() == _TABLE for file in files(path)
+    )
 
 
 def read(path: Path) -> Reading:
@@ -42,12 +44,19 @@ def read(path: Path) -> Reading:
         known = {name for name, identity in identities.items() if identity.case}
         unknown = [record for record in records if record.name not in known]
         problems += [
-            Problem("error", str(record.image), f"no Case in {_TABLE}: add its row, or move the image away")
+            Problem(
+                "error",
+                str(record.image),
+                f"no Case in {_TABLE}: add its row, or move the image away",
+            )
             for record in unknown
         ]
         records = [record for record in records if record.name in known]
         absent = [name for name in identities if name not in images]
-        problems += [Problem("error", str(table), f"lists {name}, but Images/ has no such image") for name in absent]
+        problems += [
+            Problem("error", str(table), f"lists {name}, but Images/ has no such image")
+            for name in absent
+        ]
     return records, problems
 
 

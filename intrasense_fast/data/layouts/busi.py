@@ -24,7 +24,9 @@ CLASSES = ("benign", "malignant", "normal")
 
 def detect(path: Path) -> bool:
     inside = folders(path)
-    return any(name in inside and any(is_image(file) for file in files(inside[name])) for name in CLASSES)
+    return any(
+        name in inside and any(is_image(file) for file in files(inside[name])) for name in CLASSES
+    )
 
 
 def read(path: Path) -> Reading:
@@ -37,7 +39,11 @@ def read(path: Path) -> Reading:
         inside = files(folder)
         if label not in CLASSES:
             if any(is_image(file) for file in inside):
-                problems.append(Problem("warning", str(folder), f"not read: BUSI's classes are {', '.join(CLASSES)}"))
+                problems.append(
+                    Problem(
+                        "warning", str(folder), f"not read: BUSI's classes are {', '.join(CLASSES)}"
+                    )
+                )
             continue
         problems += not_images(inside)
         for file in filter(is_image, inside):
@@ -49,7 +55,9 @@ def read(path: Path) -> Reading:
             if base:
                 masks.setdefault(name, []).append(file)
             elif name in images:
-                problems.append(Problem("error", str(file), f"same name as {images[name]}: keep one of them"))
+                problems.append(
+                    Problem("error", str(file), f"same name as {images[name]}: keep one of them")
+                )
             else:
                 images[name], labels[name] = file, Identity(label, "")
     records, unpaired = pair(images, masks, labels)

@@ -2,7 +2,16 @@
 
 from pathlib import Path
 
-from intrasense_fast.data.layouts._files import Reading, by_name, files, folders, is_image, not_images, pair, read_labels
+from intrasense_fast.data.layouts._files import (
+    Reading,
+    by_name,
+    files,
+    folders,
+    is_image,
+    not_images,
+    pair,
+    read_labels,
+)
 from intrasense_fast.data.records import Problem
 
 NAME = "dataset-b"
@@ -28,7 +37,14 @@ def read(path: Path) -> Reading:
     if not identities:
         tables = [file for file in files(path) if file.suffix.casefold() in (".xlsx", ".xls")]
         problems += [
-            Problem("warning", str(file), "classes not read: export it as labels.csv (columns name, label)") for file in tables
+            Problem(
+                "warning",
+                str(file),
+                "classes not read: export it as labels.csv (columns name, label)",
+            )
+            for file in tables
         ]
     records, unpaired = pair(images, {name: [mask] for name, mask in masks.items()}, identities)
-    return records, problems + twice + not_images([*image_files, *mask_files]) + table_problems + unpaired
+    return records, problems + twice + not_images(
+        [*image_files, *mask_files]
+    ) + table_problems + unpaired

@@ -27,7 +27,10 @@ class OutlineError(ValueError):
 def detect(path: Path) -> bool:
     found = files(path)
     cases = {file.stem for file in found if file.suffix.casefold() == ".xml"}
-    return any(is_image(file) and (match := _IMAGE_NAME.match(file.stem)) and match["case"] in cases for file in found)
+    return any(
+        is_image(file) and (match := _IMAGE_NAME.match(file.stem)) and match["case"] in cases
+        for file in found
+    )
 
 
 def read(path: Path) -> Reading:
@@ -43,17 +46,34 @@ def read(path: Path) -> Reading:
     for table in (file for file in found if file.suffix.casefold() == ".xml"):
         records += _read_case(table, images, used, problems)
     for name in sorted(images.keys() - used, key=natural_key):
-        problems.append(Problem("warning", str(images[name]), "left out: no XML file outlines anything in this image"))
+        problems.append(
+            Problem(
+                "warning",
+                str(images[name]),
+                "left out: no XML file outlines anything in this image",
+            )
+        )
     return sorted(records, key=lambda record: natural_key(record.name)), problems
 
 
-def _read_case(table: Path, images: dict[str, Path], used: set[str], problems: list[Problem]) -> Iterator[Record]:
+def _read_case(
+    table: Path, images: dict[str, Path], used: set[str], problems: list[Problem]
+) -> Iterator[Record]:
     case = name_of(table)
-    own = sorted((name for name in images if (match := _IMAGE_NAME.match(name)) and match["case"] == case), key=natural_key)
+    own = sorted(
+        (name for name in images if (match := _IMAGE_NAME.match(name)) and match["case"] == case),
+        key=natural_key,
+    )
     try:
         tree = ElementTree.fromstring(table.read_bytes())
     except (OSError, ElementTree.ParseError, ValueError) as error:
-        problems.append(Problem("error", str(table), f"no readable XML ({error}): get the file again from its source"))
+        problems.append(
+            Problem(
+                "error",
+                str(table),
+                f"no readable XML ({error}): get the file again from its source",
+            )
+        )
         used.update(own)
         return
     label = _label(tree.findtext("tirads"))
@@ -67,7 +87,9 @@ def _read_case(table: Path, images: dict[str, Path], used: set[str], problems: l
             if len(own) != 1:
                 problems.append(
                     Problem(
-                        "error", str(table), f"a mark without image number, and {len(own)} images of this case: add <image>"
+                        "error",
+                        str(table),
+                        f"a mark without image number, and {len(own)} images of this case: add <image>",
                     )
                 )
                 used.update(own)
@@ -75,11 +97,17 @@ def _read_case(table: Path, images: dict[str, Path], used: set[str], problems: l
                 continue
             name = own[0]
             problems.append(
-                Problem("warning", str(table), f"a mark without image number: taken for {name}, the only image of this case")
+                Problem(
+                    "warning",
+                    str(table),
+                    f"a mark without image number: taken for {name}, the only image of this case",
+                )
             )
         if name not in images:
             hint = nearest(name, images, {key: [path] for key, path in images.items()})
-            problems.append(Problem("error", str(table), f"outlines {name}, but there is no such image{hint}"))
+            problems.append(
+                Problem("error", str(table), f"outlines {name}, but there is no such image{hint}")
+            )
             continue
         if not text:
             problems.append(Problem("warning", str(table), f"an empty outline of {name}"))
@@ -128,10 +156,15 @@ def parse_outlines(text: str) -> tuple[list[Region], list[str]]:
             points = tuple((float(point["x"]), float(point["y"])) for point in region["points"])
         except (TypeError, KeyError, ValueError):
             raise OutlineError("a region without points of x and y") from None
-        if not np.isfinite(np.asarray(points)).all() or np.abs(np.asarray(points)).max(initial=0) > 1e6:
+        if (
+            not np.isfinite(np.asarray(points)).all()
+            or np.abs(np.asarray(points)).max(initial=0) > 1e6
+        ):
             raise OutlineError("a point that is not finite or far outside any image")
         if len(set(points)) < 3:
-            notes.append(f"a region of {len(set(points))} different points encloses nothing: left out")
+            notes.append(
+                f"a region of {len(set(points))} different points encloses nothing: left out"
+            )
         else:
             polygons.append(points)
     return polygons, notes

@@ -25,10 +25,15 @@ _TABLE = "category.csv"
 
 def detect(path: Path) -> bool:
     found = files(path)
-    if {"image", "mask"} <= set(folders(path)) and any(file.name.casefold() == _TABLE for file in found):
+    if {"image", "mask"} <= set(folders(path)) and any(
+        file.name.casefold() == _TABLE for file in found
+    ):
         return True
     names = {file.name.casefold() for file in found if is_image(file)}
-    return any(name.endswith(".a.jpg") and name.removesuffix(".a.jpg") + ".b.jpg" in names for name in names)
+    return any(
+        name.endswith(".a.jpg") and name.removesuffix(".a.jpg") + ".b.jpg" in names
+        for name in names
+    )
 
 
 def read(path: Path) -> Reading:
@@ -44,7 +49,9 @@ def _read_folders(path: Path) -> Reading:
     table = next(file for file in files(path) if file.name.casefold() == _TABLE)
     identities, table_problems = read_identities(table)
     records, unpaired = pair(images, {name: [mask] for name, mask in masks.items()}, identities)
-    return records, problems + twice + not_images([*image_files, *mask_files]) + table_problems + unpaired
+    return records, problems + twice + not_images(
+        [*image_files, *mask_files]
+    ) + table_problems + unpaired
 
 
 def _read_jpeg_pairs(path: Path) -> Reading:
@@ -58,7 +65,9 @@ def _read_jpeg_pairs(path: Path) -> Reading:
         elif is_image(file) and part.casefold() == "b":
             masks.setdefault(name, []).append(file)
         elif is_image(file):
-            problems.append(Problem("warning", str(file), "not read: neither NAME.a.jpg nor NAME.b.jpg"))
+            problems.append(
+                Problem("warning", str(file), "not read: neither NAME.a.jpg nor NAME.b.jpg")
+            )
     identities, table_problems = _read_label_lines(path / "label.txt")
     records, unpaired = pair(images, masks, identities)
     return records, problems + table_problems + unpaired
@@ -69,9 +78,18 @@ def _read_label_lines(path: Path) -> tuple[dict[str, Identity], list[Problem]]:
     if not path.exists():
         return {}, []
     try:
-        fields = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        fields = [
+            line.replace(",", " ").split()
+            for line in path.read_text(encoding="utf-8-sig").splitlines()
+            if line.strip()
+        ]
     except UnicodeDecodeError as error:
         return {}, [Problem("warning", str(path), f"classes not read: no UTF-8 text ({error})")]
     if any(len(each) != 2 for each in fields):
-        return {}, [Problem("warning", str(path), "classes not read: lines of NAME LABEL are needed")]
-    return {name.removesuffix(".a.jpg").removesuffix(".jpg"): Identity(label, "") for name, label in fields}, []
+        return {}, [
+            Problem("warning", str(path), "classes not read: lines of NAME LABEL are needed")
+        ]
+    return {
+        name.removesuffix(".a.jpg").removesuffix(".jpg"): Identity(label, "")
+        for name, label in fields
+    }, []

@@ -23,7 +23,9 @@ MASK_FOLDERS = ("masks", "mask", "annotations", "gt", "labels")
 
 
 def detect(path: Path) -> bool:
-    return _two_folders(path) is not None or any(is_image(file) and MASK_NAME.match(file.stem) for file in files(path))
+    return _two_folders(path) is not None or any(
+        is_image(file) and MASK_NAME.match(file.stem) for file in files(path)
+    )
 
 
 def read(path: Path) -> Reading:
@@ -34,12 +36,18 @@ def read(path: Path) -> Reading:
 
 def _two_folders(path: Path) -> tuple[Path, Path] | None:
     inside = folders(path)
-    images, masks = (next((inside[name] for name in names if name in inside), None) for names in (IMAGE_FOLDERS, MASK_FOLDERS))
+    images, masks = (
+        next((inside[name] for name in names if name in inside), None)
+        for names in (IMAGE_FOLDERS, MASK_FOLDERS)
+    )
     return (images, masks) if images and masks else None
 
 
 def _read_folders(image_folder: Path, mask_folder: Path, root: Path) -> Reading:
-    image_files, mask_files = files(image_folder, recursive=True), files(mask_folder, recursive=True)
+    image_files, mask_files = (
+        files(image_folder, recursive=True),
+        files(mask_folder, recursive=True),
+    )
     images, problems = by_name(filter(is_image, image_files), image_folder)
     exact, twice = by_name(filter(is_image, mask_files), mask_folder)
     masks: dict[str, list[Path]] = {}
@@ -48,12 +56,16 @@ def _read_folders(image_folder: Path, mask_folder: Path, root: Path) -> Reading:
         masks.setdefault(base["name"] if base and name not in images else name, []).append(mask)
     identities, table_problems = read_labels(root)
     records, unpaired = pair(images, masks, identities)
-    return records, problems + twice + not_images([*image_files, *mask_files]) + table_problems + unpaired
+    return records, problems + twice + not_images(
+        [*image_files, *mask_files]
+    ) + table_problems + unpaired
 
 
 def _read_pairs(path: Path) -> Reading:
     found = files(path)
-    images, problems = by_name(file for file in found if is_image(file) and not MASK_NAME.match(file.stem))
+    images, problems = by_name(
+        file for file in found if is_image(file) and not MASK_NAME.match(file.stem)
+    )
     masks: dict[str, list[Path]] = {}
     for file in found:
         base = MASK_NAME.match(name_of(file))

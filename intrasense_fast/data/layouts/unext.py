@@ -22,7 +22,9 @@ from intrasense_fast.data.records import Problem
 NAME = "unext"
 EXPECTED = "images/ with 'benign (1).png', masks/0/ with 'benign (1).png'"
 
-_SPLIT_LIST = re.compile(r"^(.*[_-])?(train|val|valid|test|fold)[_-]?\d*$|^.*fold.*$", re.IGNORECASE)
+_SPLIT_LIST = re.compile(
+    r"^(.*[_-])?(train|val|valid|test|fold)[_-]?\d*$|^.*fold.*$", re.IGNORECASE
+)
 
 
 def detect(path: Path) -> bool:
@@ -39,7 +41,9 @@ def read(path: Path) -> Reading:
     masks: dict[str, list[Path]] = {}
     for folder, location in sorted(folders(inside["masks"]).items()):
         if not folder.isdecimal():
-            problems.append(Problem("warning", str(location), "not read: mask folders are numbered 0, 1, ..."))
+            problems.append(
+                Problem("warning", str(location), "not read: mask folders are numbered 0, 1, ...")
+            )
             continue
         each, twice = by_name(filter(is_image, files(location)))
         problems += twice + not_images(files(location))
@@ -48,7 +52,9 @@ def read(path: Path) -> Reading:
     identities, table_problems = read_labels(path, ("manifest.csv", "labels.csv"))
     for name in images:
         if name not in identities:
-            identities[name] = Identity(next((label for label in CLASSES if name.casefold().startswith(label)), ""), "")
+            identities[name] = Identity(
+                next((label for label in CLASSES if name.casefold().startswith(label)), ""), ""
+            )
     records, unpaired = pair(images, masks, identities)
     return records, problems + table_problems + unpaired
 
