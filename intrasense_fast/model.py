@@ -1,7 +1,7 @@
 """IntraSense-Net: ResNet-50 encoder, GCP and CDR at the refined strides, U-Net decoder."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from intrasense_fast.decoder import UNetDecoder
 from intrasense_fast.encoder import CHANNELS, STRIDES, ResNet50Encoder, load_encoder_weights
 from intrasense_fast.errors import first_line
+from intrasense_fast.health import StrideHealth
 from intrasense_fast.kernels._common.capability import fused_status, use_fused
 from intrasense_fast.options import checked_fused, checked_options
 from intrasense_fast.pretrained import CONFIG_FILE, read_config, read_weights, write_folder
-from intrasense_fast.refine import ChannelDecoupling, GlobalLocalPerception
+from intrasense_fast.refine import ChannelDecoupling, GlobalLocalPerception, RefinementMaps
+
+Observer = Callable[[int, nn.Module, Tensor], None]
 
 _SMALLEST = 32
 _MEAN = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
@@ -183,26 +186,51 @@ class IntraSenseNet(nn.Module):
         zero = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
         return IntraSenseOutput(logits, sum(losses, zero) / max(1, len(losses)))
 
-    @torch.no_grad()
-    def diagnose(self, x: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-        """What Eq. 6 sees at each refined stride with GCP: {stride: (entropy, mask)}, both (B, H / stride, W / stride).
+    def diagnose(
+        self, x: Tensor, positions: Sequence[tuple[int, int]] = ()
+    ) -> dict[int, RefinementMaps]:
+        """What GCP sees at each refined stride: {stride: maps}, each (B, H / stride, W / stride).
 
-        The entropy is the scaled one that is compared with the threshold, the mask True where whitened; empty with
-        entropy_normalization=False. Runs in eval mode and leaves the network's mode and `masked_fraction` as they were.
+        Runs in eval mode and leaves the network's mode and `masked_fraction` as they were.
+
+        Args:
+            x: as for the network; padded positions are included.
+            positions: (row, column) in pixels of x whose rows of attention (Eq. 2) are wanted.
+
+        Raises:
+            ValueError: a position outside x.
+        """
+        height, width = self._check_input(x)
+        for row, column in positions:
+            if not (0 <= row < height and 0 <= column < width):
+                raise ValueError(
+                    f"IntraSenseNet: position ({row}, {column}) lies outside an image of {height} x {width}"
+                )
+        maps: dict[int, RefinementMaps] = {}
+
+        def record(stride: int, module: nn.Module, features: Tensor) -> None:
+            if isinstance(module, GlobalLocalPerception):
+                places = [(row // stride, column // stride) for row, column in positions]
+                maps[stride] = module.maps(features, places)
+
+        self._observe(x, record)
+        return maps
+
+    def health(self, x: Tensor) -> dict[int, StrideHealth]:
+        """Whether GCP and CDR are alive at each refined stride: {stride: numbers}; `faults()` of each says it in words.
+
+        Runs in eval mode and leaves the network as it was. A batch of 8 different images tells most.
 
         Args:
             x: as for the network; padded positions are included.
         """
-        modes = [(module, module.training) for module in self.modules()]
-        found: dict[int, tuple[Tensor, Tensor]] = {}
-        try:
-            self.eval()
-            self._check_input(x)
-            self._refined_maps(self._normalized(x), found)
-        finally:
-            for module, mode in modes:
-                module.training = mode
-        return found
+        numbers: dict[int, dict[str, float]] = {}
+
+        def record(stride: int, module: nn.Module, features: Tensor) -> None:
+            numbers.setdefault(stride, {}).update(module.health(features))  # type: ignore[operator]
+
+        self._observe(x, record)
+        return {stride: StrideHealth(**values) for stride, values in numbers.items()}
 
     def fused_report(self) -> dict[str, OperatorPath]:
         """Which path each operator of this network takes on the device and in the dtype its parameters now have, and why."""
@@ -278,8 +306,20 @@ class IntraSenseNet(nn.Module):
         net.load_state_dict({key: value.clone() for key, value in weights.items()}, assign=True)
         return net.eval()
 
+    @torch.no_grad()
+    def _observe(self, x: Tensor, observer: Observer) -> None:
+        """Show `observer` every module of the refined strides with its input, in eval mode."""
+        modes = [(module, module.training) for module in self.modules()]
+        try:
+            self.eval()
+            self._check_input(x)
+            self._refined_maps(self._normalized(x), observer)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
     def _refined_maps(
-        self, x: Tensor, found: dict[int, tuple[Tensor, Tensor]] | None = None
+        self, x: Tensor, observer: Observer | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
         if self._refinements():
             # Before the encoder: its BatchNorm learns from every image that it sees.
@@ -292,15 +332,17 @@ class IntraSenseNet(nn.Module):
                 perception: GlobalLocalPerception = self.gcp[str(stride)]  # type: ignore[assignment]
                 refined, mask = perception(x)
                 fractions[stride] = mask.float().mean()
-                if found is not None:
-                    found[stride] = (perception.entropy(x), mask)
+                if observer is not None:
+                    observer(stride, perception, x)
             if str(stride) in self.cdr:
+                if observer is not None:
+                    observer(stride, self.cdr[str(stride)], refined)
                 refined, loss = self.cdr[str(stride)](refined)
                 losses.append(loss)
             maps.append(refined)
             if self.placement == "trunk":
                 x = refined
-        if found is None and not torch.compiler.is_exporting():
+        if observer is None and not torch.compiler.is_exporting():
             self.masked_fraction = fractions
         return maps, losses
 

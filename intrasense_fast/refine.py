@@ -1,11 +1,32 @@
 """The two refinement modules of IntraSense-Net: each is its parameters and the operators that use them."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, linear
 
 from intrasense_fast.functional import channel_decoupling, entropy_whitening, nonlocal_attention
+from intrasense_fast.health import attention_rows, decoupling_health, perception_health
 from intrasense_fast.kernels._common.layout import as_rows, from_rows, without_autocast
 from intrasense_fast.kernels.entropy_whitening.api import entropy_map
+
+
+class RefinementMaps(NamedTuple):
+    """What GCP sees of a batch at one stride.
+
+    Attributes:
+        entropy: (B, H, W), the scaled entropy of Eq. 6 that is compared with the threshold.
+        mask: (B, H, W) bool, True where whitened; empty with normalize=False.
+        gate: (B, H, W), the gate of Eq. 4.
+        attention: (B, P, H, W), the rows of A (Eq. 2) at the P positions asked for; each sums to 1.
+    """
+
+    entropy: Tensor
+    mask: Tensor
+    gate: Tensor
+    attention: Tensor
 
 
 class GlobalLocalPerception(nn.Module):
@@ -73,19 +94,53 @@ class GlobalLocalPerception(nn.Module):
         )
 
     @torch.no_grad()
-    def entropy(self, x: Tensor) -> Tensor:
-        """(B, H, W): the scaled entropy of Eq. 6 that `forward` compares with the threshold."""
-        return entropy_map(
-            *self._attended(x), self.gate.weight, self.gate.bias, entropy_scale=self.entropy_scale
-        )  # type: ignore[arg-type]
+    def maps(self, x: Tensor, positions: Sequence[tuple[int, int]] = ()) -> RefinementMaps:
+        """What `forward` computes on the way; positions are (row, column) of x's own grid."""
+        features, mean, maximum = self._attended(x)
+        entropy = entropy_map(
+            features,
+            mean,
+            maximum,
+            self.gate.weight,
+            self.gate.bias,  # type: ignore[arg-type]
+            entropy_scale=self.entropy_scale,
+        )
+        _, mask = self.forward(x)
+        return RefinementMaps(entropy, mask, self._gate(mean, maximum), self._rows(x, positions))
+
+    @torch.no_grad()
+    def health(self, x: Tensor) -> dict[str, float]:
+        """The numbers of `StrideHealth` that GCP has."""
+        _, mean, maximum = self._attended(x)
+        _, mask = self.forward(x)
+        gate = self._gate(mean, maximum)
+        return perception_health(*self._projected(x), as_rows(x), gate, mask)
+
+    def _gate(self, mean: Tensor, maximum: Tensor) -> Tensor:
+        """(B, H, W): the gate of Eq. 4."""
+        statistics = torch.stack((mean, maximum), 1)
+        weight, bias = (parameter.to(statistics.dtype) for parameter in self.gate.parameters())
+        with without_autocast(mean):
+            return conv2d(statistics, weight, bias, padding=3)[:, 0].sigmoid()
+
+    def _rows(self, x: Tensor, positions: Sequence[tuple[int, int]]) -> Tensor:
+        """(B, P, H, W): the rows of A (Eq. 2) at positions (row, column) of x's own grid."""
+        batch, _, height, width = x.shape
+        query, key, _ = self._projected(x)
+        places = [row * width + column for row, column in positions]
+        return attention_rows(query[:, places], key).view(batch, len(places), height, width)
+
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key (B, N, d) and value (B, N, C) of Eq. 1."""
+        projected = as_rows(self.projection_norm(self.projection(x)))
+        query, key, value = projected.split((self.depth, self.depth, self.channels), -1)
+        return query, key, value
 
     def _attended(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, _, height, width = x.shape
-        projected = as_rows(self.projection_norm(self.projection(x)))
-        query, key, value = projected.split((self.depth, self.depth, self.channels), -1)
-        rows, mean, maximum = nonlocal_attention(
-            query, key, value, as_rows(x).to(projected.dtype), fused=self.fused
-        )
+        query, key, value = self._projected(x)
+        residual = as_rows(x).to(value.dtype)
+        rows, mean, maximum = nonlocal_attention(query, key, value, residual, fused=self.fused)
         statistics = torch.stack((mean, maximum), 1).view(batch, 2, height, width)
         mean, maximum = self.gate_norm(statistics).unbind(1)
         return from_rows(rows, x), mean, maximum
@@ -145,26 +200,50 @@ class ChannelDecoupling(nn.Module):
             (reweighted, loss): (B, C, H, W) in x's dtype and memory format, and L_IW of this map, a scalar: the mean over
             images of alpha * rank_gap + beta * distance; it may be slightly negative. 0 for B = 0.
         """
+        if self.squeeze_norm is not None and self.training:
+            self.squeeze_norm.learn(self._squeezed(x))
         reweighted, rank_gap, distance = channel_decoupling(
             x,
-            *self.mlp(x),
+            *self.mlp(),
             ridge=self.ridge,
             squeeze=self.squeeze,
             fused=self.fused,
         )
         return reweighted, (self.alpha * rank_gap + self.beta * distance).sum() / max(1, x.shape[0])
 
-    def mlp(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Weight and bias of the two layers of Eq. 11 as the operator takes them; in training mode x is learnt from first."""
+    def mlp(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weight and bias of the two layers of Eq. 11, as layers of s."""
         first, second = self.reduce, self.expand
         if self.squeeze_norm is None:
             return first.weight, first.bias, second.weight, second.bias
-        mean, deviation = self.squeeze_norm(x)
-        with without_autocast(x):
-            # W (s - mean) / deviation + b, written as one layer of s.
-            weight = first.weight / (first.in_features**0.5 * deviation)
-            bias = first.bias - (weight * mean).sum(1)
+        mean, deviation = self.squeeze_norm()
+        # W (s - mean) / deviation + b, written as one layer of s.
+        weight = first.weight / (first.in_features**0.5 * deviation)
+        bias = first.bias - (weight * mean).sum(1)
         return weight, bias, second.weight / second.in_features**0.5, second.bias
+
+    def health(self, x: Tensor) -> dict[str, float]:
+        """The numbers of `StrideHealth` that CDR has."""
+        return decoupling_health(self.weights(x))
+
+    @torch.no_grad()
+    def weights(self, x: Tensor) -> Tensor:
+        """(B, C): the weights of Eq. 11, float32 or float64."""
+        squeezed = self._squeezed(x)
+        reduce_weight, reduce_bias, expand_weight, expand_bias = self.mlp()
+        with without_autocast(x):
+            hidden = linear(squeezed, reduce_weight.to(squeezed), reduce_bias.to(squeezed)).relu()
+            return linear(hidden, expand_weight.to(squeezed), expand_bias.to(squeezed)).sigmoid()
+
+    @torch.no_grad()
+    def _squeezed(self, x: Tensor) -> Tensor:
+        """(B, C): s of Eq. 10, float32 or float64."""
+        if self.squeeze == "decoupled":
+            # With all weights zero w is 1/2 everywhere.
+            zeros = [torch.zeros_like(parameter) for parameter in self.parameters()]
+            halved, _, _ = channel_decoupling(x, *zeros, ridge=self.ridge, fused=self.fused)
+            x = 2 * halved
+        return x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
 
     def extra_repr(self) -> str:
         return (
@@ -176,7 +255,7 @@ class ChannelDecoupling(nn.Module):
 class RunningStandardization(nn.Module):
     """Running mean and deviation of the squeeze of Eq. 10 between images, a channel each; nothing is learnt by gradient.
 
-    Every batch of the training mode moves them by a tenth (the first ones by an even share), before they are used.
+    Every batch of the training mode moves them by a tenth (the first ones by an even share) before they are used.
     """
 
     running_mean: Tensor
@@ -190,19 +269,21 @@ class RunningStandardization(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean, deviation), both (C,), after x (B, C, H, W) has been learnt from in training mode."""
-        if self.training and x.shape[0]:
-            self._learn(x)
-        return self.running_mean, (self.running_var + self.eps).sqrt()
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """(mean, deviation), both (C,)."""
+        # A copy: the next batch moves the buffer before this one's gradients are taken, where losses are added up.
+        return self.running_mean.clone(), (self.running_var + self.eps).sqrt()
 
     @torch.no_grad()
-    def _learn(self, x: Tensor) -> None:
-        squeezed = x.mean((2, 3), dtype=self.running_mean.dtype)
+    def learn(self, squeezed: Tensor) -> None:
+        """Move towards the statistics of a batch: squeezed (B, C)."""
+        if not squeezed.shape[0]:
+            return
+        squeezed = squeezed.to(self.running_mean.dtype)
         share = (1 / (self.num_batches_tracked + 1)).clamp(min=self.momentum)
         moved = squeezed.mean(0) - self.running_mean
         within = squeezed.var(0, correction=0)
-        # The variance of an even mixture of everything seen, each batch with its own share.
+        # The variance of a mixture of everything seen, each batch with its share; nothing was seen before the first.
         before = torch.where(self.num_batches_tracked == 0, 0.0, self.running_var)
         self.running_var.copy_((1 - share) * (before + share * moved.square()) + share * within)
         self.running_mean.add_(share * moved)
