@@ -16,9 +16,15 @@ from intrasense_fast.data.records import Sample, SegmentationData
 from intrasense_fast.data.verify import add_reading_arguments, show
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import write_text
+from intrasense_fast.health import StrideHealth, faults
 from intrasense_fast.metrics import image_metrics, summarize
 from intrasense_fast.model import IntraSenseNet
-from intrasense_fast.predict import add_checkpoint_arguments, load_checkpoint, predict_probabilities
+from intrasense_fast.predict import (
+    add_checkpoint_arguments,
+    load_checkpoint,
+    network_health,
+    predict_probabilities,
+)
 from intrasense_fast.report.overlays import OverlayItem, save_overlays
 from intrasense_fast.report.tables import summary_table, write_csv
 
@@ -75,12 +81,19 @@ def run(args: argparse.Namespace) -> int:
     """
     data = open_dataset(args.data, args.layout, skip_bad=args.skip_bad, group_duplicates=False)
     net, size = load_checkpoint(args)
-    out, rows, failures = Path(args.out), [], []
+    out = Path(args.out)
+    rows: list[dict[str, Any]] = []
+    failures: list[str] = []
+    health: dict[int, StrideHealth] = {}
     with tqdm(total=len(data), desc="evaluate", unit="image") as bar:
         for samples, unreadable in _chunks(data):
+            if samples and not rows:
+                health = network_health(net, [sample.image for sample in samples], size)
             rows += evaluate_samples(net, samples, size, threshold=args.threshold, empty=args.empty)
             failures += unreadable
             bar.update(len(samples) + len(unreadable))
+    for fault in faults(health):
+        show(f"warning: {fault}", sys.stderr)
     for failure in failures:
         show(f"failed: {failure}", sys.stderr)
     if not rows:

@@ -1,5 +1,6 @@
 """Whether GCP and CDR are alive: what they do to a batch, as a few numbers a stride, and the faults in words."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -59,6 +60,15 @@ class StrideHealth(NamedTuple):
                 f"the channel weights ignore the image (deviation {self.weight_deviation:.4f} between images)"
             )
         return words
+
+
+def faults(health: Mapping[int, StrideHealth]) -> list[str]:
+    """One line a fault, stride by stride; empty where everything lives."""
+    return [
+        f"stride {stride}: {fault}"
+        for stride, record in health.items()
+        for fault in record.faults()
+    ]
 
 
 def perception_health(

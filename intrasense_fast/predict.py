@@ -19,6 +19,7 @@ from intrasense_fast.data.transforms import resize_image, resize_probability
 from intrasense_fast.data.verify import show
 from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.files import legible
+from intrasense_fast.health import StrideHealth
 from intrasense_fast.model import IntraSenseNet, read_config
 from intrasense_fast.report.figures import MAX_ROWS
 from intrasense_fast.report.overlays import OverlayItem, overlay, save_overlays
@@ -79,6 +80,15 @@ def predict_probabilities(
     return [
         resize_probability(found, image.shape) for found, image in zip(maps, images, strict=True)
     ]
+
+
+def network_health(
+    net: IntraSenseNet, images: Sequence[np.ndarray], size: int
+) -> dict[int, StrideHealth]:
+    """`net.health` of images as `predict_probabilities` takes them."""
+    batch = torch.from_numpy(np.stack([resize_image(image, size) for image in images])).unsqueeze(1)
+    device = next(net.parameters()).device
+    return net.health(batch.expand(-1, net.config["in_channels"], -1, -1).to(device))
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:

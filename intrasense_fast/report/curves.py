@@ -31,10 +31,11 @@ LINES = tuple(hex_colour(rgb) for rgb in (BLUE, ORANGE, GREEN, PURPLE, VERMILLIO
 
 
 def save_curves(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Small multiples over the epochs, written atomically: losses, validation Dice, masked fractions, learning rate.
+    """Small multiples over the epochs, written atomically: losses, Dice, health, learning rate.
 
     Columns, of which only `epoch` must exist: train_loss, train_bce, train_dice, train_whitening, val_loss; val_dice and any
-    other val_ score that ends in "dice"; masked_fraction_S for a stride S; learning_rate. A panel without its columns is left
+    other val_ score that ends in "dice"; masked_fraction_S, attention_entropy_S, gate_deviation_S,
+    weight_deviation_S for a stride S; learning_rate. A panel without its columns is left
     out; empty, None and nan values are gaps; one epoch is drawn as points. Values may be text, as a CSV reader gives them.
 
     Raises:
@@ -49,11 +50,17 @@ def save_curves(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]])
     epochs = _column(table, "epoch")
     losses = [name for name in LOSS_COLUMNS if name in names]
     dice = [name for name in names if name.startswith("val_") and name.endswith("dice")]
-    strides = sorted((name for name in names if name.startswith("masked_fraction_")), key=_stride)
+
+    def strides(quantity: str) -> list[str]:
+        return sorted((name for name in names if name.startswith(f"{quantity}_")), key=_stride)
+
     panels = [
         (_draw_losses, losses),
         (_draw_dice, dice),
-        (_draw_masked, strides),
+        (_draw_masked, strides("masked_fraction")),
+        (_draw_attention, strides("attention_entropy")),
+        (_draw_gate, strides("gate_deviation")),
+        (_draw_weights, strides("weight_deviation")),
         (_draw_rate, [name for name in names if name == "learning_rate"]),
     ]
     drawn = [
@@ -120,16 +127,31 @@ def _draw_dice(axes: "Axes", epochs: list[float], columns: Mapping[str, list[flo
 
 
 def _draw_masked(axes: "Axes", epochs: list[float], columns: Mapping[str, list[float]]) -> None:
-    axes.set_title("Fraction of positions whitened", loc="left", fontsize=10, color=INK)
-    for i, (name, values) in enumerate(columns.items()):
-        _line(
-            axes,
-            epochs,
-            values,
-            LINES[i % len(LINES)],
-            f"stride {name.removeprefix('masked_fraction_')}",
-        )
+    _draw_strides(axes, epochs, columns, "Fraction of positions whitened")
     axes.set_ylim(0, 1)
+
+
+def _draw_attention(axes: "Axes", epochs: list[float], columns: Mapping[str, list[float]]) -> None:
+    _draw_strides(axes, epochs, columns, "Attention: entropy over log N (0 = one-hot)")
+    axes.set_ylim(0, 1)
+
+
+def _draw_gate(axes: "Axes", epochs: list[float], columns: Mapping[str, list[float]]) -> None:
+    _draw_strides(axes, epochs, columns, "Gate: standard deviation between images")
+    axes.set_ylim(bottom=0)
+
+
+def _draw_weights(axes: "Axes", epochs: list[float], columns: Mapping[str, list[float]]) -> None:
+    _draw_strides(axes, epochs, columns, "Channel weights: standard deviation between images")
+    axes.set_ylim(bottom=0)
+
+
+def _draw_strides(
+    axes: "Axes", epochs: list[float], columns: Mapping[str, list[float]], title: str
+) -> None:
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    for i, (name, values) in enumerate(columns.items()):
+        _line(axes, epochs, values, LINES[i % len(LINES)], f"stride {name.rpartition('_')[2]}")
     _legend(axes)
 
 
@@ -195,7 +217,7 @@ def _finish(axes: "Axes", epochs: Sequence[float]) -> None:
 
 
 def _stride(name: str) -> tuple[int, str]:
-    text = name.removeprefix("masked_fraction_")
+    text = name.rpartition("_")[2]
     return (int(text), "") if text.isdigit() else (10**9, text)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from intrasense_fast.data.records import SegmentationData
+from intrasense_fast.data.records import Sample, SegmentationData
 from intrasense_fast.data.torch_dataset import SegmentationDataset
-from intrasense_fast.data.transforms import resize_image
+from intrasense_fast.data.transforms import resize_image, resize_mask
 from intrasense_fast.errors import UsageError
 from intrasense_fast.evaluate import evaluate_samples
 from intrasense_fast.files import write_text
@@ -19,7 +19,12 @@ from intrasense_fast.metrics import Summary, image_metrics, summarize
 from intrasense_fast.model import IntraSenseNet
 from intrasense_fast.predict import predict_probabilities
 from intrasense_fast.report.curves import save_curves
-from intrasense_fast.report.maps import RefinementItem, save_refinement_maps
+from intrasense_fast.report.maps import (
+    RefinementItem,
+    StrideMaps,
+    positions_to_show,
+    save_refinement_maps,
+)
 from intrasense_fast.report.overlays import OverlayItem, save_overlays
 from intrasense_fast.report.tables import comparison_table, summary_table, write_csv
 from intrasense_fast.training import logs
@@ -29,7 +34,7 @@ from intrasense_fast.training.config import TrainConfig
 
 _AT_A_TIME = 8
 _DRAWN = 8
-_MAPPED = 4
+_MAPPED = 3
 _NETWORK = "IntraSense-Net"
 
 
@@ -158,15 +163,20 @@ def _draw(
             for s, found in zip(picked, probabilities, strict=True)
         ],
     )
-    if not (config.gcp and config.entropy_normalization and config.refine_strides):
-        return
-    device = next(net.parameters()).device
-    items = []
-    for sample in picked[-_MAPPED:]:
-        image = resize_image(sample.image, config.size)
-        x = torch.from_numpy(image)[None, None].expand(1, config.in_channels, -1, -1).to(device)
-        found = net.diagnose(x)
-        entropy = {stride: maps[0][0].cpu().numpy() for stride, maps in found.items()}
-        mask = {stride: maps[1][0].cpu().numpy() for stride, maps in found.items()}
-        items.append(RefinementItem(sample.name, image, entropy, mask))
-    save_refinement_maps(run / "maps.png", items, config.entropy_scale)
+    if config.gcp and config.refine_strides:
+        items = [_refinement(net, sample, config.size) for sample in picked[-_MAPPED:]]
+        save_refinement_maps(run / "maps.png", items, config.entropy_scale)
+
+
+def _refinement(net: IntraSenseNet, sample: Sample, size: int) -> RefinementItem:
+    """An image at the network's size, and what GCP does to it."""
+    image = resize_image(sample.image, size)
+    truth = resize_mask(sample.mask, size) > 0.5
+    positions = positions_to_show(truth)
+    x = torch.from_numpy(image)[None, None].expand(1, net.config["in_channels"], -1, -1)
+    maps = net.diagnose(x.to(next(net.parameters()).device), positions)
+    shown = {
+        stride: StrideMaps(*(each[0].float().cpu().numpy() for each in found))
+        for stride, found in maps.items()
+    }
+    return RefinementItem(sample.name, image, truth, positions, shown)

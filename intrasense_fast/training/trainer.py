@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from intrasense_fast.data.torch_dataset import ResumableSampler, SegmentationDataset
 from intrasense_fast.errors import UsageError
+from intrasense_fast.health import StrideHealth, faults
 from intrasense_fast.losses import IntraSenseLoss
 from intrasense_fast.model import IntraSenseNet
 from intrasense_fast.training import checkpoint, logs
@@ -22,6 +23,7 @@ from intrasense_fast.training.config import RESUMABLE, TrainConfig, completed
 from intrasense_fast.training.signals import Stopped, StopRequest, collected
 
 NON_FINITE_IN_A_ROW = 20
+HEALTH_IMAGES = 8
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TERMS = ("bce", "dice", "whitening")
 
@@ -211,9 +213,7 @@ class Trainer:
         )
         averages = [buffer.clone() for buffer in self._buffers]
         rate = self.optimizer.param_groups[0]["lr"]
-        with torch.autocast(
-            self.device.type, _AMP.get(self.config.amp), enabled=self.config.amp != "off"
-        ):
+        with self._autocast():
             output = self.net(image)
         total = self.loss(output, mask)
         self.optimizer.zero_grad(set_to_none=True)
@@ -253,6 +253,10 @@ class Trainer:
         )
         return {**values, "learning_rate": rate, "skipped": float(not finite)}
 
+    def _autocast(self) -> torch.autocast:
+        enabled = self.config.amp != "off"
+        return torch.autocast(self.device.type, _AMP.get(self.config.amp), enabled=enabled)
+
     def _record(self, values: dict[str, float]) -> None:
         position = self.position
         line = {"step": position.total, "epoch": position.epoch + 1}
@@ -291,6 +295,12 @@ class Trainer:
             for name in sorted(means, key=_stride)
             if name.startswith("masked_fraction")
         }
+        health = self._health()
+        row |= {
+            f"{name}_{stride}": value
+            for stride, record in health.items()
+            for name, value in record._asdict().items()
+        }
         row |= {
             "learning_rate": means.get("learning_rate", math.nan),
             "skipped_steps": position.skipped,
@@ -321,6 +331,8 @@ class Trainer:
             f"epoch {position.epoch}/{config.epochs}: loss {row['train_loss']:.3f}, selection loss {val_loss:.3f}, "
             f"selection Dice {val_dice:.4f}{note}" + (f", whitened {masked}" if masked else "")
         )
+        for fault in faults(health):
+            self.say(f"warning: {fault}")
 
     @torch.no_grad()
     def _validate(self) -> tuple[float, float]:
@@ -336,9 +348,7 @@ class Trainer:
         losses, dices = [], []
         for batch in tqdm(loader, desc="selection", unit="batch", leave=False):
             image, mask = batch["image"].to(self.device), batch["mask"].to(self.device)
-            with torch.autocast(
-                self.device.type, _AMP.get(self.config.amp), enabled=self.config.amp != "off"
-            ):
+            with self._autocast():
                 logits = self.net(image)
             losses.append((float(loss(logits, mask)), len(image)))
             found, truth = logits > 0, mask > 0.5
@@ -352,6 +362,13 @@ class Trainer:
                 "none of the selection images has a lesion: give more data, or another --val-fraction or --seed"
             )
         return _mean(losses), sum(dices) / len(dices)
+
+    def _health(self) -> dict[int, StrideHealth]:
+        """Of a few selection images, the same in every epoch."""
+        chosen = range(0, len(self.val), max(1, len(self.val) // HEALTH_IMAGES))[:HEALTH_IMAGES]
+        images = torch.stack([self.val[index]["image"] for index in chosen]).to(self.device)
+        with self._autocast():
+            return self.net.health(images)
 
     def _stop_if_asked(self) -> None:
         if self.stop:

@@ -34,6 +34,14 @@ def seeded(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def normalized(rows: Tensor, norm: torch.nn.BatchNorm2d, training: bool) -> Tensor:
+    """BatchNorm of rows (B, N, C) by its definition."""
+    mean, variance = norm.running_mean, norm.running_var
+    if training:
+        mean, variance = rows.mean((0, 1)), rows.var((0, 1), correction=0)
+    return (rows - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias
+
+
 def specified(net: IntraSenseNet, x: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and L_IW of `net` from its parameters, its encoder's stages, the references and plain PyTorch."""
     config, height, width = net.config, *x.shape[-2:]
@@ -48,16 +56,16 @@ def specified(net: IntraSenseNet, x: Tensor) -> tuple[Tensor, Tensor]:
             gcp = net.gcp[str(stride)]
             depth = max(8, channels // 8)
             flat = x.flatten(2).transpose(1, 2)
-            weight, bias = gcp.projection.weight.flatten(1), gcp.projection.bias
-            q, k, v = (
-                flat @ part.T + offset
-                for part, offset in zip(
-                    weight.split((depth, depth, channels)),
-                    bias.split((depth, depth, channels)),
-                    strict=True,
-                )
-            )
+            projected = flat @ gcp.projection.weight.flatten(1).T
+            if config["module_norm"] == "batch":
+                projected = normalized(projected, gcp.projection_norm, net.training)
+            else:
+                projected = projected + gcp.projection.bias
+            q, k, v = projected.split((depth, depth, channels), -1)
             attended, mean, maximum = nonlocal_attention(q, k, v, flat)
+            if config["module_norm"] == "batch":
+                statistics = torch.stack((mean, maximum), -1)
+                mean, maximum = normalized(statistics, gcp.gate_norm, net.training).unbind(-1)
             refined, _ = entropy_whitening(
                 attended.transpose(1, 2).reshape(x.shape),
                 mean.view(batch, rows, columns),
@@ -71,11 +79,19 @@ def specified(net: IntraSenseNet, x: Tensor) -> tuple[Tensor, Tensor]:
             )
         if stride in config["refine_strides"] and config["cdr"]:
             cdr = net.cdr[str(stride)]
+            reduce_weight, reduce_bias = cdr.reduce.weight, cdr.reduce.bias
+            expand_weight = cdr.expand.weight
+            if config["module_norm"] == "batch":
+                norm = cdr.squeeze_norm
+                deviation = (norm.running_var + norm.eps).sqrt()
+                reduce_weight = reduce_weight / channels**0.5 / deviation
+                reduce_bias = reduce_bias - reduce_weight @ norm.running_mean
+                expand_weight = expand_weight / reduce_bias.numel() ** 0.5
             refined, gap, distance = channel_decoupling(
                 refined,
-                cdr.reduce.weight,
-                cdr.reduce.bias,
-                cdr.expand.weight,
+                reduce_weight,
+                reduce_bias,
+                expand_weight,
                 cdr.expand.bias,
                 ridge=config["ridge"],
                 squeeze=config["squeeze"],
@@ -115,6 +131,7 @@ def specified(net: IntraSenseNet, x: Tensor) -> tuple[Tensor, Tensor]:
         {"refine_strides": (16,), "entropy_scale": "relative", "ridge": 1.0, "num_classes": 3},
         {"in_channels": 3, "entropy_normalization": False, "refine_strides": (16, 8)},
         {"refine_strides": ()},
+        {"module_norm": "none", "refine_strides": (8, 32)},
         {"gcp": False, "refine_strides": (8, 16)},
         {"cdr": False, "refine_strides": (8, 32)},
     ],
@@ -223,7 +240,7 @@ def test_masked_fraction_and_diagnose_agree_with_the_mask() -> None:
         torch.equal(value, before[key]) for key, value in net.state_dict().items()
     )
     net.eval()(x)
-    for stride, (entropy, mask) in maps.items():
+    for stride, (entropy, mask, _gate, _attention) in maps.items():
         assert entropy.shape == mask.shape == (2, 64 // stride, 64 // stride)
         # NaN, an image whose entropies are all alike, is below no threshold.
         clear = ~((entropy - 0.5).abs() <= 1e-4)
