@@ -6,8 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# Elements of A at a time: A itself may not fit.
+CHUNK = 2**24
 # Beyond these a module no longer reacts to its input, and no gradient brings it back.
-ONE_HOT = 0.02
+ONE_HOT = 0.01
 SATURATED = 0.9
 FROZEN_GATE = 0.01
 FROZEN_WEIGHTS = 0.002
@@ -47,7 +49,7 @@ class StrideHealth(NamedTuple):
             )
         if self.attention_gain > SWAMPED:
             words.append(f"A V is {self.attention_gain:.0f} times x: the map itself is drowned")
-        if self.gate_saturated > SATURATED and not self.gate_deviation >= FROZEN_GATE:
+        if self.gate_saturated > SATURATED and self.gate_deviation < FROZEN_GATE:
             words.append(
                 f"the gate is a fixed pattern ({100 * self.gate_saturated:.0f} % of it 0 or 1, the same for every image)"
             )
@@ -102,8 +104,8 @@ def attention_rows(query: Tensor, key: Tensor) -> Tensor:
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Entropy (B, N) of the rows of A, and A V (B, N, C), over chunks of queries: A itself may not fit."""
-    share = max(1, 2**24 // max(1, query.shape[0] * query.shape[1]))
+    """Entropy (B, N) of the rows of A, and A V (B, N, C), over chunks of queries."""
+    share = max(1, CHUNK // max(1, query.shape[0] * query.shape[1]))
     entropies, attended = [], []
     for part in query.split(share, 1):
         rows = attention_rows(part, key)

@@ -349,6 +349,14 @@ class IntraSenseNet(nn.Module):
     def _refinements(self) -> list[nn.Module]:
         return [*self.gcp.values(), *self.cdr.values()]
 
+    def _learns_at_the_deepest(self) -> bool:
+        """Does a BatchNorm at stride 32 take its statistics from the batch?"""
+        deepest = [self.encoder.layer4]
+        if "32" in self.gcp:
+            deepest.append(self.gcp["32"])
+        norms = [m for module in deepest for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+        return any(norm.training for norm in norms)
+
     def _normalized(self, x: Tensor) -> Tensor:
         x = x.to(self.input_mean.dtype)  # type: ignore[arg-type]
         height, width = x.shape[-2:]
@@ -380,9 +388,11 @@ class IntraSenseNet(nn.Module):
             raise ValueError(
                 f"IntraSenseNet: needs H and W >= {_SMALLEST}, got {height} x {width}; enlarge or pad the images"
             )
-        if batch == 1 and max(height, width) <= STRIDES[-1] and self.encoder.layer4.training:
+        alone = batch == 1 and max(height, width) <= STRIDES[-1]
+        if alone and self._learns_at_the_deepest():
             raise ValueError(
-                f"IntraSenseNet: training on one image of {height} x {width} leaves BatchNorm a single position at stride 32; "
-                "use a larger batch or larger images, or freeze the encoder's BatchNorm with net.encoder.eval()"
+                f"IntraSenseNet: training on one image of {height} x {width} leaves BatchNorm a single "
+                "position at stride 32; use a larger batch or larger images, or freeze the BatchNorms "
+                "there with net.encoder.eval() and net.gcp.eval()"
             )
         return height, width

@@ -300,6 +300,7 @@ class Trainer:
             f"{name}_{stride}": value
             for stride, record in health.items()
             for name, value in record._asdict().items()
+            if not math.isnan(value)
         }
         row |= {
             "learning_rate": means.get("learning_rate", math.nan),

@@ -8,7 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from intrasense_fast import IntraSenseNet
 from intrasense_fast.cli import main
 from tests.support.checkpoints import tiny_checkpoint
 
@@ -169,3 +171,16 @@ def test_usage_errors(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         assert main(["evaluate", *arguments]) == 2
         shown = capsys.readouterr().err
         assert message in shown and "Traceback" not in shown
+
+
+def test_a_dead_module_is_told(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "best", image_size=64)
+    net = IntraSenseNet.from_pretrained(checkpoint)
+    with torch.no_grad():
+        net.gcp["32"].gate.bias.fill_(-1e6)
+    net.save_pretrained(checkpoint, {"image_size": 64}, overwrite=True)
+    arguments = ["--checkpoint", str(checkpoint), "--data", str(data), "--out", str(tmp_path / "e")]
+    assert main(["evaluate", *arguments]) == 0
+    assert "warning: stride 32: the gate is a fixed pattern" in capsys.readouterr().err

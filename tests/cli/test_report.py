@@ -16,8 +16,13 @@ from intrasense_fast.files import atomic_folder, atomic_path, check_place, legib
 from intrasense_fast.metrics import image_metrics, summarize
 from intrasense_fast.report import overlays
 from intrasense_fast.report.curves import save_curves
-from intrasense_fast.report.figures import to_rgb
-from intrasense_fast.report.maps import save_refinement_maps
+from intrasense_fast.report.figures import GREEN, ORANGE, SKY, to_rgb
+from intrasense_fast.report.maps import (
+    RefinementItem,
+    StrideMaps,
+    positions_to_show,
+    save_refinement_maps,
+)
 from intrasense_fast.report.overlays import OverlayItem, overlay, save_overlays
 from intrasense_fast.report.tables import comparison_table, summary_table, write_csv
 
@@ -314,22 +319,45 @@ def test_curves_refuse(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def stride_maps(generator: np.random.Generator, side: int) -> StrideMaps:
+    entropy = generator.normal(5, 1, size=(side, side))
+    attention = generator.random((2, side, side))
+    return StrideMaps(entropy, entropy < 5, generator.random((side, side)), attention)
+
+
 def test_refinement_maps(tmp_path: Path, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    entropy = {
-        stride: generator.normal(5, 1, size=(64 // stride, 64 // stride)) for stride in (16, 8)
-    }
-    entropy[16][0, 0] = np.nan
-    mask = {stride: values < 5 for stride, values in entropy.items()}
-    save_refinement_maps(tmp_path / "m.png", [("a", np.zeros((64, 64)), entropy, mask)] * 2)
-    assert picture(tmp_path / "m.png").shape[1] > 800
-    with pytest.raises(ValueError, match=r"masks at \[8\]; every image needs both at \[8, 16\]"):
-        save_refinement_maps(tmp_path / "n.png", [("a", np.zeros((64, 64)), entropy, {8: mask[8]})])
-    with pytest.raises(ValueError, match=r"a, stride 8: entropy \(8, 8\) and mask \(4, 4\)"):
-        save_refinement_maps(
-            tmp_path / "n.png", [("a", np.zeros((64, 64)), {8: entropy[8]}, {8: mask[16]})]
-        )
+    truth = np.zeros((64, 64), bool)
+    truth[20:40, 10:30] = True
+    places = positions_to_show(truth)
+    maps = {stride: stride_maps(generator, 64 // stride) for stride in (16, 8)}
+    maps[16].entropy[0, 0] = np.nan
+    item = RefinementItem("a", np.zeros((64, 64)), truth, places, maps)
+    save_refinement_maps(tmp_path / "m.png", [item] * 2)
+    drawn = picture(tmp_path / "m.png")
+    assert drawn.shape[1] > 800
+    # The outline of the ground truth and the two positions.
+    assert all(holds(drawn, colour) for colour in (GREEN, ORANGE, SKY))
+    with pytest.raises(
+        ValueError, match=r"a has maps at strides \[8\]; .* needs them at \[8, 16\]"
+    ):
+        save_refinement_maps(tmp_path / "n.png", [item, item._replace(maps={8: maps[8]})])
+    crooked = maps[8]._replace(mask=maps[16].mask)
+    with pytest.raises(ValueError, match=r"stride 8: .* got \(8, 8\), \(4, 4\), \(8, 8\)"):
+        save_refinement_maps(tmp_path / "n.png", [item._replace(maps={8: crooked, 16: maps[16]})])
+    with pytest.raises(ValueError, match=r"the truth \(8, 8\) must be as large as the image"):
+        save_refinement_maps(tmp_path / "n.png", [item._replace(truth=truth[:8, :8])])
     assert os.listdir(tmp_path) == ["m.png"]
+
+
+def test_positions_inside_and_outside() -> None:
+    truth = np.zeros((40, 60), bool)
+    truth[10:21, 30:41] = True
+    (row, column), (other_row, other_column) = positions_to_show(truth)
+    assert (row, column) == (15, 35)
+    assert (other_row, other_column) == (15, 0)
+    inside, outside = positions_to_show(np.zeros((40, 60), bool))
+    assert inside == (20, 30) and outside[0] == 20 and outside[1] in (0, 59)
 
 
 def test_import_takes_no_matplotlib_and_pictures_no_pyplot(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Faults planted in bce_dice (see mutants.py)."""
 
-# ruff: noqa: E501 (source lines, quoted as they are)
-
 KERNELS, GRADIENT = "triton_impl.py", "autograd.py"
 TESTS = [
     "tests/kernels/test_bce_dice.py",

@@ -1,7 +1,5 @@
 """Faults planted in channel_decoupling (see mutants.py)."""
 
-# ruff: noqa: E501 (source lines, quoted as they are)
-
 GRAM, INVERSE, MATRICES, VECTORS, APPLY, LAUNCHERS = (
     "gram.py", "inverse.py", "matrices.py", "vectors.py", "apply.py", "launchers.py",
 )  # fmt: skip

@@ -1,7 +1,5 @@
 """Faults planted in entropy_whitening (see mutants.py): at least one a kernel."""
 
-# ruff: noqa: E501 (source lines, quoted as they are)
-
 GATE, ENTROPY, FORWARD, BACKWARD, LAUNCHERS = (
     "gate.py",
     "entropy.py",

@@ -15,7 +15,7 @@ from intrasense_fast.data.layouts import open_dataset
 from intrasense_fast.data.records import Sample
 from intrasense_fast.data.torch_dataset import ResumableSampler, SegmentationDataset
 from intrasense_fast.metrics import image_metrics
-from intrasense_fast.training import checkpoint
+from intrasense_fast.training import checkpoint, logs
 from intrasense_fast.training.baselines import fit_baselines
 from intrasense_fast.training.checkpoint import CheckpointError
 from intrasense_fast.training.config import TrainConfig
@@ -242,3 +242,18 @@ def test_baseline_levels_are_the_best_of_a_plain_search(dark: bool, seed: int) -
 
 def test_checkpoint_folders_are_named_as_documented() -> None:
     assert (checkpoint.LAST, checkpoint.PREVIOUS, checkpoint.BEST) == ("last", "previous", "best")
+
+
+def test_health_is_written_and_a_dead_module_is_told(trainer: Trainer) -> None:
+    lines: list[str] = []
+    trainer.say = lines.append
+    with torch.no_grad():
+        trainer.net.cdr["32"].expand.bias.fill_(-1e6)
+    trainer.fit()
+    (*_, last) = logs.read_epochs(trainer.run)
+    assert float(last["dead_channels_32"]) == 1.0
+    assert 0 <= float(last["gate_saturated_32"]) <= 1
+    # One position at stride 32: its attention has no entropy.
+    assert "attention_entropy_32" not in last
+    warnings = [line for line in lines if line.startswith("warning: stride 32: ")]
+    assert any("100 % of the channels are switched off" in line for line in warnings)

@@ -1,0 +1,75 @@
+"""GCP and CDR after sixty steps of training: alive at every stride, and dead without their normalisations."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+from intrasense_fast import IntraSenseNet
+from intrasense_fast.data.phantom import phantom
+from intrasense_fast.health import StrideHealth, faults
+from intrasense_fast.losses import IntraSenseLoss
+
+STEPS, BATCH, SIZE, IMAGES = 60, 4, 64, 48
+
+Parameters = Iterable[nn.Parameter]
+RECIPES: dict[str, tuple[Callable[[Parameters], torch.optim.Optimizer], bool]] = {
+    "cpu-small": (lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3), True),
+    "paper": (
+        lambda parameters: torch.optim.RMSprop(
+            parameters, lr=1e-4, momentum=0.9, weight_decay=1e-8
+        ),
+        False,
+    ),
+    "AdamW": (lambda parameters: torch.optim.AdamW(parameters, lr=1e-3), True),
+    "SGD": (lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9), False),
+}
+
+
+@pytest.fixture(scope="module")
+def phantoms(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor]:
+    pairs = [phantom((request.config.seed, i), SIZE) for i in range(IMAGES)]
+    images, masks = (
+        np.stack(arrays)[:, None].astype(np.float32) for arrays in zip(*pairs, strict=True)
+    )
+    return torch.from_numpy(images), torch.from_numpy(masks)
+
+
+def health_after_training(
+    recipe: str, phantoms: tuple[Tensor, Tensor], **options: object
+) -> dict[int, StrideHealth]:
+    """Of the last eight phantoms, after STEPS steps on the others."""
+    images, masks = phantoms
+    net = IntraSenseNet(decoder_channels=(64, 32, 16, 16, 16), **options).train()  # type: ignore[arg-type]
+    make, cycle = RECIPES[recipe]
+    optimizer = make(net.parameters())
+    schedule = OneCycleLR(optimizer, 1e-3, STEPS + 1, cycle_momentum=False) if cycle else None
+    loss = IntraSenseLoss()
+    for step in range(STEPS):
+        batch = [(step * BATCH + i) % (IMAGES - 8) for i in range(BATCH)]
+        optimizer.zero_grad()
+        loss(net(images[batch]), masks[batch]).backward()
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+    return net.health(images[-8:])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_module_lives(recipe: str, phantoms: tuple[Tensor, Tensor], seed: int) -> None:
+    torch.manual_seed(seed)
+    health = health_after_training(recipe, phantoms)
+    assert list(health) == [8, 16, 32]
+    assert all(math.isfinite(value) for record in health.values() for value in record)
+    assert faults(health) == []
+
+
+def test_the_letter_dies(phantoms: tuple[Tensor, Tensor], seed: int) -> None:
+    torch.manual_seed(seed)
+    words = faults(health_after_training("cpu-small", phantoms, module_norm="none"))
+    assert any("attention is one-hot" in fault for fault in words)
+    assert all(fault.startswith("stride ") for fault in words)
