@@ -44,6 +44,8 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-benchmark>=5",
+            # The suite on all cores.
+            "pytest-xdist>=3.5",
             # Independent oracles: metrics against scikit-learn, distances and entropies against scipy.
             "scikit-learn>=1.4",
             "scipy>=1.11",
@@ -52,6 +54,8 @@ setup(
             "setuptools>=70",
         ],
         "lint": ["ruff>=0.9", "mypy>=1.14"],
+        # The site under docs/, built strictly by CI.
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
     },
     entry_points={"console_scripts": ["intrasense-fast=intrasense_fast.cli:main"]},
     classifiers=[

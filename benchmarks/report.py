@@ -1,6 +1,6 @@
-"""Renders README's section "Measured" and benchmarks/results/README.md from committed JSON, losses included.
+"""Renders README's table of speed, docs/measurements.md and benchmarks/results/README.md from committed JSON.
 
-    python -m benchmarks.report                    write both from benchmarks/results
+    python -m benchmarks.report                    write all three from benchmarks/results
     python -m benchmarks.report --check            exit 1 where they disagree with the JSON
     python -m benchmarks.report FILE.json ...      render these files instead
 
@@ -14,17 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.provenance import ROOT
-from benchmarks.tables import document, summary
+from benchmarks.tables import document, front_page, summary
 from intrasense_fast.files import atomic_path
 
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
+MEASUREMENTS = ROOT / "docs" / "measurements.md"
 # What only a result of this kind holds.
 MARKS = {
     "static": "bounds", "benchmarks": "benchmarks", "sanitizer": "checks", "memory": "rows", "ceilings": "ceilings",
     "breakdown": "calls",
 }  # fmt: skip
-BEGIN, END = "<!-- results -->", "<!-- /results -->"
+BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
 
 
 class ReportError(ValueError):
@@ -74,7 +75,7 @@ def rendered(readme: str, results: dict[str, list[dict]]) -> str:
         raise ReportError(
             f"README.md: needs the lines {BEGIN} and {END}, in this order, around what is rendered"
         )
-    return readme[: start + len(BEGIN)] + "\n" + summary(results) + readme[end:]
+    return readme[: start + len(BEGIN)] + "\n" + front_page(results) + readme[end:]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,12 +89,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--check", action="store_true", help="write nothing; exit 1 where text and JSON disagree"
     )
     parser.add_argument("--readme", type=Path, default=README)
+    parser.add_argument("--measurements", type=Path, default=MEASUREMENTS)
     parser.add_argument("--document", type=Path, default=RESULTS / "README.md")
     options = parser.parse_args(arguments)
     try:
         results = load(options.results or sorted(RESULTS.rglob("*.json")))
         wanted = {
             options.readme: rendered(options.readme.read_text(encoding="utf-8"), results),
+            options.measurements: summary(results),
             options.document: document(results),
         }
     except (ReportError, OSError) as error:

@@ -8,11 +8,53 @@ GIB = 2**30
 SPILL_FREE = ("sm_80", "sm_86", "sm_90")
 
 
+# What README shows of a GPU: a typical call of the operators whose measured code ships.
+FRONT_CALLS = {
+    "nonlocal_attention B4 N1024 d64 C512": "nonlocal_attention, 4 x 1024 positions, d 64, C 512",
+    "entropy_whitening window 7 B4 C512 32x32": "entropy_whitening, 4 x 512 x 32 x 32, window 7",
+    "bce_dice B4 K1 256x256": "bce_dice, 4 x 1 x 256 x 256",
+}
+
+
+def front_page(results: dict[str, list[dict]]) -> str:
+    """README's five rows: operators by the time of their kernels, the network on a CPU beside the plain U-Net."""
+    rows, sources = [], []
+    for run in results["breakdown"][-1:]:
+        for call, label in FRONT_CALLS.items():
+            kernels = run["calls"].get(call)
+            if kernels:
+                total = sum(time for time, _ in kernels.values())
+                rows.append([f"{label}, forward and backward", run["gpu"], f"{total:.0f} us"])
+        sources.append(f"GPU: time of the kernels in bfloat16, commit {run['commit']}")
+    for run in results["benchmarks"]:
+        for row in run["benchmarks"]:
+            info = row["extra_info"]
+            shown = info["operator"] == "model" and info["shape"][2:] == [256, 256]
+            if run["machine_info"]["gpu"] or not shown or "times_as_long" not in info:
+                continue
+            if info["mode"] not in ("inference", "step"):
+                continue
+            name = "training step" if info["mode"] == "step" else info["mode"]
+            ratio = f"{milliseconds(info, row)}, {info['times_as_long']:.2f} x the plain U-Net"
+            rows.append(
+                [f"network, eager, {name}, 1 x 256 x 256", run["machine_info"]["cpu"], ratio]
+            )
+            sources.append(
+                f"CPU: {run['machine_info']['threads']} threads, commit {run['machine_info']['commit']}"
+            )
+    if not rows:
+        return "No result has been measured yet: `bash benchmarks/gpu.sh` measures everything.\n"
+    return markdown(["what", "on", "time"], rows) + f"\n\n*{'; '.join(dict.fromkeys(sources))}.*\n"
+
+
 def summary(results: dict[str, list[dict]]) -> str:
-    """README's section, between its markers."""
+    """docs/measurements.md."""
     on_gpu = [run for run in results["benchmarks"] if run["machine_info"]["gpu"]]
     on_cpu = [run for run in results["benchmarks"] if not run["machine_info"]["gpu"]]
-    parts = []
+    parts = [
+        "# Measurements",
+        "Rendered by `python -m benchmarks.report` from committed JSON; do not edit.",
+    ]
     for gpu in dict.fromkeys(run["machine_info"]["gpu"] for run in on_gpu):
         runs = [run for run in on_gpu if run["machine_info"]["gpu"] == gpu]
         parts += [
@@ -64,9 +106,7 @@ def summary(results: dict[str, list[dict]]) -> str:
             'hold within 35 % or 128 MiB; - where not measured. "eager whole": attention not cut into chunks of queries.'
         )
         parts += [memory_summary(run), provenance_line({"machine_info": run, "file": run["file"]})]
-    parts.append(
-        "Every figure, with errors against float64: [benchmarks/results](benchmarks/results/README.md)."
-    )
+    parts.append("Every figure, with errors against float64: `benchmarks/results/README.md`.")
     return "\n\n".join(parts) + "\n"
 
 

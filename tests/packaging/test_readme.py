@@ -9,40 +9,58 @@ import torch
 from intrasense_fast.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
-TEXT = {
-    name: (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "CONTRIBUTING.md", "kernels/README.md")
-}
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "kernels/README.md"]
+DOCUMENTS += sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
+TEXT = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 
 
 @pytest.mark.parametrize("name", TEXT)
 def test_links_lead_somewhere(name: str) -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", TEXT[name])
-    assert targets
-    for target in targets:
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT[name]):
         if not target.startswith("http"):
             assert (ROOT / name).parent.joinpath(target).exists(), target
 
 
-def test_the_python_example_runs() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT["README.md"], re.DOTALL)
-    assert code.count("256, 256") == 2
+def code_of(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", TEXT[name], re.DOTALL)
+
+
+@pytest.mark.parametrize("name", [name for name in TEXT if code_of(name)])
+def test_python_blocks_run(name: str) -> None:
+    for code in code_of(name):
+        # The front page's image size, smaller.
+        names: dict[str, object] = {"__name__": "a_document"}
+        exec(code.replace("256, 256", "64, 64"), names)
+
+
+def test_the_front_page_trains_and_predicts() -> None:
+    first, *_ = code_of("README.md")
+    assert first.count("256, 256") == 2
     names: dict[str, object] = {}
-    exec(code.replace("256, 256", "64, 64"), names)
+    exec(first.replace("256, 256", "64, 64"), names)
     total, probability = names["total"], names["probability"]
     assert isinstance(total, torch.Tensor) and torch.isfinite(total)
     assert isinstance(probability, torch.Tensor) and probability.shape == (4, 1, 64, 64)
     assert 0 <= probability.min() and probability.max() <= 1
 
 
-def test_commands_and_flags_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = re.findall(r"`python (?:-m intrasense_fast (\w+)|train\.py)([^`]*)`", TEXT["README.md"])
-    assert {name or "train" for name, _ in shown} == set(COMMANDS)
-    for name, rest in shown:
-        assert main([name or "train", "--help"]) == 0
+def test_the_front_page_is_one_page() -> None:
+    assert TEXT["README.md"].count("\n") <= 110
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_commands_and_flags_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = re.findall(r"(?:intrasense-fast (\w+)|python train\.py)([^`\n]*)", TEXT[name])
+    for command, rest in shown:
+        assert main([command or "train", "--help"]) == 0
         explained = capsys.readouterr().out
-        for flag in re.findall(r"(?<!\S)--?[\w-]+", rest):
-            assert flag in explained, (name, flag)
+        for flag in re.findall(r"(?<!\S)--?[a-z][\w-]*", rest.partition("#")[0]):
+            assert flag in explained, (command, flag)
+
+
+def test_the_front_page_shows_every_command() -> None:
+    shown = re.findall(r"`(?:intrasense-fast (\w+)|python train\.py)", TEXT["README.md"])
+    assert {command or "train" for command in shown} == set(COMMANDS)
 
 
 def test_ci_installs_as_readme_says() -> None:
