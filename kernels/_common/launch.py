@@ -1,11 +1,59 @@
-"""One way to start a kernel: on the tensor's device, never with an empty grid, floating-point fusion stated."""
+"""One way to start a kernel: on the tensor's device, never with an empty grid, fp fusion stated.
+
+`recording` hands the launches of a block to a hook in place of starting them.
+"""
 
 import contextlib
 import math
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Launch(NamedTuple):
+    """One launch as Triton would get it: kernel[grid](*args, **constexprs, **options).
+
+    kernel: a @triton.jit function. grid: one to three sizes, none of them 0.
+    args: run-time arguments in the kernel's order. constexprs: its tl.constexpr parameters by name.
+    options: num_warps, num_stages, enable_fp_fusion and, where stated, maxnreg.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple[Any, ...]
+    constexprs: dict[str, Any]
+    options: dict[str, Any]
+
+    def start(self) -> Any:
+        """Start it on the device of its first tensor; returns the compiled kernel.
+
+        In the interpreter there is no compiled kernel: None.
+        """
+        return _start(*self)
+
+
+Hook = Callable[[Launch], object]
+
+# Of one thread and context: another thread's launches never meet this one's hook.
+_hook: ContextVar[Hook | None] = ContextVar("launch_hook", default=None)
+
+
+@contextlib.contextmanager
+def recording(hook: Hook) -> Iterator[None]:
+    """Every launch of the block is given to `hook` in place of being started.
+
+    A hook that should let the launch happen calls `launch.start()`. Holds for the thread (and
+    contextvars context) that entered the block: autograd's threads on a GPU are others. An inner
+    block takes the outer one's place.
+    """
+    token = _hook.set(hook)
+    try:
+        yield
+    finally:
+        _hook.reset(token)
 
 
 def launch(
@@ -25,7 +73,8 @@ def launch(
         grid: one to three sizes; the big dimension first (CUDA limits the others to 65535).
         args: run-time arguments in the kernel's order: tensors, integers, floats.
         num_warps, num_stages: of the compiled kernel.
-        maxnreg: registers a thread; 255 keeps ptxas from spilling for occupancy, None leaves it to ptxas (always so on ROCm).
+        maxnreg: registers a thread; 255 keeps ptxas from spilling for occupancy, None leaves it to
+            ptxas (always so on ROCm).
         enable_fp_fusion: whether multiply and add may contract into one rounding.
         constexprs: the kernel's tl.constexpr parameters, by name.
     """
@@ -38,25 +87,31 @@ def launch(
     }
     if maxnreg is not None and torch.version.hip is None:
         options["maxnreg"] = maxnreg
-    _start(kernel, grid, args, constexprs, options)
+    hook = _hook.get()
+    if hook is None:
+        _start(kernel, grid, args, constexprs, options)
+    else:
+        hook(Launch(kernel, grid, args, constexprs, options))
 
 
 def _start(
     kernel: Any,
     grid: tuple[int, ...],
-    args: tuple,
+    args: tuple[Any, ...],
     constexprs: dict[str, Any],
     options: dict[str, Any],
-) -> None:
-    """The launch itself; the proof system replaces it to record what would have been launched."""
+) -> Any:
     device = next(arg.device for arg in args if isinstance(arg, Tensor))
-    if device.type == "cpu" and any(
-        isinstance(arg, Tensor) and arg.dtype == torch.bfloat16 for arg in args
-    ):
-        # As it comes, Triton's interpreter computes garbage from bfloat16 without a word.
-        from intrasense_fast.kernels._proof.interpreter import install
-
-        install()
+    if device.type == "cpu":
+        _repair_bfloat16(args)
     elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
     with torch.cuda.device(device) if elsewhere else contextlib.nullcontext():
-        kernel[grid](*args, **constexprs, **options)
+        return kernel[grid](*args, **constexprs, **options)
+
+
+def _repair_bfloat16(args: tuple[Any, ...]) -> None:
+    """As it comes, Triton's interpreter computes garbage from bfloat16 without a word."""
+    if any(isinstance(arg, Tensor) and arg.dtype == torch.bfloat16 for arg in args):
+        from intrasense_fast.kernels._common.interpreter import repair_interpreter
+
+        repair_interpreter()
