@@ -57,7 +57,7 @@ def guarded(seed: int) -> Iterator[None]:
             # Budgets of float32 are for float32 convolutions: cuDNN's are TF32 unless told otherwise.
             stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
         if INTERPRETED and HAS_TRITON:
-            from intrasense_fast.kernels._proof.interpreter import guard
+            from tests.proof.guard import guard
 
             stack.enter_context(guard(seed))
         stack.enter_context(_filled_with_nan())

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import CUDA, QUICK
+from benchmarks.cuda_graphs import captured
 from benchmarks.saved import saved_bytes
 from intrasense_fast import IntraSenseNet
-from intrasense_fast.kernels._proof.budget import error
-from intrasense_fast.kernels.tune import captured
 from intrasense_fast.losses import IntraSenseLoss
+from tests.proof.budget import error
 
 PLAIN = {"gcp": False, "cdr": False}
 # path -> (arguments of the network, compiled)

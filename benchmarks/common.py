@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.profiler import DeviceType
 
 from benchmarks.saved import saved_bytes
-from intrasense_fast.kernels._proof.budget import error
+from tests.proof.budget import error
 
 CUDA = torch.cuda.is_available()
 # The walk through everything with tiny shapes: gpu.sh --dry-run.

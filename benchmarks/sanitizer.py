@@ -20,65 +20,68 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.cuda_graphs import captured
 from benchmarks.provenance import ROOT, provenance, write_json
-from intrasense_fast.kernels._proof.registry import OperatorProof, Row, proof_of, proofs
-from intrasense_fast.kernels.tune import captured
+from tests.proof.records import Contract, Row
+from tests.proof.registry import OPERATORS, contract_of
 
 TOOLS = ("memcheck", "racecheck", "initcheck")
 # What the sanitizer multiplies: the shapes of most elements are left to the plain tests.
 LARGEST = 2**15
 
 
-def shapes(proof: OperatorProof, dry: bool) -> list[tuple[int, int, int, int]]:
+def shapes(contract: Contract, dry: bool) -> list[tuple[int, int, int, int]]:
     small = [
         shape
-        for shape in proof.shapes.values()
+        for shape in contract.shapes.values()
         if shape[0] and torch.Size(shape).numel() <= LARGEST
     ]
-    return [proof.shapes["one position"]] if dry else small
+    return [contract.shapes["one position"]] if dry else small
 
 
-def make(proof: OperatorProof, shape: tuple, dtype: torch.dtype, seed: int) -> dict[str, Tensor]:
+def make(contract: Contract, shape: tuple, dtype: torch.dtype, seed: int) -> dict[str, Tensor]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return proof.make_inputs(
+    return contract.make_inputs(
         Row(shape, dtype, torch.channels_last, device), torch.Generator().manual_seed(seed)
     )
 
 
-def both(proof: OperatorProof, inputs: dict[str, Tensor]) -> list[Tensor]:
+def both(contract: Contract, inputs: dict[str, Tensor]) -> list[Tensor]:
     """Outputs and gradients of one fused call."""
     leaves = {
-        key: t.detach().requires_grad_(key in proof.differentiable) for key, t in inputs.items()
+        key: t.detach().requires_grad_(key in contract.differentiable) for key, t in inputs.items()
     }
-    outputs = proof.public(**leaves, fused=True, **proof.option_sets[0])
+    outputs = contract.public(**leaves, fused=True, **contract.option_sets[0])
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     smooth = [t for t in outputs if t.requires_grad]
     grads = torch.autograd.grad(
-        smooth, [leaves[key] for key in proof.differentiable], [torch.ones_like(t) for t in smooth]
+        smooth,
+        [leaves[key] for key in contract.differentiable],
+        [torch.ones_like(t) for t in smooth],
     )
     return [*(t.detach() for t in outputs), *grads]
 
 
 def run_small(operator: str, dry: bool) -> None:
     """What runs under the sanitizer: every small shape of one operator, forward and backward."""
-    proof = proof_of(operator)
-    for shape in shapes(proof, dry):
+    contract = contract_of(operator)
+    for shape in shapes(contract, dry):
         for dtype in (torch.float32,) if dry else (torch.float32, torch.bfloat16):
-            both(proof, make(proof, shape, dtype, 0))
+            both(contract, make(contract, shape, dtype, 0))
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def graph_differs(proof: OperatorProof) -> str:
+def graph_differs(contract: Contract) -> str:
     """Capture on one set of inputs, replay on another; "" where every output and gradient equals a plain call's."""
-    for shape in shapes(proof, dry=False):
-        inputs, others = (make(proof, shape, torch.float32, seed) for seed in (0, 1))
-        replay, results = captured(partial(both, proof, inputs))
+    for shape in shapes(contract, dry=False):
+        inputs, others = (make(contract, shape, torch.float32, seed) for seed in (0, 1))
+        replay, results = captured(partial(both, contract, inputs))
         for key, t in inputs.items():
             t.copy_(others[key])
         replay()
         torch.cuda.synchronize()
-        for index, (one, other) in enumerate(zip(results, both(proof, others), strict=True)):
+        for index, (one, other) in enumerate(zip(results, both(contract, others), strict=True)):
             if not torch.equal(one, other):
                 return f"shape {shape}: result {index} of the graph differs from the plain call's"
     return ""
@@ -144,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
         run_small(options.one, options.dry_run)
         return 0
     if options.graph:
-        problem = graph_differs(proof_of(options.graph))
+        problem = graph_differs(contract_of(options.graph))
         print(problem or "equal")
         return 1 if problem else 0
     tool = sanitizer()
@@ -153,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     own = [sys.executable, "-m", "benchmarks.sanitizer"]
     # Freed blocks must not be handed out again from torch's pool, or an access to them would pass.
     plain = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTORCH_NO_HIP_MEMORY_CACHING": "1"}
-    names = [proof.name for proof in proofs()]
+    names = list(OPERATORS)
     work = [(name, "dry run", [*own, "--dry-run", "--one", name], {}) for name in names]
     if not options.dry_run:
         work = [(name, "graph", [*own, "--graph", name], {}) for name in names]

@@ -2,10 +2,11 @@
 
     python -m benchmarks.static_report                     the committed table
     python -m benchmarks.static_report --json              the same, as JSON
-    python -m benchmarks.static_report --write [operator]  recompile what is stale, measure, and commit-ready JSON
+    python -m benchmarks.static_report --write [operator]  recompile what is stale, and measure
 
-Registers a thread, stack (spills) in bytes a thread, shared memory in bytes a program, instructions, and per call: launches,
-passes over the floor's bytes, dot FLOPs over the useful ones.
+Registers a thread, stack (spills) in bytes a thread, shared memory in bytes a program,
+instructions, and per call: launches, passes over the floor's bytes, dot FLOPs over the useful ones.
+A row whose Triton IR did not change is not compiled again.
 """
 
 import argparse
@@ -39,31 +40,25 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["TRITON_INTERPRET"] = "1"
     import triton
 
-    from intrasense_fast.kernels._proof.registry import OPERATORS, proof_of, proofs
-    from intrasense_fast.kernels._proof.table import path_of, read
+    from tests.proof.registry import OPERATORS
+    from tests.proof.table import path_of, read
 
     unknown = set(options.operators) - set(OPERATORS)
     if unknown:
-        print(
-            f"no operator {', '.join(sorted(unknown))}; there are {', '.join(OPERATORS)}",
-            file=sys.stderr,
-        )
+        names = ", ".join(sorted(unknown))
+        print(f"no operator {names}; there are {', '.join(OPERATORS)}", file=sys.stderr)
         return 2
-    chosen = [proof_of(name) for name in options.operators] if options.operators else proofs()
     tables, missing = {}, []
-    for proof in chosen:
-        path = path_of(FOLDER, proof.name, triton.__version__)
+    for operator in options.operators or OPERATORS:
+        path = path_of(FOLDER, operator, triton.__version__)
         if options.write:
-            update(proof, path)
-        tables[proof.name] = read(path)
+            update(operator, path)
+        tables[operator] = read(path)
         if not path.exists():
-            missing.append(proof.name)
+            missing.append(operator)
     if options.json:
-        print(
-            json.dumps(
-                {"triton": triton.__version__, "operators": tables}, indent=1, sort_keys=True
-            )
-        )
+        content = {"triton": triton.__version__, "operators": tables}
+        print(json.dumps(content, indent=1, sort_keys=True))
     else:
         for name, table in tables.items():
             print_table(name, table)
@@ -75,71 +70,125 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if missing else 0
 
 
-def update(proof, path: Path) -> None:
-    """Compile the stale rows of one operator, measure its bounds, write its table."""
-    import torch
-    import triton
+def update(operator: str, path: Path) -> None:
+    """Bring one operator's table up to date: rows, then bounds.
 
+    A row whose kernel's syntax tree is the stored one is kept; one whose Triton IR is the stored
+    one is stamped again; the others are compiled.
+    """
     from benchmarks.provenance import commit
-    from intrasense_fast.kernels._proof.aot import compile_jobs, unique
-    from intrasense_fast.kernels._proof.interpreter import install
-    from intrasense_fast.kernels._proof.measure import measured
-    from intrasense_fast.kernels._proof.table import as_row, fresh_reports, read, violations, write
+    from tests.proof.registry import compilation_of
+    from tests.proof.table import read, violations, write
 
-    install()
-    jobs = unique([*proof.jobs("gate"), *proof.jobs("full")])
-    reports = fresh_reports(proof, jobs, read(path))
-    stale = [job for job in jobs if job.key not in reports]
-    print(
-        f"{proof.name}: {len(stale)} of {len(jobs)} configurations to compile with triton {triton.__version__}",
-        file=sys.stderr,
-    )
-    for start in range(0, len(stale), BATCH):
-        batch = stale[start : start + BATCH]
-        reports |= {job.key: report for job, report in zip(batch, compile_jobs(batch), strict=True)}
-        rows = [as_row(proof, job, reports[job.key]) for job in jobs if job.key in reports]
-        # What is compiled is kept, whatever ends this run.
-        write(
-            path,
-            {
-                "triton": triton.__version__,
-                "torch": torch.__version__,
-                "rows": rows,
-                "bounds": read(path)["bounds"],
-            },
-        )
-    rows = [as_row(proof, job, reports[job.key]) for job in jobs]
-    bounds = []
-    for bound in proof.bounds():
-        found = measured(proof, bound, torch.Generator().manual_seed(0))
-        bounds.append({
-            "mode": bound.mode, "shape": list(bound.row.shape), "dtype": str(bound.row.dtype)[6:],
-            "options": dict(bound.options), "architecture": bound.architecture, "launches": found.launches,
-            "passes": round(found.passes, 3), "flops": round(found.flops, 3), "requested": round(found.requested, 2),
-        })  # fmt: skip
-    versions = {"triton": triton.__version__, "torch": torch.__version__, "commit": commit()}
-    write(path, {**versions, "rows": rows, "bounds": bounds})
+    reports = updated_reports(operator, path)
+    table = read(path)
+    write(path, {**table, "commit": commit(), "bounds": measured_bounds(operator)})
     print(
         f"{path.name} written: python -m benchmarks.report renders README from it", file=sys.stderr
     )
-    for job in jobs:
-        for problem in violations(proof, job, reports[job.key]):
+    for job, report in reports.items():
+        for problem in violations(compilation_of(operator), job, report):
             print(f"VIOLATION {problem}", file=sys.stderr)
+
+
+def updated_reports(operator: str, path: Path) -> dict:
+    """The report of every job, in the jobs' order; the table's rows are written on the way."""
+    from tests.proof.aot import compile_jobs
+    from tests.proof.frontend import ttir_digests
+    from tests.proof.jobs import unique
+    from tests.proof.registry import compilation_of
+    from tests.proof.table import fresh_reports, read, restamped_reports
+
+    compilation = compilation_of(operator)
+    jobs = unique([*compilation.jobs("gate"), *compilation.jobs("full")])
+    table = read(path)
+    fresh = fresh_reports(jobs, table)
+    changed = [job for job in jobs if job not in fresh]
+    restamped = restamped_reports(changed, table, ttir_digests)
+    stale = [job for job in changed if job not in restamped]
+    print(
+        f"{operator}: {len(jobs)} configurations: {len(fresh)} unchanged, {len(restamped)} with "
+        f"the same Triton IR, {len(stale)} to compile",
+        file=sys.stderr,
+    )
+    reports = {**fresh, **restamped}
+    for start in range(0, len(stale), BATCH):
+        batch = stale[start : start + BATCH]
+        reports |= dict(zip(batch, compile_jobs(batch), strict=True))
+        # What is compiled is kept, whatever ends this run.
+        write_rows(path, reports)
+    reports = {job: reports[job] for job in jobs}
+    complete_digests(reports)
+    write_rows(path, reports)
+    return reports
+
+
+def complete_digests(reports: dict) -> None:
+    """Rows from before digests were stored get theirs."""
+    from tests.proof.frontend import ttir_digests
+
+    missing = [job for job, report in reports.items() if not report.ttir]
+    if missing:
+        print(f"{len(missing)} digests of Triton IR to make", file=sys.stderr)
+    for start in range(0, len(missing), BATCH):
+        batch = missing[start : start + BATCH]
+        for job, digest in zip(batch, ttir_digests(batch), strict=True):
+            reports[job].ttir = digest
+
+
+def write_rows(path: Path, reports: dict) -> None:
+    import torch
+    import triton
+
+    from tests.proof.table import as_rows, read, write
+
+    versions = {"triton": triton.__version__, "torch": torch.__version__}
+    write(path, {**read(path), **versions, "rows": as_rows(reports)})
+
+
+def measured_bounds(operator: str) -> list[dict]:
+    """Launches, passes, FLOPs and requested bytes of every bound, counted in the interpreter."""
+    import torch
+
+    from tests.proof.guard import install
+    from tests.proof.measure import measured
+    from tests.proof.registry import contract_of, cost_of
+
+    install()
+    rows = []
+    for bound in cost_of(operator).bounds():
+        counts = measured(contract_of(operator), bound, torch.Generator().manual_seed(0))
+        row = {
+            "mode": bound.mode,
+            "shape": list(bound.row.shape),
+            "dtype": str(bound.row.dtype)[6:],
+            "options": dict(bound.options),
+            "architecture": bound.architecture,
+            "launches": counts.launches,
+            "passes": round(counts.passes, 3),
+            "flops": round(counts.flops, 3),
+            "requested": round(counts.requested, 2),
+        }
+        rows.append(row)
+    return rows
 
 
 def print_table(name: str, table: dict) -> None:
     print(f"\n{name}")
     print(
-        f"{'kernel':34} {'shape':34} {'target':7} {'regs':>4} {'stack':>5} {'shared':>7}  instructions"
+        f"{'kernel':34} {'shape':34} {'target':7} {'regs':>4} {'stack':>5} {'shared':>7}  "
+        "instructions"
     )
     for row in table["rows"]:
         shown = ", ".join(f"{key} {count}" for key, count in sorted(row["instructions"].items()))
         print(
-            f"{row['kernel'].split(':')[1]:34} {row['label']:34} {row['target']:7} {row['registers']:4} {row['stack']:5} "
+            f"{row['kernel']:34} {row['label']:34} {row['target']:7} {row['registers']:4} "
+            f"{row['stack']:5} "
             f"{row['shared']:7}  {row['error'] or shown}"
         )
     print(
-        f"{'mode':10} {'shape':24} {'tables':7} {'launches':>8} {'passes':>7} {'flops':>6} {'requested':>9}  options"
+        f"{'mode':10} {'shape':24} {'tables':7} {'launches':>8} {'passes':>7} {'flops':>6} "
+        f"{'requested':>9}  options"
     )
     for row in table["bounds"]:
         shape = "x".join(map(str, row["shape"])) + " " + row["dtype"]

@@ -1,18 +1,16 @@
-"""Opt-in: configurations measured on this GPU (python -m intrasense_fast.kernels.tune) in place of the tables'."""
+"""Opt-in: configurations measured on this GPU in place of the tables' (python -m benchmarks.tuning)."""
 
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from intrasense_fast.errors import UsageError
-from intrasense_fast.kernels._common.configs import SHARED_LIMIT, KernelConfig, architecture
+from intrasense_fast.kernels._common.configs import KernelConfig
 
-Shape = tuple[int, ...]
 _tuned: dict[str, KernelConfig] = {}
 
 
@@ -22,25 +20,6 @@ def _chosen(asked: str) -> KernelConfig | None:
 
 # The tuner puts a function of its own here while it times a candidate.
 override: Callable[[str], KernelConfig | None] = _chosen
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What the tuner asks about one kernel (an operator's candidates.py).
-
-    function: of the operator's configs.py. shapes: which to time. candidates(shape): what may take the place of the function's
-    answer. start(shape): makes tensors and returns a call of the launcher that asks the function.
-    """
-
-    function: str
-    shapes: tuple[Shape, ...]
-    candidates: Callable[[Shape], Iterable[KernelConfig]]
-    start: Callable[[Shape], Callable[[], object]]
-
-
-def shared_limit() -> int:
-    """Bytes of shared memory that a program may use on this GPU."""
-    return SHARED_LIMIT[architecture(torch.device("cuda" if torch.cuda.is_available() else "cpu"))]
 
 
 def question(function: Callable, args: tuple) -> str:
@@ -66,16 +45,18 @@ def tunable(function: Callable[..., KernelConfig]) -> Callable[..., KernelConfig
 
 
 def use_tuned_configs(path: str | os.PathLike[str] | None) -> int:
-    """Use the configurations of a file that `python -m intrasense_fast.kernels.tune --save` wrote; None: the shipped tables.
+    """Use the configurations of a file that the tuner wrote; None: the shipped tables.
 
-    Holds for the whole process, from the next call of an operator on. Results stay within the same error budgets, but sums may
-    be added in another order.
+    The tuner is part of the repository: `python -m benchmarks.tuning --save FILE` in a clone.
+    Holds for the whole process, from the next call of an operator on. Results stay within the same
+    error budgets, but sums may be added in another order.
 
     Returns:
         How many configurations are in use.
 
     Raises:
-        UsageError: the file cannot be read, is no such file, or is of another GPU or another version of Triton.
+        UsageError: the file cannot be read, is no such file, or is of another GPU or another
+            version of Triton.
     """
     _tuned.clear()
     if path is None:
@@ -91,12 +72,14 @@ def use_tuned_configs(path: str | os.PathLike[str] | None) -> int:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{path} is no file of tuned configurations ({error}); make one: python -m intrasense_fast.kernels.tune --save FILE"
+            f"{path} is no file of tuned configurations ({error}); "
+            "make one in a clone of the repository: python -m benchmarks.tuning --save FILE"
         ) from error
     here = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     if (made_on, made_with) != (here, triton.__version__):
         raise UsageError(
-            f"{path} was tuned on {made_on} with Triton {made_with}; here: {here}, Triton {triton.__version__}; tune again"
+            f"{path} was tuned on {made_on} with Triton {made_with}; "
+            f"here: {here}, Triton {triton.__version__}; tune again"
         )
     _tuned.update(found)
     return len(_tuned)

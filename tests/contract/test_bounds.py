@@ -1,4 +1,4 @@
-"""Traffic, FLOP and launch bounds of every operator, counted exactly (kernels/_proof/traffic.py)."""
+"""Traffic, FLOP and launch bounds of every operator, counted exactly (tests/proof/traffic.py)."""
 
 import os
 
@@ -12,26 +12,35 @@ if os.environ.get("TRITON_INTERPRET") != "1":
         allow_module_level=True,
     )
 
-from intrasense_fast.kernels._proof.measure import measured
-from intrasense_fast.kernels._proof.registry import proofs
+from tests.proof.measure import measured
+from tests.proof.registry import OPERATORS, contract_of, cost_of
 
 
 @pytest.mark.parametrize(
-    "proof, bound",
+    "operator, bound",
     [
         pytest.param(
-            p,
-            b,
+            operator,
+            bound,
             id="-".join(
-                map(str, (p.name, b.architecture, b.mode, *b.row.shape, *b.options.values()))
+                map(
+                    str,
+                    (
+                        operator,
+                        bound.architecture,
+                        bound.mode,
+                        *bound.row.shape,
+                        *bound.options.values(),
+                    ),
+                )
             ),
         )
-        for p in proofs()
-        for b in p.bounds()
+        for operator in OPERATORS
+        for bound in cost_of(operator).bounds()
     ],
 )
-def test_bound(proof, bound):
-    found = measured(proof, bound, torch.Generator().manual_seed(0))
+def test_bound(operator, bound):
+    found = measured(contract_of(operator), bound, torch.Generator().manual_seed(0))
     assert found.launches <= bound.launches, (
         f"{found.launches} launches: {', '.join(found.kernels)}"
     )

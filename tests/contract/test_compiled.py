@@ -9,52 +9,55 @@ pytest.importorskip("triton", reason="the kernels need Triton, which has wheels 
 
 from benchmarks.provenance import ROOT
 from benchmarks.static_report import FOLDER
-from intrasense_fast.kernels._proof.aot import compile_jobs, overwritten, recorded_jobs
-from intrasense_fast.kernels._proof.registry import proof_of, proofs
-from intrasense_fast.kernels._proof.table import fresh_reports, path_of, violations
+from tests.proof.aot import compile_jobs, overwritten
+from tests.proof.jobs import recorded_jobs
+from tests.proof.registry import OPERATORS, compilation_of
+from tests.proof.table import fresh_reports, path_of, violations
 
 GATE = 220
 TABLES = sorted(FOLDER.glob("*.json"))
 
 
 @pytest.mark.aot
-@pytest.mark.parametrize("proof", proofs(), ids=lambda proof: proof.name)
-def test_gate(proof):
-    jobs = proof.jobs("gate")
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_gate(operator):
+    compilation = compilation_of(operator)
+    jobs = compilation.jobs("gate")
     problems = [
         problem
         for job, report in zip(jobs, compile_jobs(jobs), strict=True)
-        for problem in violations(proof, job, report)
+        for problem in violations(compilation, job, report)
     ]
     assert not problems, "\n".join(problems)
 
 
 def test_the_gate_stays_small():
-    counts = {proof.name: len(proof.jobs("gate")) for proof in proofs()}
+    counts = {name: len(compilation_of(name).jobs("gate")) for name in OPERATORS}
     assert all(counts.values()) and sum(counts.values()) <= GATE, counts
 
 
-@pytest.mark.parametrize("proof", proofs(), ids=lambda proof: proof.name)
-def test_the_gate_compiles_every_kernel(proof):
-    kernels = {job.kernel for job in proof.jobs("full")}
-    assert {job.kernel for job in proof.jobs("gate")} == kernels
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_the_gate_compiles_every_kernel(operator):
+    jobs = compilation_of(operator).jobs
+    assert {job.kernel for job in jobs("gate")} == {job.kernel for job in jobs("full")}
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_the_committed_table_is_fresh_and_clean(path):
     table = json.loads(path.read_text())
-    proof = proof_of(path.stem.split("-triton-")[0])
-    jobs = proof.jobs("full")
-    reports = fresh_reports(proof, jobs, table)
-    stale = [
-        f"{job.kernel.split(':')[1]} {job.label} {job.target}"
-        for job in jobs
-        if job.key not in reports
-    ]
+    operator = path.stem.split("-triton-")[0]
+    compilation = compilation_of(operator)
+    jobs = compilation.jobs("full")
+    reports = fresh_reports(jobs, table)
+    stale = [f"{job.name} {job.label} {job.target}" for job in jobs if job not in reports]
     assert not stale, (
-        f"stale; run python -m benchmarks.static_report --write {proof.name}: {stale[:5]}"
+        f"stale; run python -m benchmarks.static_report --write {operator}: {stale[:5]}"
     )
-    problems = [problem for job in jobs for problem in violations(proof, job, reports[job.key])]
+    problems = [
+        problem
+        for job, report in reports.items()
+        for problem in violations(compilation, job, report)
+    ]
     assert not problems, "\n".join(problems)
 
 
@@ -62,10 +65,11 @@ def test_the_committed_table_is_fresh_and_clean(path):
 def test_every_operator_has_its_table_of_both_tritons(constraints):
     (triton,) = re.findall(r"^triton==(\S+)", (ROOT / constraints).read_text(), re.MULTILINE)
     missing = {
-        proof.name for proof in proofs() if path_of(FOLDER, proof.name, triton) not in TABLES
+        operator for operator in OPERATORS if path_of(FOLDER, operator, triton) not in TABLES
     }
     assert not missing, (
-        f"with triton {triton} run python -m benchmarks.static_report --write {' '.join(sorted(missing))}"
+        f"with triton {triton} run python -m benchmarks.static_report --write "
+        f"{' '.join(sorted(missing))}"
     )
 
 

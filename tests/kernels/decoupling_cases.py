@@ -3,9 +3,9 @@
 import torch
 
 from intrasense_fast.functional import channel_decoupling
-from intrasense_fast.kernels._proof import budget
 from intrasense_fast.kernels.channel_decoupling.eager import eager
 from intrasense_fast.kernels.channel_decoupling.reference import channel_decoupling as reference
+from tests.proof import budget
 
 OUTPUTS = ("reweighted", "rank_gap", "distance")
 INPUTS = ("d_features", "d_reduce_weight", "d_reduce_bias", "d_expand_weight", "d_expand_bias")

@@ -10,9 +10,9 @@ from torch.nn import functional
 pytest.importorskip("triton", reason="the kernels need Triton, which has wheels for Linux only")
 
 from intrasense_fast.functional import bce_dice
-from intrasense_fast.kernels._proof import budget
 from intrasense_fast.kernels.bce_dice import triton_impl
 from intrasense_fast.kernels.bce_dice.reference import bce_dice as reference
+from tests.proof import budget
 
 
 def with_gradient(function, logits, target, weights=(1.0, 1.0)):

@@ -9,10 +9,9 @@ from torch.autograd import gradcheck
 pytest.importorskip("triton", reason="the kernels need Triton, which has wheels for Linux only")
 
 from intrasense_fast.functional import channel_decoupling
-from intrasense_fast.kernels._common import launch as launching
 from intrasense_fast.kernels._common.configs import assume
-from intrasense_fast.kernels._proof import budget
-from intrasense_fast.kernels.channel_decoupling import configs, launchers, proof, triton_impl
+from intrasense_fast.kernels._common.launch import recording
+from intrasense_fast.kernels.channel_decoupling import configs, launchers, triton_impl
 from intrasense_fast.kernels.channel_decoupling.reference import channel_decoupling as reference
 from tests.kernels.decoupling_cases import (
     INPUTS,
@@ -23,6 +22,8 @@ from tests.kernels.decoupling_cases import (
     tensors,
     three,
 )
+from tests.proof import budget
+from tests.proof.operators.channel_decoupling import COMPILATION
 
 interpreted = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="counts in Triton's interpreter"
@@ -204,7 +205,7 @@ def test_several_splits_with_a_last_one_that_is_short(dtype, squeeze, device, rn
 
 @interpreted
 def test_gram_computes_one_triangle(device, rng):
-    from intrasense_fast.kernels._proof.traffic import meter
+    from tests.proof.traffic import meter
 
     inputs = tensors((1, 320, 20, 20), rng, device, torch.bfloat16)
     with pytest.MonkeyPatch.context() as patch, torch.no_grad(), meter() as launches:
@@ -227,25 +228,27 @@ def test_gram_computes_one_triangle(device, rng):
     "channels, positions",
     [(1, 9), (64, 65), (65, 64), (200, 144), (512, 900), (2048, 512), (600, 4096)],
 )
-def test_launches(channels, positions, decoupled, monkeypatch):
+def test_launches(channels, positions, decoupled):
     """Forward: at most two a block of 64 and eight, whatever the batch. Backward: at most twelve."""
     started = []
-    monkeypatch.setattr(launching, "_start", lambda kernel, *rest: started.append(kernel))
     rank = min(channels, positions)
     blocks = -(-rank // 64)
-    for batch in (1, 4):
-        features = torch.empty(batch, channels, 1, positions, dtype=torch.bfloat16, device="meta")
-        reduced = max(1, channels // 16)
-        shapes = ((reduced, channels), (reduced,), (channels, reduced), (channels,))
-        weights = [torch.empty(shape, device="meta") for shape in shapes]
-        out, *rest = triton_impl.forward(features, *weights, 10.0, decoupled)
-        assert 7 <= len(started) <= 2 * blocks + 8
-        started.clear()
-        triton_impl.backward(
-            features, *weights, *rest[2:], out, *rest[:2], 10.0, decoupled, True, True
-        )
-        assert 9 <= len(started) <= 12
-        started.clear()
+    with recording(started.append):
+        for batch in (1, 4):
+            features = torch.empty(
+                batch, channels, 1, positions, dtype=torch.bfloat16, device="meta"
+            )
+            reduced = max(1, channels // 16)
+            shapes = ((reduced, channels), (reduced,), (channels, reduced), (channels,))
+            weights = [torch.empty(shape, device="meta") for shape in shapes]
+            out, *rest = triton_impl.forward(features, *weights, 10.0, decoupled)
+            assert 7 <= len(started) <= 2 * blocks + 8
+            started.clear()
+            triton_impl.backward(
+                features, *weights, *rest[2:], out, *rest[:2], 10.0, decoupled, True, True
+            )
+            assert 9 <= len(started) <= 12
+            started.clear()
 
 
 def test_an_empty_batch_has_zero_gradients(device, rng):
@@ -274,7 +277,7 @@ def test_the_user_chooses_the_precision_of_the_map_but_not_of_the_inverse(
 
 def test_every_tile_of_the_tables_is_in_the_full_table():
     """distinct() must not drop a configuration that a shape of the network uses."""
-    jobs = proof.jobs("full")
+    jobs = COMPILATION.jobs("full")
     for target in ("sm_80", "sm_86", "sm_90"):
         for channels, side in ((64, 64), (256, 64), (512, 32), (1024, 16)):
             config = configs.gram_config(

@@ -6,7 +6,6 @@ import torch
 pytest.importorskip("triton", reason="the kernels need Triton, which has wheels for Linux only")
 
 from intrasense_fast.functional import channel_decoupling
-from intrasense_fast.kernels._proof import budget
 from intrasense_fast.kernels.channel_decoupling import launchers
 from tests.kernels.decoupling_cases import (
     INPUTS,
@@ -18,6 +17,7 @@ from tests.kernels.decoupling_cases import (
     tensors,
     three,
 )
+from tests.proof import budget
 
 # Errors of a sum of order 1 over an r x r matrix that float32 may always have: eager's may be zero by luck.
 TERM = 3e-6

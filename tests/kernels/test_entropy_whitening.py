@@ -12,10 +12,11 @@ pytest.importorskip("triton", reason="the kernels need Triton, which has wheels 
 
 from intrasense_fast.functional import entropy_whitening
 from intrasense_fast.kernels._common.validation import statistics_dtype
-from intrasense_fast.kernels._proof import budget
-from intrasense_fast.kernels.entropy_whitening import proof, triton_impl
+from intrasense_fast.kernels.entropy_whitening import triton_impl
 from intrasense_fast.kernels.entropy_whitening.reference import entropy_whitening as reference
 from intrasense_fast.kernels.entropy_whitening.reference import scaled_entropy
+from tests.proof import budget
+from tests.proof.operators.entropy_whitening import COST
 
 SCALES = ("score", "relative", "max", "nats")
 NAMES = ("features", "channel_mean", "channel_max", "gate_weight", "gate_bias")
@@ -393,7 +394,7 @@ def test_saves_its_inputs_and_maps_of_one_number_a_position(options, device, rng
         lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t
     ):
         entropy_whitening(*(t.requires_grad_() for t in inputs), fused=True, **options)
-    assert sum(t.numel() * t.element_size() for t in kept.values()) == proof.saved_bytes(
+    assert sum(t.numel() * t.element_size() for t in kept.values()) == COST.saved_bytes(
         dict(zip(NAMES, inputs, strict=True))
     )
 
@@ -404,7 +405,7 @@ def test_saves_its_inputs_and_maps_of_one_number_a_position(options, device, rng
 )
 def test_launches_of_the_backward(window, launches, device, rng):
     """The gate's three only where something beside the map asks; none depends on the batch."""
-    from intrasense_fast.kernels._proof.traffic import meter
+    from tests.proof.traffic import meter
 
     for batch, gate in ((1, False), (3, True)):
         inputs = tensors((batch, 32, 2, 3), rng, device)
@@ -423,7 +424,7 @@ def test_launches_of_the_backward(window, launches, device, rng):
 @pytest.mark.parametrize("window", (3, 7))
 def test_taps_grow_with_the_window_and_not_with_its_square(window, device, rng):
     """A strip's halo, read once, over the strip; a pivot a strip and the entropy's pass: what the separable form is for."""
-    from intrasense_fast.kernels._proof.traffic import meter, requested_bytes
+    from tests.proof.traffic import meter, requested_bytes
 
     inputs = tensors((1, 32, 12, 16), rng, device)
     inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)

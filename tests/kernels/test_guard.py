@@ -17,8 +17,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 tl = pytest.importorskip("triton.language")
 InterpreterError = pytest.importorskip("triton.runtime.errors").InterpreterError
 
-from intrasense_fast.kernels._proof.interpreter import guard  # noqa: E402
-from intrasense_fast.kernels._proof.traffic import device_bytes, dot_flops, meter, requested_bytes  # noqa: E402
+from tests.proof.guard import guard  # noqa: E402
+from tests.proof.traffic import device_bytes, dot_flops, meter, requested_bytes  # noqa: E402
 
 
 @triton.jit

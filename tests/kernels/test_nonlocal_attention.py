@@ -14,11 +14,11 @@ pytest.importorskip("triton", reason="the kernels need Triton, which has wheels 
 
 from intrasense_fast.functional import nonlocal_attention
 from intrasense_fast.kernels._common.configs import assume
-from intrasense_fast.kernels._proof import budget
 from intrasense_fast.kernels.nonlocal_attention import configs, triton_impl
 from intrasense_fast.kernels.nonlocal_attention.api import eager
-from intrasense_fast.kernels.nonlocal_attention.proof import PROOF, separate_maxima
 from intrasense_fast.kernels.nonlocal_attention.reference import nonlocal_attention as reference
+from tests.proof import budget
+from tests.proof.operators.nonlocal_attention import COMPILATION, separate_maxima
 
 NAMES = ("query", "key", "value", "residual")
 OUTPUTS = ("features", "channel_mean", "channel_max")
@@ -363,7 +363,7 @@ def test_the_full_table_holds_every_promised_shape(target, dtype):
     """What holds of the committed table (tests/contract/test_compiled.py: no spill, tensor cores) holds of these."""
     jobs = [
         job
-        for job in PROOF.jobs("full")
+        for job in COMPILATION.jobs("full")
         if job.target == target and job.kernel.endswith(":attention_forward")
     ]
     for depth, channels in (
@@ -377,7 +377,7 @@ def test_the_full_table_holds_every_promised_shape(target, dtype):
     ):
         found = [job for job in jobs if job.label == f"d={depth} C={channels} N=4096 {dtype}"]
         assert {job.constexprs["SAVE"] for job in found} == {True, False}
-        assert target != "sm_90" or all("HGMMA" in PROOF.instructions(job) for job in found)
+        assert target != "sm_90" or all("HGMMA" in COMPILATION.instructions(job) for job in found)
 
 
 def test_the_example_runs():

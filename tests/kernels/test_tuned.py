@@ -9,9 +9,9 @@ pytest.importorskip("triton", reason="the kernels need Triton, which has wheels 
 
 import triton
 
+from benchmarks.tuning import search
 from intrasense_fast.errors import UsageError
 from intrasense_fast.functional import nonlocal_attention, use_tuned_configs
-from intrasense_fast.kernels import tune
 from intrasense_fast.kernels._common import tuned
 from intrasense_fast.kernels.nonlocal_attention import configs
 from intrasense_fast.kernels.nonlocal_attention.reference import nonlocal_attention as reference
@@ -93,13 +93,13 @@ def test_only_what_beats_the_table_over_all_shapes_is_chosen():
 
     rows = [row(None, 10.0, 1), row(16, 9.0, 1), row(32, 5.0, 1), row(64, None, 1, "spills")]
     rows += [row(None, 10.0, 2), row(16, 9.5, 2), row(32, 50.0, 2), row(64, 1.0, 2)]
-    assert tune.chosen(rows)["q"]["blocks"] == {"A": 16}
-    assert tune.chosen([row(None, 1.0, 1), row(16, 2.0, 1)]) == {}
+    assert search.chosen(rows)["q"]["blocks"] == {"A": 16}
+    assert search.chosen([row(None, 1.0, 1), row(16, 2.0, 1)]) == {}
 
 
-@pytest.mark.parametrize("name", tune.subjects())
+@pytest.mark.parametrize("name", search.subjects())
 def test_every_subject_can_be_answered(name):
-    subject = tune.subjects()[name]
+    subject = search.subjects()[name]
     assert all(list(subject.candidates(shape)) for shape in subject.shapes)
     module = __import__(
         f"intrasense_fast.kernels.{name.split('.')[0]}.configs", fromlist=["configs"]
@@ -113,8 +113,8 @@ def test_the_tuner_needs_a_gpu(capsys):
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(SystemExit):
-        tune.main([])
+        search.main([])
     assert "torch sees no GPU" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        tune.main(["nothing"])
+        search.main(["nothing"])
     assert "nonlocal_attention.forward" in capsys.readouterr().err

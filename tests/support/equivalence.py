@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from intrasense_fast import IntraSenseNet
-from intrasense_fast.kernels._proof import budget
 from intrasense_fast.kernels.entropy_whitening import eager
 from intrasense_fast.losses import IntraSenseLoss
+from tests.proof import budget
 from tests.support.networks import set_fused
 
 # A flipped mask changes the gradients of its whole window, so that the eager runs take fused's; they must agree beyond this.

@@ -5,8 +5,8 @@ from itertools import product
 
 import torch
 
+from benchmarks.tuning.subject import Shape, Subject, shared_limit
 from intrasense_fast.kernels._common.configs import KernelConfig
-from intrasense_fast.kernels._common.tuned import Shape, Subject, shared_limit
 from intrasense_fast.kernels.channel_decoupling.configs import power_of_two
 
 # The model's strides at 512 and 256 pixels: C <= N, and N < C.

@@ -1,4 +1,4 @@
-"""What entropy_whitening declares about itself (see kernels/README.md)."""
+"""What entropy_whitening declares about itself (see tests/proof/records.py)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from intrasense_fast.kernels._common.validation import statistics_dtype
-from intrasense_fast.kernels._proof.aot import CompileJob, recorded_jobs, unique
-from intrasense_fast.kernels._proof.registry import BadInput, Bound, OperatorProof, Row
-from intrasense_fast.kernels.entropy_whitening import reference, triton_impl
-from intrasense_fast.kernels.entropy_whitening.api import entropy_whitening
+from intrasense_fast.kernels.entropy_whitening import triton_impl
+from tests.proof.jobs import CompileJob, recorded_jobs, unique
+from tests.proof.records import BadInput, Bound, Compilation, Contract, Cost, Row
 
 STATISTICS = ("channel_mean", "channel_max")
 PARAMETERS = ("gate_weight", "gate_bias")
@@ -153,7 +152,7 @@ def jobs(level: str) -> list[CompileJob]:
 
 def instructions(job: CompileJob) -> tuple[str, ...]:
     """128-bit accesses wherever a kernel touches feature maps and the channels are aligned; 4 channels a thread for moments."""
-    name = job.kernel.split(":")[1]
+    name = job.name
     # A tile's row is 16 bytes a thread of 4 warps of 32, so 8 on gfx942.
     if "F" not in job.signature or not job.constexprs["EVEN_C"] or job.target == "gfx942":
         return ()
@@ -185,15 +184,12 @@ BAD_INPUTS = (
     BadInput("no tensor", lambda t: t | {"channel_max": 1.0}, "channel_max must be a tensor, got float", TypeError),
 )  # fmt: skip
 
-PROOF = OperatorProof(
+CONTRACT = Contract(
     name="entropy_whitening",
-    public=entropy_whitening,
-    reference=reference.entropy_whitening,
     make_inputs=make_inputs,
     outputs=("whitened", "mask"),
     differentiable=("features", *STATISTICS, *PARAMETERS),
-    differentiable_outputs=("whitened",),
-    statistics=(),
+    constant_outputs=("mask",),
     features=("features",),
     parameters=PARAMETERS,
     maps=(("features", "whitened"),),
@@ -216,17 +212,10 @@ PROOF = OperatorProof(
         {"normalize": False},
     ),
     reference_options=lambda inputs, outputs: {"mask": outputs[1]},
-    jobs=jobs,
-    bounds=bounds,
     bad_inputs=BAD_INPUTS,
-    library=("entropy_whitening_forward", "entropy_whitening_backward"),
     samples=samples,
-    saved_bytes=saved_bytes,
-    instructions=instructions,
-    tables=(
-        "intrasense_fast.kernels.entropy_whitening.configs",
-        "intrasense_fast.kernels.entropy_whitening.entropy",
-        "intrasense_fast.kernels.entropy_whitening.forward",
-        "intrasense_fast.kernels.entropy_whitening.gate",
-    ),
 )
+
+COST = Cost(bounds=bounds, saved_bytes=saved_bytes)
+
+COMPILATION = Compilation(jobs=jobs, instructions=instructions)

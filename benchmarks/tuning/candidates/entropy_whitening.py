@@ -5,8 +5,8 @@ from itertools import product
 
 import torch
 
+from benchmarks.tuning.subject import Shape, Subject
 from intrasense_fast.kernels._common.configs import KernelConfig
-from intrasense_fast.kernels._common.tuned import Shape, Subject
 
 # The model's strides at 512 and 256 pixels.
 SHAPES = ((4, 512, 64, 64, 7), (4, 512, 64, 64, 3), (4, 1024, 16, 16, 7))

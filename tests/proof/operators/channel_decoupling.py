@@ -1,4 +1,4 @@
-"""What channel_decoupling declares about itself (see kernels/README.md)."""
+"""What channel_decoupling declares about itself (see tests/proof/records.py)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from intrasense_fast.kernels._proof.aot import CompileJob, recorded_jobs
-from intrasense_fast.kernels._proof.registry import BadInput, Bound, OperatorProof, Row
-from intrasense_fast.kernels.channel_decoupling import reference, triton_impl
-from intrasense_fast.kernels.channel_decoupling.api import channel_decoupling
+from intrasense_fast.kernels.channel_decoupling import triton_impl
+from tests.proof.jobs import CompileJob, recorded_jobs
+from tests.proof.records import BadInput, Bound, Compilation, Contract, Cost, Row, Tolerance
 
 PARAMETERS = ("reduce_weight", "reduce_bias", "expand_weight", "expand_bias")
 
@@ -239,14 +238,11 @@ BAD_INPUTS = (
     BadInput("no tensor", lambda t: t | {"features": 1.0}, "features must be a tensor, got float", TypeError),
 )  # fmt: skip
 
-PROOF = OperatorProof(
+CONTRACT = Contract(
     name="channel_decoupling",
-    public=channel_decoupling,
-    reference=reference.channel_decoupling,
     make_inputs=make_inputs,
     outputs=("reweighted", "rank_gap", "distance"),
     differentiable=("features", *PARAMETERS),
-    differentiable_outputs=("reweighted", "rank_gap", "distance"),
     statistics=("rank_gap", "distance"),
     features=("features",),
     parameters=PARAMETERS,
@@ -267,16 +263,16 @@ PROOF = OperatorProof(
         {"ridge": 0.5},
         {"ridge": 300.0, "squeeze": "decoupled"},
     ),
-    tolerance={"reweighted": 5e-6, **{f"d_{name}": 5e-4 for name in PARAMETERS}},
-    absolute=("rank_gap", "distance"),
-    tf32={"reweighted": 5e-4},
-    scale={"reweighted": "features"},
-    jobs=jobs,
-    bounds=bounds,
+    tolerances={
+        "reweighted": Tolerance(float32=5e-6, tf32=5e-4, scale="features"),
+        "rank_gap": Tolerance(absolute=True),
+        "distance": Tolerance(absolute=True),
+        **{f"d_{name}": Tolerance(float32=5e-4) for name in PARAMETERS},
+    },
     bad_inputs=BAD_INPUTS,
-    library=("channel_decoupling_forward", "channel_decoupling_backward"),
     samples=samples,
-    saved_bytes=saved_bytes,
-    tables=("intrasense_fast.kernels.channel_decoupling.configs",),
-    instructions=instructions,
 )
+
+COST = Cost(bounds=bounds, saved_bytes=saved_bytes)
+
+COMPILATION = Compilation(jobs=jobs, instructions=instructions)

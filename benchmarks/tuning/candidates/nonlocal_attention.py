@@ -6,8 +6,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from benchmarks.tuning.subject import Shape, Subject, shared_limit
 from intrasense_fast.kernels._common.configs import KernelConfig
-from intrasense_fast.kernels._common.tuned import Shape, Subject, shared_limit
 
 # The model's strides at 256 and 512 pixels.
 SHAPES = ((4, 4096, 64, 512), (4, 1024, 64, 512), (4, 256, 128, 1024), (1, 4096, 32, 256))

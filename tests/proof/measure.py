@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from intrasense_fast.kernels._common.configs import assume
-from intrasense_fast.kernels._proof.registry import Bound, OperatorProof
-from intrasense_fast.kernels._proof.traffic import (
+from tests.proof.records import Bound, Contract
+from tests.proof.traffic import (
     Launch,
     device_bytes,
     dot_flops,
@@ -26,40 +26,41 @@ class Measured:
     requested: float
 
 
-def recorded(proof: OperatorProof, bound: Bound, generator: torch.Generator) -> list[Launch]:
+def recorded(contract: Contract, bound: Bound, generator: torch.Generator) -> list[Launch]:
     """The launches of one row, in its mode, in the interpreter."""
-    inputs = proof.make_inputs(bound.row, generator)
+    inputs = contract.make_inputs(bound.row, generator)
     if bound.mode == "inference":
         with torch.no_grad(), meter() as launches:
-            proof.public(**inputs, fused=True, **bound.options)
+            contract.public(**inputs, fused=True, **bound.options)
         return launches
     inputs = {
-        name: t.detach().requires_grad_(name in proof.differentiable) for name, t in inputs.items()
+        name: t.detach().requires_grad_(name in contract.differentiable)
+        for name, t in inputs.items()
     }
     with meter() as launches:
-        outputs = proof.public(**inputs, fused=True, **bound.options)
+        outputs = contract.public(**inputs, fused=True, **bound.options)
     if bound.mode == "forward":
         return launches
     if bound.mode != "backward":
         raise ValueError(f"mode must be 'inference', 'forward' or 'backward', got {bound.mode!r}")
     named = dict(
-        zip(proof.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True)
+        zip(contract.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True)
     )
-    sources = [named[name] for name in proof.differentiable_outputs]
+    sources = [named[name] for name in contract.differentiable_outputs]
     grads = [torch.randn(t.shape, generator=generator).to(t.dtype) for t in sources]
     # The layout an operator's neighbours would hand it.
     grads = [
         g.contiguous(memory_format=bound.row.memory_format) if g.dim() == 4 else g for g in grads
     ]
     with meter() as launches:
-        torch.autograd.grad(sources, [inputs[name] for name in proof.differentiable], grads)
+        torch.autograd.grad(sources, [inputs[name] for name in contract.differentiable], grads)
     return launches
 
 
-def measured(proof: OperatorProof, bound: Bound, generator: torch.Generator) -> Measured:
+def measured(contract: Contract, bound: Bound, generator: torch.Generator) -> Measured:
     """The figures of one row that its bound speaks of."""
     with assume(bound.architecture):
-        launches = recorded(proof, bound, generator)
+        launches = recorded(contract, bound, generator)
     floor = bound.floor_bytes
     return Measured(
         launches=len(launches),

@@ -1,10 +1,11 @@
 """Opt-in autotuning: time configurations of the kernels on this GPU and keep the quickest.
 
-    python -m intrasense_fast.kernels.tune [SUBJECT ...] [--save FILE] [--out TABLE.json]
+    python -m benchmarks.tuning [SUBJECT ...] [--save FILE] [--out TABLE.json]
 
-A candidate takes the place of what the operator's configs.py answers; the launcher is captured in a CUDA graph and its replays
-are timed, L2 warm. Candidates compile in parallel, in processes of their own, into Triton's cache; one that does not compile,
-does not fit or spills is never chosen. `use_tuned_configs(FILE)` (intrasense_fast.functional) puts the saved choices to use.
+A candidate takes the place of what the operator's configs.py answers; the launcher is captured in a
+CUDA graph and its replays are timed, L2 warm. Candidates compile in parallel, in processes of their
+own, into Triton's cache; one that does not compile, does not fit or spills is never chosen.
+`use_tuned_configs(FILE)` (intrasense_fast.functional) puts the saved choices to use.
 """
 
 import argparse
@@ -14,30 +15,30 @@ import importlib.util
 import itertools
 import json
 import os
-import statistics
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
+from benchmarks.cuda_graphs import microseconds
+from benchmarks.tuning.subject import Shape, Subject
 from intrasense_fast.files import atomic_path
 from intrasense_fast.kernels._common import tuned
 from intrasense_fast.kernels._common.configs import KernelConfig
-from intrasense_fast.kernels._common.tuned import Shape, Subject
-from intrasense_fast.kernels._proof.registry import OPERATORS
-
-REPLAYS = 20
-Result = TypeVar("Result")
+from intrasense_fast.kernels._common.launch import Launch, recording
+from tests.proof.registry import OPERATORS
 
 
 class Case(NamedTuple):
-    """One configuration of one subject ("operator.name") on one shape; config None: what configs.py answers."""
+    """One configuration of one subject ("operator.name") on one shape.
+
+    config None: what configs.py answers.
+    """
 
     subject: str
     shape: Shape
@@ -45,18 +46,14 @@ class Case(NamedTuple):
 
 
 def subjects() -> dict[str, Subject]:
-    """Those of every operator that has candidates.py, by "operator.name"."""
-    found = {}
+    """Those of every operator that has candidates, by "operator.name"."""
+    known = {}
     for operator in OPERATORS:
-        module = f"intrasense_fast.kernels.{operator}.candidates"
+        module = f"benchmarks.tuning.candidates.{operator}"
         if importlib.util.find_spec(module) is not None:
-            found.update(
-                {
-                    f"{operator}.{name}": subject
-                    for name, subject in importlib.import_module(module).SUBJECTS.items()
-                }
-            )
-    return found
+            declared = importlib.import_module(module).SUBJECTS
+            known.update({f"{operator}.{name}": subject for name, subject in declared.items()})
+    return known
 
 
 @contextlib.contextmanager
@@ -80,63 +77,29 @@ def answering(config: KernelConfig | None, function: str) -> Iterator[list[str]]
 
 def compiled(case: Case) -> str:
     """In a process of its own: "" or what is wrong with the configuration."""
-    from intrasense_fast.kernels._common import launch
-
     spills: list[str] = []
 
-    def start(
-        kernel: Any, grid: tuple[int, ...], args: tuple, constexprs: dict, options: dict
-    ) -> None:
-        found = kernel[grid](*args, **constexprs, **options)
-        if getattr(found, "n_spills", 0):
-            spills.append(f"{kernel.__name__} spills {found.n_spills}")
+    def start(launch: Launch) -> None:
+        kernel = launch.start()
+        if getattr(kernel, "n_spills", 0):
+            spills.append(f"{launch.kernel.__name__} spills {kernel.n_spills}")
 
-    launch._start = start
     subject = subjects()[case.subject]
     try:
-        with answering(case.config, subject.function):
+        with answering(case.config, subject.function), recording(start):
             subject.start(case.shape)()
         torch.cuda.synchronize()
     except Exception as failure:
-        return f"{type(failure).__name__}: {(str(failure).strip().splitlines() or [''])[0][:100]}"
+        lines = str(failure).strip().splitlines() or [""]
+        return f"{type(failure).__name__}: {lines[0][:100]}"
     return ", ".join(spills)
 
 
-def captured(function: Callable[[], Result]) -> tuple[Callable[[], None], Result]:
-    """(the replay of the call's CUDA graph, what the captured call returned, filled by every replay).
-
-    For calls of the kernels: after a capture that fails, torch before 2.12 takes no other in this process.
-    """
-    # One stream for warm-up and capture: autograd remembers where a leaf was first used.
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            function()
-        with torch.cuda.graph(graph, stream=stream):
-            result = function()
-    torch.cuda.current_stream().wait_stream(stream)
-    return graph.replay, result
-
-
-def microseconds(function: Callable[[], object]) -> float:
-    """Median time of a replay of the call's CUDA graph."""
-    replay, _ = captured(function)
-    replay()
-    marks = [
-        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
-        for _ in range(REPLAYS)
-    ]
-    for begin, end in marks:
-        begin.record()
-        replay()
-        end.record()
-    torch.cuda.synchronize()
-    return statistics.median(begin.elapsed_time(end) for begin, end in marks) * 1e3
-
-
 def sweep(names: list[str], workers: int) -> Iterator[dict[str, Any]]:
-    """A row a case: {"subject", "shape", "question", "config", "us", "problem"}, all of one shape before the next."""
+    """A row a case, all of one shape before the next.
+
+    Keys: "subject", "shape", "question", "config", "us", "problem".
+    """
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for name in names:
             subject = subjects()[name]
@@ -168,7 +131,10 @@ def timed(case: Case, problem: str, call: Callable[[], object]) -> dict[str, Any
 
 
 def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The quickest configuration of every question, by its times over all shapes, where it beats the table's answer."""
+    """The quickest configuration of every question, by its times over all shapes.
+
+    Only where it beats the table's answer.
+    """
     asked: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         if row["us"] is not None:
@@ -202,7 +168,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m intrasense_fast.kernels.tune", description=__doc__.splitlines()[0]
+        prog="python -m benchmarks.tuning", description=__doc__.splitlines()[0]
     )
     parser.add_argument(
         "names", nargs="*", metavar="SUBJECT", help="which, as operator.name; all if none is named"
@@ -242,7 +208,3 @@ def main(arguments: list[str] | None = None) -> int:
         if options.save:
             save(options.save, {"configs": chosen(rows)})
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

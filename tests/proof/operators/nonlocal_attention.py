@@ -1,4 +1,4 @@
-"""What nonlocal_attention declares about itself (see kernels/README.md)."""
+"""What nonlocal_attention declares about itself (see tests/proof/records.py)."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from intrasense_fast.kernels._common.layout import as_rows
-from intrasense_fast.kernels._proof.aot import CompileJob, recorded_jobs, unique
-from intrasense_fast.kernels._proof.registry import BadInput, Bound, OperatorProof, Row
 from intrasense_fast.kernels.nonlocal_attention import reference, triton_impl
-from intrasense_fast.kernels.nonlocal_attention.api import nonlocal_attention
+from tests.proof.jobs import CompileJob, recorded_jobs, unique
+from tests.proof.records import BadInput, Bound, Compilation, Contract, Cost, Row
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 
@@ -183,7 +182,7 @@ def jobs(level: str) -> list[CompileJob]:
 
 def instructions(job: CompileJob) -> tuple[str, ...]:
     """Tensor cores and asynchronous copies in matrix kernels, 128-bit accesses in the others, where alignment allows."""
-    name, blocks = job.kernel.split(":")[1], job.constexprs
+    name, blocks = job.name, job.constexprs
     # A size of 1 is a constant, not an argument.
     aligned = all(
         size in job.divisible for size in ("C", "size") if size in job.signature or size in blocks
@@ -218,14 +217,11 @@ BAD_INPUTS = (
     BadInput("no tensor", lambda t: t | {"query": 1.0}, "query must be a tensor, got float", TypeError),
 )  # fmt: skip
 
-PROOF = OperatorProof(
+CONTRACT = Contract(
     name="nonlocal_attention",
-    public=nonlocal_attention,
-    reference=reference.nonlocal_attention,
     make_inputs=make_inputs,
     outputs=("features", "channel_mean", "channel_max"),
     differentiable=("query", "key", "value", "residual"),
-    differentiable_outputs=("features", "channel_mean", "channel_max"),
     statistics=("channel_mean", "channel_max"),
     features=("query", "key", "value", "residual"),
     shapes={
@@ -237,12 +233,10 @@ PROOF = OperatorProof(
         "one channel": (16, 1, 3, 3),
         "empty batch": (0, 8, 3, 3),
     },
-    jobs=jobs,
-    bounds=bounds,
     bad_inputs=BAD_INPUTS,
-    library=("nonlocal_attention_forward", "nonlocal_attention_backward"),
     samples=samples,
-    saved_bytes=saved_bytes,
-    instructions=instructions,
-    tables=("intrasense_fast.kernels.nonlocal_attention.configs",),
 )
+
+COST = Cost(bounds=bounds, saved_bytes=saved_bytes)
+
+COMPILATION = Compilation(jobs=jobs, instructions=instructions)

@@ -1,12 +1,11 @@
-"""What bce_dice declares about itself (see kernels/README.md)."""
+"""What bce_dice declares about itself (see tests/proof/records.py)."""
 
 import torch
 from torch import Tensor
 
-from intrasense_fast.kernels._proof.aot import CompileJob, recorded_jobs, unique
-from intrasense_fast.kernels._proof.registry import BadInput, Bound, OperatorProof, Row
-from intrasense_fast.kernels.bce_dice import reference, triton_impl
-from intrasense_fast.kernels.bce_dice.api import bce_dice
+from intrasense_fast.kernels.bce_dice import triton_impl
+from tests.proof.jobs import CompileJob, recorded_jobs, unique
+from tests.proof.records import BadInput, Bound, Compilation, Contract, Cost, Row
 
 
 def make_inputs(row: Row, generator: torch.Generator) -> dict[str, Tensor]:
@@ -129,7 +128,7 @@ def jobs(level: str) -> list[CompileJob]:
 
 def instructions(job: CompileJob) -> tuple[str, ...]:
     """128-bit accesses where planes are dense and aligned."""
-    name = job.kernel.split(":")[1]
+    name = job.name
     if job.target.startswith("gfx") or name == "bce_dice_finish" or "plane" not in job.divisible:
         return ()
     if not job.constexprs["FLAT"] or job.constexprs["BLOCK_K"] > 1:
@@ -146,14 +145,11 @@ BAD_INPUTS = (
     BadInput("no tensor", lambda t: t | {"target": 1.0}, "target must be a tensor, got float", TypeError),
 )  # fmt: skip
 
-PROOF = OperatorProof(
+CONTRACT = Contract(
     name="bce_dice",
-    public=bce_dice,
-    reference=reference.bce_dice,
     make_inputs=make_inputs,
     outputs=("bce", "dice"),
     differentiable=("logits",),
-    differentiable_outputs=("bce", "dice"),
     statistics=("bce", "dice"),
     features=("logits",),
     shapes={
@@ -165,13 +161,11 @@ PROOF = OperatorProof(
         "one column": (2, 2, 9, 1),
         "empty batch": (0, 2, 3, 3),
     },
-    jobs=jobs,
-    bounds=bounds,
     bad_inputs=BAD_INPUTS,
-    library=("bce_dice_forward", "bce_dice_backward"),
     samples=samples,
-    saved_bytes=saved_bytes,
     per_image=False,
-    instructions=instructions,
-    tables=("intrasense_fast.kernels.bce_dice.triton_impl",),
 )
+
+COST = Cost(bounds=bounds, saved_bytes=saved_bytes)
+
+COMPILATION = Compilation(jobs=jobs, instructions=instructions)

@@ -1,0 +1,1 @@
+"""Opt-in autotuning of the kernels on a GPU: python -m benchmarks.tuning."""

@@ -1,0 +1,1 @@
+"""What the tuner may try, a module an operator: SUBJECTS, by name."""

@@ -1,0 +1,1 @@
+"""The declarations of the operators, a module each: CONTRACT, COST, COMPILATION."""
