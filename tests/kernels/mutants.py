@@ -2,9 +2,10 @@
 
     python -m tests.kernels.mutants bce_dice [--only TEXT | --missing] [--write]
 
-An operator's list is tests/kernels/mutants_<operator>.py: MUTANTS, (what, file, old, new) with `old` found exactly once in
-kernels/<operator>/<file>, and TESTS, pytest arguments. The work is done in a copy of the checkout. --write puts the rows that
-were run into tests/kernels/mutants_<operator>.json. A survivor is a missing test.
+An operator's list is tests/kernels/mutants_<operator>.py: FAULTS, edits of the syntax tree (see
+tests/proof/faults.py), and TESTS, pytest arguments. The work is done in a copy of the checkout.
+--write puts the rows that were run into tests/kernels/mutants_<operator>.json. A survivor is a
+missing test.
 """
 
 import argparse
@@ -17,13 +18,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.proof.faults import Fault, planted
+
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 1200
 
 
 def copy_checkout(target: Path) -> None:
     """What the tests need, links kept."""
-    for name in ("intrasense_fast", "kernels", "tests", "examples"):
+    for name in ("intrasense_fast", "kernels", "tests", "benchmarks", "examples"):
         shutil.copytree(
             ROOT / name, target / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
         )
@@ -66,6 +69,32 @@ def outcome(checkout: Path, tests: list[str]) -> str:
     )
 
 
+def killer(checkout: Path, operator: str, fault: Fault, tests: list[str]) -> str:
+    """The test that fails first with the fault planted, or nothing; the source is put back."""
+    path, text = planted(fault, checkout / "kernels" / operator)
+    source = path.read_text()
+    path.write_text(text)
+    try:
+        return outcome(checkout, tests)
+    finally:
+        path.write_text(source)
+
+
+def run(operator: str, tests: list[str], faults: list[Fault]) -> list[dict[str, str]]:
+    """A row a fault, printed as soon as it is known."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        checkout = Path(folder)
+        copy_checkout(checkout)
+        if broken := outcome(checkout, tests):
+            raise SystemExit(f"the tests fail without a fault: {broken}")
+        for fault in faults:
+            test = killer(checkout, operator, fault, tests)
+            rows.append({"fault": fault.what, "function": fault.function, "killed_by": test})
+            print(f"{'killed  ' if test else 'SURVIVED'} {fault.what}: {test}", flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -78,30 +107,16 @@ def main() -> None:
     plan = importlib.import_module(f"tests.kernels.mutants_{options.operator}")
     result = ROOT / f"tests/kernels/mutants_{options.operator}.json"
     known = {row["fault"]: row for row in json.loads(result.read_text())} if result.exists() else {}
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        checkout = Path(folder)
-        copy_checkout(checkout)
-        if broken := outcome(checkout, plan.TESTS):
-            raise SystemExit(f"the tests fail without a fault: {broken}")
-        for what, file, old, new in plan.MUTANTS:
-            if options.only not in what or (options.missing and what in known):
-                continue
-            path = checkout / "kernels" / options.operator / file
-            source = path.read_text()
-            if source.count(old) != 1:
-                raise SystemExit(f"{what}: found {source.count(old)} times in {file}: {old!r}")
-            path.write_text(source.replace(old, new))
-            killer = outcome(checkout, plan.TESTS)
-            path.write_text(source)
-            found.append({"fault": what, "file": file, "killed_by": killer})
-            print(f"{'killed  ' if killer else 'SURVIVED'} {what}: {killer}", flush=True)
-    survivors = [row["fault"] for row in found if not row["killed_by"]]
+    faults = [fault for fault in plan.FAULTS if options.only in fault.what]
+    if options.missing:
+        faults = [fault for fault in faults if fault.what not in known]
+    rows = run(options.operator, plan.TESTS, faults)
+    survivors = [row["fault"] for row in rows if not row["killed_by"]]
     if options.write:
-        known.update({row["fault"]: row for row in found})
-        rows = [known[what] for what, *_ in plan.MUTANTS if what in known]
-        result.write_text(json.dumps(rows, indent=1) + "\n")
-    print(f"{len(found) - len(survivors)} of {len(found)} killed")
+        known.update({row["fault"]: row for row in rows})
+        ordered = [known[fault.what] for fault in plan.FAULTS if fault.what in known]
+        result.write_text(json.dumps(ordered, indent=1) + "\n")
+    print(f"{len(rows) - len(survivors)} of {len(rows)} killed")
     raise SystemExit(bool(survivors))
 
 

@@ -1,11 +1,7 @@
 """Faults planted in nonlocal_attention (see mutants.py): at least one a kernel."""
 
-FORWARD, BACKWARD, RESIDENT, LAUNCHERS = (
-    "forward.py",
-    "backward.py",
-    "resident.py",
-    "triton_impl.py",
-)
+from tests.proof.faults import Fault
+
 TESTS = [
     "tests/kernels/test_nonlocal_attention.py",
     "tests/contract/test_contract.py",
@@ -14,201 +10,246 @@ TESTS = [
     "nonlocal_attention",
 ]
 
-MUTANTS = [
-    (
+FAULTS = [
+    Fault(
         "forward: keys past the end take part",
-        FORWARD,
-        's = tl.where(key_in[None, :], s * scale_log2, float("-inf"))',
-        "s = s * scale_log2",
+        "attention_forward",
+        "tl.where(key_in[None, :], s * scale_log2, float('-inf'))",
+        "s * scale_log2",
     ),
-    (
+    Fault(
         "forward: queries past the end are stored",
-        FORWARD,
-        "row_in = row < N - tile * BLOCK_M",
-        "row_in = row < N - tile * BLOCK_M + 1",
+        "attention_forward",
+        "row < N - tile * BLOCK_M",
+        "row < N - tile * BLOCK_M + 1",
     ),
-    (
+    Fault(
         "forward: accumulator not rescaled when the maximum rises",
-        FORWARD,
-        "acc = acc * alpha[:, None]",
-        "acc = acc",
+        "attention_forward",
+        "acc * alpha[:, None]",
+        "acc",
     ),
-    (
+    Fault(
         "forward: maximum not subtracted",
-        FORWARD,
-        "p = tl.exp2(s - shift[:, None])",
-        "p = tl.exp2(s)",
+        "attention_forward",
+        "s - shift[:, None]",
+        "s",
     ),
-    (
+    Fault(
         "forward: -inf scores not shifted by 0",
-        FORWARD,
-        'shift = tl.where(higher == float("-inf"), 0.0, higher)',
-        "shift = higher",
+        "attention_forward",
+        "tl.where(higher == float('-inf'), 0.0, higher)",
+        "higher",
     ),
-    (
+    Fault(
         "forward: values stepped by the keys' stride",
-        FORWARD,
-        "v_base += BLOCK_N * v_row",
-        "v_base += BLOCK_N * k_row",
+        "attention_forward",
+        ("k_base += BLOCK_N * k_row\nv_base += BLOCK_N * v_row"),
+        ("k_base += BLOCK_N * k_row\nv_base += BLOCK_N * k_row"),
     ),
-    (
+    Fault(
         "forward: log-sum-exp rounded to float16",
-        FORWARD,
-        "m + tl.log2(weight)",
-        "m + tl.log2(weight.to(tl.float16))",
+        "attention_forward",
+        "tl.log2(weight)",
+        "tl.log2(weight.to(tl.float16))",
     ),
-    (
+    Fault(
         "statistics: columns past the end in the sum",
-        FORWARD,
-        "total += tl.sum(out if EVEN_C else tl.where(column_in[None, :], out, 0.0), 1)",
-        "total += tl.sum(out, 1) + tl.sum(tl.where(column_in[None, :], 0.0, 1.0), 1)",
+        "finish_slice",
+        "tl.sum(out if EVEN_C else tl.where(column_in[None, :], out, 0.0), 1)",
+        "tl.sum(out, 1) + tl.sum(tl.where(column_in[None, :], 0.0, 1.0), 1)",
     ),
-    (
+    Fault(
         "statistics: columns past the end in the maximum",
-        FORWARD,
-        'shown = out if EVEN_C else tl.where(column_in[None, :], out, float("-inf"))',
-        "shown = out",
+        "finish_slice",
+        "out if EVEN_C else tl.where(column_in[None, :], out, float('-inf'))",
+        "out",
     ),
-    (
+    Fault(
         "statistics: last of a tie wins",
-        FORWARD,
-        "at = tl.min(tl.where(shown == best[:, None], column[None, :], 2147483647), 1)",
-        "at = tl.max(tl.where(shown == best[:, None], column[None, :], 0), 1)",
+        "finish_slice",
+        "tl.min(tl.where(shown == best[:, None], column[None, :], 2147483647), 1)",
+        "tl.max(tl.where(shown == best[:, None], column[None, :], 0), 1)",
     ),
-    (
+    Fault(
         "statistics: NaN not carried into the maximum",
-        FORWARD,
-        'best = tl.where(first_nan < 2147483647, float("nan"), best)',
-        "best = best",
+        "finish_slice",
+        "tl.where(first_nan < 2147483647, float('nan'), best)",
+        "best",
     ),
-    (
+    Fault(
         "merge: later chunk wins a tie",
-        FORWARD,
-        "        better = (best > top) | ((best != best) & (top == top))\n        top =",
-        "        better = (best >= top) | ((best != best) & (top == top))\n        top =",
+        "merge_statistics",
+        "best > top",
+        "best >= top",
     ),
-    (
+    Fault(
         "merge: last chunk left out",
-        FORWARD,
-        "for _ in range(1, chunks):",
-        "for _ in range(1, chunks - 1):",
+        "merge_statistics",
+        "range(1, chunks)",
+        "range(1, chunks - 1)",
     ),
-    ("prepare: mean not divided by C", BACKWARD, ".to(COMPUTE) / C", ".to(COMPUTE)"),
-    (
+    Fault(
+        "prepare: mean not divided by C",
+        "attention_prepare",
+        "tl.load(GMEAN + at, mask=row_in, other=0.0).to(COMPUTE) / C",
+        "tl.load(GMEAN + at, mask=row_in, other=0.0).to(COMPUTE)",
+    ),
+    Fault(
         "prepare: maximum's gradient to the wrong chunk",
-        BACKWARD,
-        "tl.where(column[None, :] + start == arg[:, None], g_max[:, None], 0.0)",
-        "tl.where(column[None, :] == arg[:, None], g_max[:, None], 0.0)",
+        "attention_prepare",
+        "column[None, :] + start",
+        "column[None, :]",
     ),
-    (
+    Fault(
         "prepare: Delta without the statistics' gradient",
-        BACKWARD,
-        "delta += tl.sum(tl.where(mask, do.to(COMPUTE) * a, 0.0), 1)",
-        "delta += tl.sum(tl.where(mask, g * a, 0.0), 1)",
+        "attention_prepare",
+        "do.to(COMPUTE)",
+        "g",
+        given=("g + share[:, None]",),
     ),
-    (
+    Fault(
         "Delta from the output minus the residual",
-        FORWARD,
-        "    out += tl.load(R + (row[:, None] * r_row + column[None, :]), mask=mask, other=0.0).to(COMPUTE)\n",
-        "    res = tl.load(R + (row[:, None] * r_row + column[None, :]), mask=mask, other=0.0).to(COMPUTE)\n    out += res\n"
-        "    if SAVE:\n        rounded = out.to(A.dtype.element_ty).to(COMPUTE) - res\n"
-        "        tl.store(A + (row[:, None] * a_row + column[None, :]), rounded.to(A.dtype.element_ty), mask=mask)\n",
+        "finish_slice",
+        (
+            "out += tl.load(R + (row[:, None] * r_row + column[None, :]), mask=mask, "
+            "other=0.0).to(COMPUTE)"
+        ),
+        (
+            "res = tl.load(R + (row[:, None] * r_row + column[None, :]), mask=mask, "
+            "other=0.0).to(COMPUTE)\n"
+            "out += res\n"
+            "if SAVE:\n"
+            "    rounded = out.to(A.dtype.element_ty).to(COMPUTE) - res\n"
+            "    tl.store(A + (row[:, None] * a_row + column[None, :]), "
+            "rounded.to(A.dtype.element_ty), mask=mask)"
+        ),
+        given=(
+            (
+                "if SAVE:\n"
+                "    tl.store(A + (row[:, None] * a_row + column[None, :]), "
+                "out.to(A.dtype.element_ty), mask=mask)"
+            ),
+        ),
     ),
-    (
+    Fault(
         "value gradient: queries past the end take part",
-        BACKWARD,
-        'lse = tl.load(lse_base + row, mask=row_in, other=float("inf"))',
-        "lse = tl.load(lse_base + row, mask=row_in)",
+        "attention_value_gradient",
+        "tl.load(lse_base + row, mask=row_in, other=float('inf'))",
+        "tl.load(lse_base + row, mask=row_in)",
     ),
-    ("value gradient: log-sum-exp not advanced", BACKWARD, "        lse_base += BLOCK_M\n", ""),
-    (
-        "score gradient: keys past the end overflow",
-        BACKWARD,
-        'p = tl.exp2(tl.where(key_in[:, None], s, float("-inf")) - lse[None, :])',
-        "p = tl.exp2(s - lse[None, :])",
-    ),
-    (
-        "score gradient: Delta forgotten",
-        BACKWARD,
-        "ds = operand(p * (dp - delta[None, :]), Q.dtype.element_ty, PRECISION)\n                dk",
-        "ds = operand(p * dp, Q.dtype.element_ty, PRECISION)\n                dk",
-    ),
-    (
-        "score gradient: partial dQ of the first tile not masked",
-        BACKWARD,
-        "before = tl.load(dq_tile, mask=dq_mask & (step > 0), other=0.0)",
-        "before = tl.load(dq_tile, mask=dq_mask, other=0.0)",
-    ),
-    (
-        "wide score gradient: keys past the end overflow",
-        BACKWARD,
-        'p = tl.exp2(tl.where(key_in[:, None], s * scale_log2, float("-inf")) - lse[None, :])',
-        "p = tl.exp2(s * scale_log2 - lse[None, :])",
-    ),
-    (
-        "wide score gradient: only the first slice of the depth",
-        BACKWARD,
-        "                s = tl.zeros([BLOCK_N, BLOCK_M], COMPUTE)\n                for d in range(0, D, BLOCK_S):",
-        "                s = tl.zeros([BLOCK_N, BLOCK_M], COMPUTE)\n                for d in range(0, BLOCK_S, BLOCK_S):",
-    ),
-    (
-        "wide score gradient: partial dK of the first tile not masked",
-        BACKWARD,
-        "before = tl.load(part, mask=mask & (offset > 0), other=0.0)",
-        "before = tl.load(part, mask=mask, other=0.0)",
-    ),
-    (
-        "resident score gradient: keys past the end overflow",
-        RESIDENT,
-        'p = tl.exp2(tl.where(key_in[:, None], s * scale_log2, float("-inf")) - lse[None, :])',
-        "p = tl.exp2(s * scale_log2 - lse[None, :])",
-    ),
-    (
-        "resident score gradient: partial dQ of the first tile not masked",
-        RESIDENT,
-        "before = tl.load(dq_at, mask=dq_mask & (step > 0), other=0.0)",
-        "before = tl.load(dq_at, mask=dq_mask, other=0.0)",
-    ),
-    (
-        "resident score gradient: left half of the values twice",
-        RESIDENT,
-        "v_right = tl.load(v_tile + HALF + v_offsets",
-        "v_right = tl.load(v_tile + v_offsets",
-    ),
-    (
-        "resident score gradient: Delta not advanced",
-        RESIDENT,
-        "                delta_tile += BLOCK_M\n",
+    Fault(
+        "value gradient: log-sum-exp not advanced",
+        "attention_value_gradient",
+        "lse_base += BLOCK_M",
         "",
     ),
-    (
+    Fault(
+        "score gradient: keys past the end overflow",
+        "attention_score_gradient",
+        "tl.where(key_in[:, None], s, float('-inf'))",
+        "s",
+    ),
+    Fault(
+        "score gradient: Delta forgotten",
+        "attention_score_gradient",
+        "dp - delta[None, :]",
+        "dp",
+    ),
+    Fault(
+        "score gradient: partial dQ of the first tile not masked",
+        "attention_score_gradient",
+        "dq_mask & (step > 0)",
+        "dq_mask",
+    ),
+    Fault(
+        "wide score gradient: keys past the end overflow",
+        "attention_score_gradient_wide",
+        "tl.where(key_in[:, None], s * scale_log2, float('-inf'))",
+        "s * scale_log2",
+    ),
+    Fault(
+        "wide score gradient: only the first slice of the depth",
+        "attention_score_gradient_wide",
+        "range(0, D, BLOCK_S)",
+        "range(0, BLOCK_S, BLOCK_S)",
+        place=(1, 3),
+    ),
+    Fault(
+        "wide score gradient: partial dK of the first tile not masked",
+        "attention_score_gradient_wide",
+        "before = tl.load(part, mask=mask & (offset > 0), other=0.0)",
+        "before = tl.load(part, mask=mask, other=0.0)",
+        place=(1, 2),
+    ),
+    Fault(
+        "resident score gradient: keys past the end overflow",
+        "attention_score_gradient_resident",
+        "tl.where(key_in[:, None], s * scale_log2, float('-inf'))",
+        "s * scale_log2",
+    ),
+    Fault(
+        "resident score gradient: partial dQ of the first tile not masked",
+        "attention_score_gradient_resident",
+        "dq_mask & (step > 0)",
+        "dq_mask",
+    ),
+    Fault(
+        "resident score gradient: left half of the values twice",
+        "attention_score_gradient_resident",
+        (
+            "v_right = tl.load(v_tile + HALF + v_offsets, mask=v_mask, other=0.0)\n"
+            "dk = tl.zeros([BLOCK_N, BLOCK_D], COMPUTE)"
+        ),
+        (
+            "v_right = tl.load(v_tile + v_offsets, mask=v_mask, other=0.0)\n"
+            "dk = tl.zeros([BLOCK_N, BLOCK_D], COMPUTE)"
+        ),
+    ),
+    Fault(
+        "resident score gradient: Delta not advanced",
+        "attention_score_gradient_resident",
+        ("lse_tile += BLOCK_M\ndelta_tile += BLOCK_M"),
+        "lse_tile += BLOCK_M",
+    ),
+    Fault(
         "reduce: last query split left out",
-        BACKWARD,
-        "for _ in range(1, query_splits):",
-        "for _ in range(2, query_splits):",
+        "attention_reduce",
+        (
+            "for _ in range(1, query_splits):\n"
+            "    part += size\n"
+            "    total += tl.load(part, mask=mask, other=0.0)"
+        ),
+        (
+            "for _ in range(2, query_splits):\n"
+            "    part += size\n"
+            "    total += tl.load(part, mask=mask, other=0.0)"
+        ),
+        place=(2, 2),
     ),
-    (
+    Fault(
         "reduce: dK not scaled",
-        BACKWARD,
-        "tl.store(DK + batch * size + index, (total * scale)",
-        "tl.store(DK + batch * size + index, (total)",
+        "attention_reduce",
+        ("tl.store(DK + batch * size + index, (total * scale).to(DK.dtype.element_ty), mask=mask)"),
+        "tl.store(DK + batch * size + index, total.to(DK.dtype.element_ty), mask=mask)",
+        place=(2, 2),
     ),
-    (
+    Fault(
         "score gradient: key splits race for one partial",
-        BACKWARD,
-        "dq_tile = DQ + ((batch * key_splits + key_split) * N",
-        "dq_tile = DQ + ((batch * key_splits) * N",
+        "attention_score_gradient",
+        "DQ + ((batch * key_splits + key_split) * N + start) * D + dq_offsets",
+        "DQ + (batch * key_splits * N + start) * D + dq_offsets",
     ),
-    (
+    Fault(
         "launcher: last tile of keys not started",
-        LAUNCHERS,
-        'tiles, chunks = cdiv(positions, config.blocks["BLOCK_N"]),',
-        'tiles, chunks = max(1, positions // config.blocks["BLOCK_N"]),',
+        "value_gradient",
+        "cdiv(positions, config.blocks['BLOCK_N'])",
+        "max(1, positions // config.blocks['BLOCK_N'])",
     ),
-    (
+    Fault(
         "launcher: A V saved for the value's gradient too",
-        "autograd.py",
-        "query.requires_grad or key.requires_grad)",
-        "True)",
+        "nonlocal_attention_fused",
+        "query.requires_grad or key.requires_grad",
+        "True",
     ),
 ]
