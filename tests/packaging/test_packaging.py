@@ -1,5 +1,6 @@
 """What is installed is what is in the checkout, beside Hugging Face's `kernels`, and imports little."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -118,6 +119,28 @@ def test_the_wheel_holds_every_module_once(wheel: Path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name for name in names if name.endswith(".py")} == expected
     assert "intrasense_fast/py.typed" in names
+
+
+def test_the_wheel_holds_no_proof_code(wheel: Path):
+    """Neither modules of the proof system and the tuner, nor imports of what is not installed."""
+    archive = zipfile.ZipFile(wheel)
+    modules = [name for name in archive.namelist() if name.endswith(".py")]
+    unwanted = {"_proof", "proof", "candidates", "tune", "tuning"}
+    assert not [name for name in modules if unwanted & {*Path(name).with_suffix("").parts}]
+    for name in modules:
+        roots = imported_roots(archive.read(name).decode())
+        assert not roots & {"tests", "benchmarks", "conftest", "pytest"}, name
+
+
+def imported_roots(source: str) -> set[str]:
+    """Top-level packages that a module imports anywhere, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.split(".")[0] for name in names}
 
 
 def test_the_wheel_works_in_a_clean_environment_beside_hugging_face_kernels(
