@@ -11,9 +11,10 @@ Result = TypeVar("Result")
 
 
 def captured(function: Callable[[], Result]) -> tuple[Callable[[], None], Result]:
-    """(the replay of the call's CUDA graph, what the captured call returned, filled by every replay).
+    """The replay of the call's CUDA graph, and what the captured call returned.
 
-    For calls of the kernels: after a capture that fails, torch before 2.12 takes no other in this process.
+    Every replay fills the latter. For calls of the kernels: after a capture that fails, torch
+    before 2.12 takes no other in this process.
     """
     # One stream for warm-up and capture: autograd remembers where a leaf was first used.
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()

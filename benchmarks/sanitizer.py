@@ -2,9 +2,10 @@
 
     python -m benchmarks.sanitizer --out FILE
 
-For each operator: forward and backward on its contract shapes in float32 and bfloat16 under memcheck, racecheck and
-initcheck, and a CUDA graph of both, captured on one set of inputs and replayed on another, which must equal a plain call bit
-for bit. The file is rewritten after every check. A check that could not run is written as such and makes the exit code 1.
+For each operator: forward and backward on its contract shapes in float32 and bfloat16 under
+memcheck, racecheck and initcheck, and a CUDA graph of both, captured on one set of inputs and
+replayed on another, which must equal a plain call bit for bit. The file is rewritten after every
+check. A check that could not run is written as such and makes the exit code 1.
 """
 
 import argparse
@@ -73,7 +74,7 @@ def run_small(operator: str, dry: bool) -> None:
 
 
 def graph_differs(contract: Contract) -> str:
-    """Capture on one set of inputs, replay on another; "" where every output and gradient equals a plain call's."""
+    """Capture on one set of inputs, replay on another; what differs from a plain call, or ""."""
     for shape in shapes(contract, dry=False):
         inputs, others = (make(contract, shape, torch.float32, seed) for seed in (0, 1))
         replay, results = captured(partial(both, contract, inputs))

@@ -1,4 +1,4 @@
-"""Opt-in: configurations measured on this GPU in place of the tables' (python -m benchmarks.tuning)."""
+"""Opt-in: configurations measured on this GPU in place of the tables'."""
 
 import functools
 import json
@@ -23,13 +23,16 @@ override: Callable[[str], KernelConfig | None] = _chosen
 
 
 def question(function: Callable, args: tuple) -> str:
-    """A call of a function of some configs.py as text: what a tuned configuration is the answer to."""
+    """A call of a function of some configs.py as text: a tuned configuration answers it."""
     operator = function.__module__.split(".")[-2]
     return f"{operator}.{function.__name__}({', '.join(map(str, args))})"
 
 
 def tunable(function: Callable[..., KernelConfig]) -> Callable[..., KernelConfig]:
-    """A function of a configs.py whose answer `use_tuned_configs` may replace. No argument is a batch."""
+    """A function of a configs.py whose answer `use_tuned_configs` may replace.
+
+    No argument is a batch.
+    """
 
     # Every launch asks: without tuned configurations the answer must cost nothing.
     shipped = functools.cache(function)

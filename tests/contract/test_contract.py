@@ -45,16 +45,18 @@ def call(contract: Contract, function, inputs: dict[str, Tensor], **options) -> 
 
 
 def run(contract: Contract, function, inputs, grads=None, *, names=None, sources=None, **options):
-    """(outputs, gradients of `names`) of one call; `grads` are those of the outputs in `sources`."""
+    """(outputs, gradients of `names`) of one call; `grads` are those of outputs in `sources`."""
     names, sources = names or contract.differentiable, sources or contract.differentiable_outputs
     inputs = leaves(inputs, names)
     outputs = call(contract, function, inputs, **options)
     if grads is None:
         return outputs, {}
     found = torch.autograd.grad(
-        [outputs[s] for s in sources], [inputs[n] for n in names], [grads[s].to(outputs[s].dtype) for s in sources],
+        [outputs[s] for s in sources],
+        [inputs[n] for n in names],
+        [grads[s].to(outputs[s].dtype) for s in sources],
         allow_unused=True,
-    )  # fmt: skip
+    )
     return outputs, {
         n: torch.zeros_like(inputs[n]) if g is None else g
         for n, g in zip(names, found, strict=True)
@@ -73,7 +75,10 @@ def grads_for(contract: Contract, outputs: dict[str, Tensor], rng) -> dict[str, 
 
 
 def compare(contract, inputs, rng, *, options=None, sources=None, tf32=False) -> None:
-    """Fused forward and backward against the float64 reference, within the budget of the inputs' dtype, or of TF32 products."""
+    """Fused forward and backward against the float64 reference.
+
+    Within the budget of the inputs' dtype, or of TF32 products.
+    """
     options = contract.option_sets[0] if options is None else options
     grads = grads_for(contract, call(contract, contract.public, inputs, fused=True, **options), rng)
     sources = sources or contract.differentiable_outputs
@@ -123,7 +128,7 @@ def judge(contract, key, actual, eager, truth, inputs, bound, least=1e-30, *, tf
         # torch's own products are TF32 too: on a GPU their gradients show what that costs.
         bound = max(tolerance.tf32 or budget.TF32, 2 * budget.error(eager, truth, scale, least))
     elif eager is not None:
-        # Where both are float32 sums of the same 16-bit inputs, rounding errors are a matter of luck.
+        # Where both are float32 sums of the same 16-bit inputs, rounding errors are luck.
         enough = bound if actual.dtype.itemsize > 2 else 0.0
         least = 1.0 if tolerance.absolute else least
         budget.assert_within_budget(
@@ -339,7 +344,10 @@ def test_what_is_not_finite_comes_out_as_in_the_reference(contract, value, devic
 
 @every_operator
 def test_offsets_beyond_32_bits(contract, device, rng):
-    """Images 2^30 elements apart: the third one starts beyond 2^31. On the CPU the pages between are never touched."""
+    """Images 2^30 elements apart: the third one starts beyond 2^31.
+
+    On the CPU the pages between are never touched.
+    """
     if device.type == "cuda":
         pytest.skip(
             "the same rows run under the interpreter; on a GPU they would need 4 GiB a tensor"

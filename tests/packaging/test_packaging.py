@@ -1,4 +1,4 @@
-"""What is installed is what is in the checkout, beside Hugging Face's `kernels`, and imports little."""
+"""What is installed is what is in the checkout, beside Hugging Face's `kernels`; imports little."""
 
 import ast
 import os
@@ -33,7 +33,9 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 import importlib.util
 find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, package=None: None if name == "triton" else find(name, package)
+def without_triton(name, package=None):
+    return None if name == "triton" else find(name, package)
+importlib.util.find_spec = without_triton
 import torch
 from intrasense_fast import FusedUnavailableError, IntraSenseNet, fused_status
 status = fused_status(torch.zeros(1))
@@ -149,7 +151,8 @@ def test_the_wheel_works_in_a_clean_environment_beside_hugging_face_kernels(
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / "bin" / "python"
     purelib = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "env")}))
-    # Dependencies come from this environment by path: .pth files inside it, an editable install among them, are not followed.
+    # Dependencies come from this environment by path: .pth files inside it, such as an editable
+    # install's, are not followed.
     (purelib / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     run(
         sys.executable,
@@ -166,6 +169,9 @@ def test_the_wheel_works_in_a_clean_environment_beside_hugging_face_kernels(
     result = run(str(python), "-c", QUIET_IMPORT, cwd=tmp_path)
     assert str(purelib) in result.stdout
     run(str(python), "-c", WITHOUT_TRITON, cwd=tmp_path)
-    both = "import kernels, intrasense_fast.kernels.bce_dice; assert hasattr(kernels, 'get_kernel'), kernels"
+    both = (
+        "import kernels, intrasense_fast.kernels.bce_dice; "
+        "assert hasattr(kernels, 'get_kernel'), kernels"
+    )
     run(str(python), "-c", both, cwd=tmp_path)
     run(str(tmp_path / "env" / "bin" / "intrasense-fast"), "--help", cwd=tmp_path)

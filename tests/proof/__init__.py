@@ -1,1 +1,1 @@
-"""Proof of kernels without a GPU: guarded interpreter, traffic meter, compilation, error budgets."""
+"""Proof of kernels without a GPU: guarded interpreter, traffic, compilation, error budgets."""

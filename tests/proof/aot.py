@@ -100,7 +100,7 @@ def _cuobjdump() -> str:
 
 
 def overwritten(ttgir: str, stages: int) -> int:
-    """Operands of asynchronous products that lie in a ring of fewer buffers than the loop has stages.
+    """Operands of asynchronous products in a ring of fewer buffers than the loop has stages.
 
     A product still reads its operands when the next tile is fetched. Triton 3.6 gives a tile one
     buffer too few where it is read into registers as well: the fetch overwrites it, and the result

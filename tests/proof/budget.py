@@ -1,4 +1,7 @@
-"""Is a fused result as good as it must be? Shape, dtype, layout and NaN pattern first, then the error against float64."""
+"""Is a fused result as good as it must be?
+
+Shape, dtype, layout and NaN pattern first, then the error against float64.
+"""
 
 import torch
 from torch import Tensor
@@ -15,7 +18,10 @@ FLOAT64 = 1e-10
 def error(
     actual: Tensor, reference: Tensor, scale: Tensor | None = None, least: float = 1e-30
 ) -> float:
-    """||actual - reference|| / max(||scale||, least) in float64 over finite entries; `scale` is the reference unless given."""
+    """||actual - reference|| / max(||scale||, least) in float64 over finite entries.
+
+    `scale` is the reference unless given.
+    """
     actual, reference = actual.detach().cpu().double(), reference.detach().cpu().double()
     scale = reference if scale is None else scale.detach().cpu().double()
     both = actual.isfinite() & reference.isfinite()
@@ -24,7 +30,7 @@ def error(
 
 
 def check_form(actual: Tensor, expected: Tensor, what: str, *, strides: bool = False) -> None:
-    """Shape, dtype, (where asked) strides and the pattern of NaN and infinities must be `expected`'s."""
+    """Shape, dtype, (where asked) strides and the pattern of NaN must be `expected`'s."""
     assert actual.shape == expected.shape, (
         f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
     )
@@ -53,8 +59,9 @@ def assert_close(
 ) -> None:
     """The error against the float64 reference is at most `bound`.
 
-    It is relative to the norm of `scale` (the reference unless given), or to `least` where that norm is smaller: the gradient
-    of something that has no influence is zero only up to rounding. With `absolute` it is the largest difference of an entry.
+    It is relative to the norm of `scale` (the reference unless given), or to `least` where that
+    norm is smaller: the gradient of something that has no influence is zero only up to rounding.
+    With `absolute` it is the largest difference of an entry.
     """
     check_form(actual, reference.to(actual.dtype), what)
     got = error(actual, reference, scale, least)
@@ -75,14 +82,15 @@ def assert_within_budget(
     least: float = 1e-30,
     enough: float = 0.0,
 ) -> None:
-    """A 16-bit result errs at most `factor` times as much as the eager path does in the same dtype, in norm.
+    """A 16-bit result errs at most `factor` times as much as the eager path in that dtype, in norm.
 
     Args:
-        actual: the fused result. eager: the eager path's on the same inputs. reference: float64 on the same inputs.
+        actual: the fused result. eager: the eager path's on the same inputs.
+        reference: float64 on the same inputs.
         scale, least: as in assert_close. enough: an error that passes whatever eager's is.
     """
     check_form(actual, eager, what)
-    # Half a unit of the output's own rounding: an eager path that happens to be exact must not make the budget zero.
+    # Half a rounding of the output: an eager path that happens to be exact must leave some budget.
     floor = torch.finfo(actual.dtype).eps / 2
     got, allowed = (
         error(actual, reference, scale, least),

@@ -185,7 +185,7 @@ class Guard:
 
 
 def _clash(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> bool:
-    """Whether two different programs touched one address, one as in `first`, the other as in `second`."""
+    """Whether two programs touched one address, one as in `first`, the other as in `second`."""
     (a, p), (b, q) = first, second
     if not a.size or not b.size:
         return False
@@ -200,7 +200,7 @@ def _clash(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.nd
 
 @contextlib.contextmanager
 def guard(seed: int = 0, races: bool = True) -> Iterator[None]:
-    """Check every access of every launch inside the block; `seed` fixes the order in which programs run.
+    """Check every access of every launch inside the block; `seed` fixes the programs' order.
 
     Raises (from the launch):
         IndexError: a lane outside the tensors of the launch (wrapped in triton's InterpreterError).

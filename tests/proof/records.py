@@ -1,4 +1,4 @@
-"""What an operator declares about itself: Contract, Cost and Compilation, and what they are made of."""
+"""What an operator declares about itself: Contract, Cost and Compilation, and their parts."""
 
 import importlib
 from collections.abc import Callable, Mapping

@@ -4,7 +4,8 @@
         operator(...)
     passes = device_bytes(launches) / floor_bytes
 
-Counts do not jitter, so tests assert them. tf32x3 products count once; tensor-descriptor loads are not seen.
+Counts do not jitter, so tests assert them. tf32x3 products count once; tensor-descriptor loads are
+not seen.
 """
 
 import contextlib
@@ -23,7 +24,10 @@ _current: "Launch | None" = None
 
 @dataclass
 class Launch:
-    """What one launch asked for. Distinct sectors are what crosses device memory if caches were perfect."""
+    """What one launch asked for.
+
+    Distinct sectors are what crosses device memory if caches were perfect.
+    """
 
     kernel: str
     programs: int = 0
@@ -51,7 +55,10 @@ class Launch:
 
 
 def device_bytes(launches: Iterable[Launch], smallest: int = 0) -> int:
-    """Distinct bytes of every launch, summed; only those of tensors with at least `smallest` elements, if given."""
+    """Distinct bytes of every launch, summed.
+
+    Only those of tensors with at least `smallest` elements, if given.
+    """
     if not smallest:
         return sum(launch.device_bytes for launch in launches)
     return sum(

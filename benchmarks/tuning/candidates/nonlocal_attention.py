@@ -60,7 +60,10 @@ def _depth(depth: int) -> dict[str, int | bool]:
 
 
 def _tiles(shape: Shape, outer: str, inner: str) -> Iterable[KernelConfig]:
-    """Tiles whose accumulator (outer, C) takes 64 to 128 registers a thread, and whose shared memory may fit."""
+    """Tiles whose accumulator (outer, C) takes 64 to 128 registers a thread.
+
+    Their shared memory may fit.
+    """
     _, _, depth, channels = shape
     limit = shared_limit()
     for big, small, columns, warps, stages in product(

@@ -46,7 +46,10 @@ def saved_bytes(inputs: dict[str, Tensor]) -> int:
 
 
 def bounds() -> list[Bound]:
-    """Two launches forward and one backward; e + t bytes a pixel forward and 2 e + t backward, masks of one byte."""
+    """Two launches forward and one backward; e + t bytes a pixel forward, 2 e + t backward.
+
+    Masks of one byte.
+    """
     found = []
     for shape, memory_format in (
         ((2, 1, 128, 128), torch.contiguous_format),
@@ -75,7 +78,7 @@ def bounds() -> list[Bound]:
 
 
 def jobs(level: str) -> list[CompileJob]:
-    """Gate: the common cases, one of every variant. Full: every dtype, mask, layout and architecture."""
+    """Gate: the common cases, one of every variant. Full: every dtype, mask, layout and target."""
     half, single = torch.bfloat16, torch.float32
     whole, odd, one = (4, 1, 256, 256), (4, 3, 33, 47), (1, 1, 1, 1)
     if level == "full":
@@ -115,7 +118,8 @@ def jobs(level: str) -> list[CompileJob]:
     for target, shape, dtype, mask, last in rows:
         layout = torch.channels_last if last else torch.contiguous_format
         logits = torch.empty(shape, dtype=dtype, device="meta", memory_format=layout)
-        label = f"{'x'.join(map(str, shape))} {str(dtype)[6:]} {str(mask)[6:]}{' channels_last' if last else ''}"
+        label = f"{'x'.join(map(str, shape))} {str(dtype)[6:]} {str(mask)[6:]}"
+        label += " channels_last" if last else ""
 
         def run(logits: Tensor = logits, mask: torch.dtype = mask) -> None:
             target = torch.empty_like(logits, dtype=mask)
@@ -137,13 +141,33 @@ def instructions(job: CompileJob) -> tuple[str, ...]:
 
 
 BAD_INPUTS = (
-    BadInput("a target of another shape", lambda t: t | {"target": t["target"][:, :, 1:]}, "target must have shape"),
-    BadInput("no classes axis", lambda t: {name: x[:, 0] for name, x in t.items()}, r"logits must have shape \(B, K, H, W\)"),
-    BadInput("integer logits", lambda t: t | {"logits": t["logits"].int()}, "logits must be floating point"),
-    BadInput("a complex target", lambda t: t | {"target": t["target"].to(torch.complex64)}, "target must be bool, integer"),
-    BadInput("another device", lambda t: t | {"target": t["target"].to("meta")}, "target is on meta"),
-    BadInput("no tensor", lambda t: t | {"target": 1.0}, "target must be a tensor, got float", TypeError),
-)  # fmt: skip
+    BadInput(
+        "a target of another shape",
+        lambda t: t | {"target": t["target"][:, :, 1:]},
+        "target must have shape",
+    ),
+    BadInput(
+        "no classes axis",
+        lambda t: {name: x[:, 0] for name, x in t.items()},
+        r"logits must have shape \(B, K, H, W\)",
+    ),
+    BadInput(
+        "integer logits",
+        lambda t: t | {"logits": t["logits"].int()},
+        "logits must be floating point",
+    ),
+    BadInput(
+        "a complex target",
+        lambda t: t | {"target": t["target"].to(torch.complex64)},
+        "target must be bool, integer",
+    ),
+    BadInput(
+        "another device", lambda t: t | {"target": t["target"].to("meta")}, "target is on meta"
+    ),
+    BadInput(
+        "no tensor", lambda t: t | {"target": 1.0}, "target must be a tensor, got float", TypeError
+    ),
+)
 
 CONTRACT = Contract(
     name="bce_dice",

@@ -14,7 +14,10 @@ PARAMETERS = ("reduce_weight", "reduce_bias", "expand_weight", "expand_bias")
 
 
 def make_inputs(row: Row, generator: torch.Generator) -> dict[str, Tensor]:
-    """A map whose channels share a direction, as those of a ReLU do, and an MLP that keeps its gate away from 0 and 1."""
+    """A map whose channels share a direction, as those of a ReLU do.
+
+    The MLP keeps its gate away from 0 and 1.
+    """
     channels = row.shape[1]
     reduced = max(channels // 16, min(channels, 3))
     parameters = torch.float64 if row.dtype == torch.float64 else torch.float32
@@ -45,7 +48,10 @@ def samples(row: Row, generator: torch.Generator) -> dict[str, tuple]:
 
 
 def saved_bytes(inputs: dict[str, Tensor]) -> int:
-    """The five inputs, two R x R matrices, and at most four numbers a channel and position of the smaller side."""
+    """The five inputs, two R x R matrices, and at most four numbers a channel and position.
+
+    Positions are those of the smaller side.
+    """
     features = inputs["features"]
     batch, channels, height, width = features.shape
     rank = min(channels, height * width)
@@ -55,7 +61,10 @@ def saved_bytes(inputs: dict[str, Tensor]) -> int:
 
 
 def bounds() -> list[Bound]:
-    """Launches, passes and FLOPs on both sides of C = N; matrices and statistics are smaller than the map and do not count."""
+    """Launches, passes and FLOPs on both sides of C = N.
+
+    Matrices and statistics are smaller than the map and do not count.
+    """
     found = []
     shapes = ((1, 64, 32, 64), (1, 256, 64, 64), (1, 512, 8, 8), (1, 512, 8, 24))
     cases = [(shape, torch.bfloat16) for shape in shapes] + [
@@ -63,7 +72,7 @@ def bounds() -> list[Bound]:
         ((1, 256, 8, 8), torch.float32),
     ]
     for shape, dtype in cases:
-        # What `squeeze` changes does not depend on the dtype, nor on how much longer the long axis is.
+        # What `squeeze` changes depends neither on the dtype nor on the long axis.
         once = dtype == torch.float32 or shape == (1, 256, 64, 64)
         for squeeze in ("input",) if once else ("input", "decoupled"):
             row = Row(shape, dtype, torch.channels_last)
@@ -75,19 +84,30 @@ def bounds() -> list[Bound]:
                 positions < channels,
             )
             common: dict[str, Any] = dict(smallest=size, options={"squeeze": squeeze})
-            # The long axis is 16 times the rank: the products over the map outweigh the R x R chain.
+            # The long axis is 16 times the rank: products over the map outweigh the R x R chain.
             counted = rank**2 * long if shape == (1, 256, 64, 64) else 0
             found += [
                 Bound(
-                    row, "forward", launches=2 * -(-rank // 64) + 8, floor_bytes=3 * size * dtype.itemsize,
+                    row,
+                    "forward",
+                    launches=2 * -(-rank // 64) + 8,
+                    floor_bytes=3 * size * dtype.itemsize,
                     passes=1.40 if wide and squeeze == "decoupled" else 1.05,
-                    useful_flops=3 * counted, flops=1.30, **common,
+                    useful_flops=3 * counted,
+                    flops=1.30,
+                    **common,
                 ),
                 Bound(
-                    row, "backward", launches=12, floor_bytes=5 * size * dtype.itemsize, passes=1.45 if wide else 1.05,
-                    useful_flops=6 * counted, flops=1.45, **common,
+                    row,
+                    "backward",
+                    launches=12,
+                    floor_bytes=5 * size * dtype.itemsize,
+                    passes=1.45 if wide else 1.05,
+                    useful_flops=6 * counted,
+                    flops=1.45,
+                    **common,
                 ),
-            ]  # fmt: skip
+            ]
     return found
 
 
@@ -97,7 +117,7 @@ def launches(
     layout: torch.memory_format,
     squeezes: tuple[bool, ...],
 ) -> Callable[[], None]:
-    """Every launch of one shape on meta tensors, for recorded_jobs; `squeezes`: what `decoupled` is."""
+    """Every launch of one shape on meta tensors; `squeezes`: what `decoupled` is."""
 
     def run() -> None:
         _, channels, _, _ = shape
@@ -114,7 +134,7 @@ def launches(
     return run
 
 
-# Target, shape, dtype, layout, what `decoupled` is, and whether the kernels of fixed tiles are compiled as well.
+# Target, shape, dtype, layout, what `decoupled` is, whether kernels of fixed tiles are compiled.
 Wanted = tuple[
     str, tuple[int, int, int, int], torch.dtype, torch.memory_format, tuple[bool, ...], bool
 ]
@@ -139,7 +159,10 @@ COUNTS = {
 
 
 def distinct(jobs: list[CompileJob]) -> list[CompileJob]:
-    """The first job of every kernel, tile, flag, dtype, unit stride and target, with R divisible by 16 and without."""
+    """The first job of every kernel, tile, flag, dtype, unit stride and target.
+
+    With R divisible by 16 and without.
+    """
     found: dict[str, CompileJob] = {}
     for job in jobs:
         fixed = {
@@ -161,7 +184,10 @@ def distinct(jobs: list[CompileJob]) -> list[CompileJob]:
 
 
 def jobs(level: str) -> list[CompileJob]:
-    """Gate: both sides of C = N where they are meant to run, and one of every variant. Full: every tile of every table."""
+    """Gate: both sides of C = N where they are meant to run, and one of every variant.
+
+    Full: every tile of every table.
+    """
     half, single, last, first = (
         torch.bfloat16,
         torch.float32,
@@ -177,11 +203,14 @@ def jobs(level: str) -> list[CompileJob]:
     odd, odd_wide = (4, 77, 33, 47), (4, 150, 9, 9)
     other, one, both = (False,), (True,), (False, True)
     rows: list[Wanted] = [
-        ("sm_90", middle, half, last, one, True), ("sm_90", wide, half, last, one, False),
-        ("sm_90", broad, single, last, one, False), ("sm_80", tall, single, last, other, True),
-        ("sm_86", odd, half, first, other, False), ("sm_100", broad, half, last, other, False),
+        ("sm_90", middle, half, last, one, True),
+        ("sm_90", wide, half, last, one, False),
+        ("sm_90", broad, single, last, one, False),
+        ("sm_80", tall, single, last, other, True),
+        ("sm_86", odd, half, first, other, False),
+        ("sm_100", broad, half, last, other, False),
         ("gfx942", tall, single, last, other, False),
-    ]  # fmt: skip
+    ]
     if level == "full":
         rows += [("sm_90", tall, half, last, both, False), ("sm_90", wide, half, last, other, True)]
         rows += [
@@ -203,7 +232,8 @@ def jobs(level: str) -> list[CompileJob]:
         rows += [("sm_86", broad, single, last, one, False)]
     found = []
     for target, shape, dtype, layout, squeezes, whole in rows:
-        label = f"{'x'.join(map(str, shape))} {str(dtype)[6:]}{' channels_last' if layout == last else ''}"
+        label = f"{'x'.join(map(str, shape))} {str(dtype)[6:]}"
+        label += " channels_last" if layout == last else ""
         row = recorded_jobs(launches(shape, dtype, layout, squeezes), target, label)
         found += [
             job for job in row if whole or job.kernel.split(":decoupling_")[-1] in OVER_THE_MAP
@@ -212,7 +242,10 @@ def jobs(level: str) -> list[CompileJob]:
 
 
 def instructions(job: CompileJob) -> tuple[str, ...]:
-    """Asynchronous copies and Hopper's tensor cores in matrix kernels, where alignment and the tile's height allow them."""
+    """Asynchronous copies and Hopper's tensor cores in matrix kernels.
+
+    Where alignment and the tile's height allow them.
+    """
     fixed = job.constexprs
     if job.target.startswith("gfx") or "PRECISION" not in fixed:
         return ()
@@ -223,20 +256,69 @@ def instructions(job: CompileJob) -> tuple[str, ...]:
 
 
 BAD_INPUTS = (
-    BadInput("rows instead of a map", lambda t: t | {"features": t["features"][0]}, r"features must have shape \(B, C, H, W\)"),
-    BadInput("no channels", lambda t: t | {"features": t["features"][:, :0]}, "C must be at least 1"),
-    BadInput("no positions", lambda t: t | {"features": t["features"][..., :0]}, "W must be at least 1"),
-    BadInput("integer features", lambda t: t | {"features": t["features"].int()}, "features must be floating point"),
-    BadInput("an MLP of another width", lambda t: t | {"reduce_weight": t["reduce_weight"][:, 1:]}, "reduce_weight must have"),
-    BadInput("no hidden layer", lambda t: t | {"reduce_weight": t["reduce_weight"][:0]}, "C_r must be at least 1"),
-    BadInput("a transposed layer", lambda t: t | {"expand_weight": t["expand_weight"].T}, "expand_weight must have shape"),
-    BadInput("a bias too long", lambda t: t | {"expand_bias": t["expand_bias"].repeat(2)}, "expand_bias must have shape"),
-    BadInput("another device", lambda t: t | {"reduce_bias": t["reduce_bias"].to("meta")}, "reduce_bias is on meta"),
-    BadInput("a negative ridge", lambda t: t | {"ridge": -1.0}, "ridge must be a finite number > 0, got -1.0"),
-    BadInput("a ridge that is no number", lambda t: t | {"ridge": float("nan")}, "ridge must be a finite number > 0, got nan"),
-    BadInput("an unknown squeeze", lambda t: t | {"squeeze": "output"}, "squeeze must be one of .*, got 'output'"),
-    BadInput("no tensor", lambda t: t | {"features": 1.0}, "features must be a tensor, got float", TypeError),
-)  # fmt: skip
+    BadInput(
+        "rows instead of a map",
+        lambda t: t | {"features": t["features"][0]},
+        r"features must have shape \(B, C, H, W\)",
+    ),
+    BadInput(
+        "no channels", lambda t: t | {"features": t["features"][:, :0]}, "C must be at least 1"
+    ),
+    BadInput(
+        "no positions", lambda t: t | {"features": t["features"][..., :0]}, "W must be at least 1"
+    ),
+    BadInput(
+        "integer features",
+        lambda t: t | {"features": t["features"].int()},
+        "features must be floating point",
+    ),
+    BadInput(
+        "an MLP of another width",
+        lambda t: t | {"reduce_weight": t["reduce_weight"][:, 1:]},
+        "reduce_weight must have",
+    ),
+    BadInput(
+        "no hidden layer",
+        lambda t: t | {"reduce_weight": t["reduce_weight"][:0]},
+        "C_r must be at least 1",
+    ),
+    BadInput(
+        "a transposed layer",
+        lambda t: t | {"expand_weight": t["expand_weight"].T},
+        "expand_weight must have shape",
+    ),
+    BadInput(
+        "a bias too long",
+        lambda t: t | {"expand_bias": t["expand_bias"].repeat(2)},
+        "expand_bias must have shape",
+    ),
+    BadInput(
+        "another device",
+        lambda t: t | {"reduce_bias": t["reduce_bias"].to("meta")},
+        "reduce_bias is on meta",
+    ),
+    BadInput(
+        "a negative ridge",
+        lambda t: t | {"ridge": -1.0},
+        "ridge must be a finite number > 0, got -1.0",
+    ),
+    BadInput(
+        "a ridge that is no number",
+        lambda t: t | {"ridge": float("nan")},
+        "ridge must be a finite number > 0, got nan",
+    ),
+    BadInput(
+        "an unknown squeeze",
+        lambda t: t | {"squeeze": "output"},
+        "squeeze must be one of .*, got 'output'",
+    ),
+    BadInput(
+        "no tensor",
+        lambda t: t | {"features": 1.0},
+        "features must be a tensor, got float",
+        TypeError,
+    ),
+)
 
 CONTRACT = Contract(
     name="channel_decoupling",

@@ -52,9 +52,10 @@ def saved_bytes(inputs: dict[str, Tensor]) -> int:
 
 
 def bounds() -> list[Bound]:
-    """Launches, passes and requested bytes; maps of one number a position are smaller than a feature map and do not count.
+    """Launches, passes and requested bytes.
 
-    A wide window's backward passes a float32 map twice for every masked position. The last row masks all of them.
+    Maps of one number a position are smaller than a feature map and do not count. A wide window's
+    backward passes a float32 map twice for every masked position. The last row masks all of them.
     """
     found = []
     half, single = torch.bfloat16, torch.float32
@@ -78,13 +79,23 @@ def bounds() -> list[Bound]:
         common: dict[str, Any] = dict(smallest=size, options=options)
         found += [
             Bound(
-                row, "forward", launches=4 if statistics else 2, floor_bytes=2 * size * dtype.itemsize,
-                passes=1.55 if statistics else 1.05, requested=7.0 if narrow else 0.0, **common,
+                row,
+                "forward",
+                launches=4 if statistics else 2,
+                floor_bytes=2 * size * dtype.itemsize,
+                passes=1.55 if statistics else 1.05,
+                requested=7.0 if narrow else 0.0,
+                **common,
             ),
             Bound(
-                row, "backward", launches=4 if narrow else 5, floor_bytes=3 * size * dtype.itemsize, passes=passes, **common
+                row,
+                "backward",
+                launches=4 if narrow else 5,
+                floor_bytes=3 * size * dtype.itemsize,
+                passes=passes,
+                **common,
             ),
-        ]  # fmt: skip
+        ]
     return found
 
 
@@ -116,7 +127,10 @@ def launches(
 
 
 def jobs(level: str) -> list[CompileJob]:
-    """Gate: narrow and wide windows where they are meant to run, and one of every variant. Full: every dtype and target."""
+    """Gate: narrow and wide windows where they are meant to run, and one of every variant.
+
+    Full: every dtype and target.
+    """
     half, single = torch.bfloat16, torch.float32
     wide, thin, odd, one = (4, 512, 32, 32), (4, 64, 64, 64), (4, 77, 33, 47), (2, 1, 1, 1)
     score, nats, both = ("score",), ("nats",), ("score", "nats")
@@ -151,7 +165,10 @@ def jobs(level: str) -> list[CompileJob]:
 
 
 def instructions(job: CompileJob) -> tuple[str, ...]:
-    """128-bit accesses wherever a kernel touches feature maps and the channels are aligned; 4 channels a thread for moments."""
+    """128-bit accesses wherever a kernel touches feature maps and the channels are aligned.
+
+    4 channels a thread for moments.
+    """
     name = job.name
     # A tile's row is 16 bytes a thread of 4 warps of 32, so 8 on gfx942.
     if "F" not in job.signature or not job.constexprs["EVEN_C"] or job.target == "gfx942":
@@ -164,25 +181,88 @@ def instructions(job: CompileJob) -> tuple[str, ...]:
 
 
 BAD_INPUTS = (
-    BadInput("rows instead of a map", lambda t: t | {"features": t["features"][0]}, r"features must have shape \(B, C, H, W\)"),
-    BadInput("no channels", lambda t: t | {"features": t["features"][:, :0]}, "C must be at least 1"),
-    BadInput("no positions", lambda t: t | {"features": t["features"][..., :0]}, "W must be at least 1"),
-    BadInput("integer features", lambda t: t | {"features": t["features"].int()}, "features must be floating point"),
-    BadInput("a mean of another map", lambda t: t | {"channel_mean": t["channel_mean"][:, 1:]}, "channel_mean must have shape"),
-    BadInput("a maximum a channel", lambda t: t | {"channel_max": t["channel_max"][:, None]}, "channel_max must have shape"),
-    BadInput("a gate of even side", lambda t: t | {"gate_weight": t["gate_weight"][..., 1:, 1:]}, "with k odd"),
-    BadInput("a gate of one statistic", lambda t: t | {"gate_weight": t["gate_weight"][:, :1]}, "gate_weight must have shape"),
-    BadInput("a bias too long", lambda t: t | {"gate_bias": t["gate_bias"].repeat(2)}, "gate_bias must have shape"),
-    BadInput("another device", lambda t: t | {"gate_bias": t["gate_bias"].to("meta")}, "gate_bias is on meta"),
-    BadInput("an even window", lambda t: t | {"window": 6}, "window must be an odd integer >= 1, got 6"),
-    BadInput("a negative window", lambda t: t | {"window": -3}, "window must be an odd integer >= 1, got -3"),
-    BadInput("a window that is no integer", lambda t: t | {"window": 7.0}, "window must be an odd integer >= 1, got 7.0"),
-    BadInput("a negative threshold", lambda t: t | {"threshold": -0.1}, "threshold must be finite and >= 0, got -0.1"),
-    BadInput("an infinite threshold", lambda t: t | {"threshold": float("inf")}, "threshold must be finite and >= 0, got inf"),
+    BadInput(
+        "rows instead of a map",
+        lambda t: t | {"features": t["features"][0]},
+        r"features must have shape \(B, C, H, W\)",
+    ),
+    BadInput(
+        "no channels", lambda t: t | {"features": t["features"][:, :0]}, "C must be at least 1"
+    ),
+    BadInput(
+        "no positions", lambda t: t | {"features": t["features"][..., :0]}, "W must be at least 1"
+    ),
+    BadInput(
+        "integer features",
+        lambda t: t | {"features": t["features"].int()},
+        "features must be floating point",
+    ),
+    BadInput(
+        "a mean of another map",
+        lambda t: t | {"channel_mean": t["channel_mean"][:, 1:]},
+        "channel_mean must have shape",
+    ),
+    BadInput(
+        "a maximum a channel",
+        lambda t: t | {"channel_max": t["channel_max"][:, None]},
+        "channel_max must have shape",
+    ),
+    BadInput(
+        "a gate of even side",
+        lambda t: t | {"gate_weight": t["gate_weight"][..., 1:, 1:]},
+        "with k odd",
+    ),
+    BadInput(
+        "a gate of one statistic",
+        lambda t: t | {"gate_weight": t["gate_weight"][:, :1]},
+        "gate_weight must have shape",
+    ),
+    BadInput(
+        "a bias too long",
+        lambda t: t | {"gate_bias": t["gate_bias"].repeat(2)},
+        "gate_bias must have shape",
+    ),
+    BadInput(
+        "another device",
+        lambda t: t | {"gate_bias": t["gate_bias"].to("meta")},
+        "gate_bias is on meta",
+    ),
+    BadInput(
+        "an even window", lambda t: t | {"window": 6}, "window must be an odd integer >= 1, got 6"
+    ),
+    BadInput(
+        "a negative window",
+        lambda t: t | {"window": -3},
+        "window must be an odd integer >= 1, got -3",
+    ),
+    BadInput(
+        "a window that is no integer",
+        lambda t: t | {"window": 7.0},
+        "window must be an odd integer >= 1, got 7.0",
+    ),
+    BadInput(
+        "a negative threshold",
+        lambda t: t | {"threshold": -0.1},
+        "threshold must be finite and >= 0, got -0.1",
+    ),
+    BadInput(
+        "an infinite threshold",
+        lambda t: t | {"threshold": float("inf")},
+        "threshold must be finite and >= 0, got inf",
+    ),
     BadInput("no eps", lambda t: t | {"eps": 0.0}, "eps must be finite and > 0, got 0.0"),
-    BadInput("an unknown scale", lambda t: t | {"entropy_scale": "bits"}, "entropy_scale must be one of .*, got 'bits'"),
-    BadInput("no tensor", lambda t: t | {"channel_max": 1.0}, "channel_max must be a tensor, got float", TypeError),
-)  # fmt: skip
+    BadInput(
+        "an unknown scale",
+        lambda t: t | {"entropy_scale": "bits"},
+        "entropy_scale must be one of .*, got 'bits'",
+    ),
+    BadInput(
+        "no tensor",
+        lambda t: t | {"channel_max": 1.0},
+        "channel_max must be a tensor, got float",
+        TypeError,
+    ),
+)
 
 CONTRACT = Contract(
     name="entropy_whitening",

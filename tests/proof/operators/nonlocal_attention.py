@@ -23,8 +23,8 @@ def depth_of(channels: int) -> int:
 def separate_maxima(query: Tensor, key: Tensor, value: Tensor, residual: Tensor) -> None:
     """Let the maximum of every position lead by more than rounding, in place.
 
-    Where two channels are as good as equal, float64 itself sends the maximum's gradient to another one, and an error there says
-    nothing. Exact ties have a test of their own.
+    Where two channels are as good as equal, float64 itself sends the maximum's gradient to another
+    one, and an error there says nothing. Exact ties have a test of their own.
     """
     features, *_ = reference.nonlocal_attention(
         *(t.double() for t in (query, key, value, residual))
@@ -35,7 +35,10 @@ def separate_maxima(query: Tensor, key: Tensor, value: Tensor, residual: Tensor)
 
 
 def make_inputs(row: Row, generator: torch.Generator) -> dict[str, Tensor]:
-    """query, key and value as views of one projection of a feature map; residual the map itself, its maxima separate."""
+    """query, key and value as views of one projection of a feature map.
+
+    residual is the map itself, its maxima separate.
+    """
     batch, channels, height, width = row.shape
     depth = depth_of(channels)
 
@@ -98,9 +101,13 @@ def _bounds_at(channels: int, positions: tuple[int, int]) -> list[Bound]:
         Bound(row, "inference", launches=1 + chunked, passes=1.15 if narrow else 1.10, **forward),
         Bound(row, "forward", launches=1 + chunked, passes=1.45 if narrow else 1.40, **forward),
         Bound(
-            row, "backward", launches=4, useful_flops=pair * (3 * depth + 2 * channels), flops=1.30 if narrow else 1.25
+            row,
+            "backward",
+            launches=4,
+            useful_flops=pair * (3 * depth + 2 * channels),
+            flops=1.30 if narrow else 1.25,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def bounds() -> list[Bound]:
@@ -136,7 +143,10 @@ def launches(
 
 
 def jobs(level: str) -> list[CompileJob]:
-    """Gate: the widest and the narrowest shape where they are meant to run, and one of every variant. Full: everything."""
+    """Gate: the widest and the narrowest shape where they are meant to run, and every variant once.
+
+    Full: everything.
+    """
     half, single = torch.bfloat16, torch.float32
     if level == "full":
         shapes = [(max(8, width // 8), width) for width in WIDTHS] + [(512, 512)]
@@ -181,7 +191,10 @@ def jobs(level: str) -> list[CompileJob]:
 
 
 def instructions(job: CompileJob) -> tuple[str, ...]:
-    """Tensor cores and asynchronous copies in matrix kernels, 128-bit accesses in the others, where alignment allows."""
+    """Tensor cores and asynchronous copies in matrix kernels, 128-bit accesses in the others.
+
+    Where alignment allows.
+    """
     name, blocks = job.name, job.constexprs
     # A size of 1 is a constant, not an argument.
     aligned = all(
@@ -204,18 +217,46 @@ def instructions(job: CompileJob) -> tuple[str, ...]:
 
 
 BAD_INPUTS = (
-    BadInput("key of another depth", lambda t: t | {"key": t["key"][..., :-1]}, r"key must have shape \(B, N, d\)"),
-    BadInput("value with fewer positions", lambda t: t | {"value": t["value"][:, 1:]}, "value must have shape"),
-    BadInput("residual of another width", lambda t: t | {"residual": t["residual"][..., 1:]}, "residual must have shape"),
-    BadInput("a map instead of rows", lambda t: t | {"query": t["query"][None]}, "query must have shape"),
+    BadInput(
+        "key of another depth",
+        lambda t: t | {"key": t["key"][..., :-1]},
+        r"key must have shape \(B, N, d\)",
+    ),
+    BadInput(
+        "value with fewer positions",
+        lambda t: t | {"value": t["value"][:, 1:]},
+        "value must have shape",
+    ),
+    BadInput(
+        "residual of another width",
+        lambda t: t | {"residual": t["residual"][..., 1:]},
+        "residual must have shape",
+    ),
+    BadInput(
+        "a map instead of rows", lambda t: t | {"query": t["query"][None]}, "query must have shape"
+    ),
     BadInput("two dtypes", lambda t: t | {"value": t["value"].double()}, "float64.*float32"),
     BadInput("integers", lambda t: t | {"query": t["query"].int()}, "query must be floating point"),
     BadInput("another device", lambda t: t | {"key": t["key"].to("meta")}, "key is on meta"),
-    BadInput("no channels", lambda t: t | {name: t[name][..., :0] for name in ("value", "residual")}, "C must be at least 1"),
-    BadInput("no depth", lambda t: t | {"query": t["query"][..., :0], "key": t["key"][..., :0]}, "d must be at least 1"),
-    BadInput("no positions", lambda t: {name: tensor[:, :0] for name, tensor in t.items()}, "N must be at least 1"),
-    BadInput("no tensor", lambda t: t | {"query": 1.0}, "query must be a tensor, got float", TypeError),
-)  # fmt: skip
+    BadInput(
+        "no channels",
+        lambda t: t | {name: t[name][..., :0] for name in ("value", "residual")},
+        "C must be at least 1",
+    ),
+    BadInput(
+        "no depth",
+        lambda t: t | {"query": t["query"][..., :0], "key": t["key"][..., :0]},
+        "d must be at least 1",
+    ),
+    BadInput(
+        "no positions",
+        lambda t: {name: tensor[:, :0] for name, tensor in t.items()},
+        "N must be at least 1",
+    ),
+    BadInput(
+        "no tensor", lambda t: t | {"query": 1.0}, "query must be a tensor, got float", TypeError
+    ),
+)
 
 CONTRACT = Contract(
     name="nonlocal_attention",
