@@ -432,9 +432,10 @@ def test_opcheck(contract, device, rng):
 def test_compiles_without_a_graph_break(contract, backend, device, rng):
     inputs = contract.make_inputs(Row(contract.shapes["odd"], torch.float32, device=device), rng)
     options = {"fused": True, **contract.option_sets[0]}
+    public = contract.public
 
     def function(**tensors):
-        return contract.public(**tensors, **options)
+        return public(**tensors, **options)
 
     torch._dynamo.reset()
     grads = grads_for(contract, call(contract, contract.public, inputs, **options), rng)
@@ -452,9 +453,11 @@ def test_compiles_without_a_graph_break(contract, backend, device, rng):
 def test_exports(contract, device, rng):
     inputs = contract.make_inputs(Row(contract.shapes["odd"], torch.float32, device=device), rng)
 
+    public, options = contract.public, contract.option_sets[0]
+
     class Module(torch.nn.Module):
         def forward(self, tensors: dict[str, Tensor]):
-            return contract.public(**tensors, fused=True, **contract.option_sets[0])
+            return public(**tensors, fused=True, **options)
 
     with torch.no_grad():
         program = torch.export.export(Module(), (inputs,))
