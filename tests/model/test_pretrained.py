@@ -284,3 +284,19 @@ def test_missing_and_damaged_files_are_named(
     (path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"no model\.safetensors"):
         IntraSenseNet.from_pretrained(path)
+
+
+def test_a_network_of_before_module_norm_gives_the_same_bits(tmp_path: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    options = {"refine_strides": (16, 32), "decoder_channels": (16, 8, 8, 8, 8)}
+    net = wake(IntraSenseNet(**options, module_norm="none")).eval()
+    net.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["arguments"]["module_norm"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = IntraSenseNet.from_pretrained(tmp_path)
+    x = torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        assert loaded.config["module_norm"] == "none" and torch.equal(loaded(x), net(x))
+    assert "module_norm" not in config["arguments"]
+    assert not any("norm" in key for key in loaded.gcp.state_dict())
