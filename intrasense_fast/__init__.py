@@ -5,7 +5,7 @@ from intrasense_fast.kernels._common.capability import (
     FusedUnavailableError,
     fused_status,
 )
-from intrasense_fast.model import IntraSenseNet, IntraSenseOutput
+from intrasense_fast.networks.intrasense import IntraSenseNet, IntraSenseOutput
 from intrasense_fast.version import __version__
 
 __all__ = [

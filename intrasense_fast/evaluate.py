@@ -18,7 +18,7 @@ from intrasense_fast.errors import UsageError
 from intrasense_fast.files import write_text
 from intrasense_fast.health import StrideHealth, faults
 from intrasense_fast.metrics import image_metrics, summarize
-from intrasense_fast.model import IntraSenseNet
+from intrasense_fast.networks.intrasense import IntraSenseNet
 from intrasense_fast.predict import (
     add_checkpoint_arguments,
     load_checkpoint,

@@ -20,7 +20,7 @@ from intrasense_fast.data.verify import show
 from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.files import legible
 from intrasense_fast.health import StrideHealth
-from intrasense_fast.model import IntraSenseNet, read_config
+from intrasense_fast.networks.intrasense import IntraSenseNet, read_config
 from intrasense_fast.report.figures import MAX_ROWS
 from intrasense_fast.report.overlays import OverlayItem, overlay, save_overlays
 from intrasense_fast.report.tables import write_csv

@@ -18,7 +18,7 @@ import torch
 
 from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.files import flush_folder, flush_to_disk
-from intrasense_fast.model import IntraSenseNet
+from intrasense_fast.networks.intrasense import IntraSenseNet
 
 LAST, PREVIOUS, BEST = "last", "previous", "best"
 STATE_FILE = "training_state.pt"

@@ -19,7 +19,7 @@ from intrasense_fast.data.verify import show
 from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.kernels._common.capability import fused_status
 from intrasense_fast.metrics import summarize
-from intrasense_fast.model import IntraSenseNet
+from intrasense_fast.networks.intrasense import IntraSenseNet
 from intrasense_fast.predict import usable_device
 from intrasense_fast.training import checkpoint, logs, run_folder, sources
 from intrasense_fast.training import config as configuration

@@ -13,7 +13,7 @@ from intrasense_fast.data.transforms import AUGMENTATIONS
 from intrasense_fast.errors import UsageError
 from intrasense_fast.kernels.channel_decoupling.api import SQUEEZES
 from intrasense_fast.kernels.entropy_whitening.api import ENTROPY_SCALES
-from intrasense_fast.options import MODULE_NORMS, PLACEMENTS, REFINABLE_STRIDES
+from intrasense_fast.networks.options import MODULE_NORMS, PLACEMENTS, REFINABLE_STRIDES
 
 AMPS = ("off", "bf16", "fp16")
 SCHEDULERS = ("none", "plateau", "cosine", "onecycle")

@@ -16,7 +16,7 @@ from intrasense_fast.errors import UsageError
 from intrasense_fast.evaluate import evaluate_samples
 from intrasense_fast.files import write_text
 from intrasense_fast.metrics import Summary, image_metrics, summarize
-from intrasense_fast.model import IntraSenseNet
+from intrasense_fast.networks.intrasense import IntraSenseNet
 from intrasense_fast.predict import predict_probabilities
 from intrasense_fast.report.curves import save_curves
 from intrasense_fast.report.maps import (

@@ -17,7 +17,7 @@ from intrasense_fast.data.torch_dataset import ResumableSampler, SegmentationDat
 from intrasense_fast.errors import UsageError
 from intrasense_fast.health import StrideHealth, faults
 from intrasense_fast.losses import IntraSenseLoss
-from intrasense_fast.model import IntraSenseNet
+from intrasense_fast.networks.intrasense import IntraSenseNet
 from intrasense_fast.training import checkpoint, logs
 from intrasense_fast.training.config import RESUMABLE, TrainConfig, completed
 from intrasense_fast.training.signals import Stopped, StopRequest, collected

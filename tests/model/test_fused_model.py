@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 pytest.importorskip("triton", reason="the kernels need Triton, which has wheels for Linux only")
 
 from intrasense_fast import IntraSenseNet
-from intrasense_fast.refine import ChannelDecoupling, GlobalLocalPerception
+from intrasense_fast.networks.refine import ChannelDecoupling, GlobalLocalPerception
 from tests.support.equivalence import assert_equivalent, with_even_thresholds
 from tests.support.networks import set_fused, wake
 

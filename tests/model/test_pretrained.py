@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from intrasense_fast import IntraSenseNet
-from intrasense_fast.model import read_config
+from intrasense_fast.networks.pretrained import read_config
 from tests.support.networks import wake
 
 OPTIONS = {

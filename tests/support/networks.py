@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from intrasense_fast import IntraSenseOutput
-from intrasense_fast.refine import ChannelDecoupling, GlobalLocalPerception
+from intrasense_fast.networks.refine import ChannelDecoupling, GlobalLocalPerception
 
 
 def wake(net: nn.Module, generator: torch.Generator | None = None) -> nn.Module:

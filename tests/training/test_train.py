@@ -14,7 +14,7 @@ from intrasense_fast import IntraSenseNet
 from intrasense_fast.cli import main
 from intrasense_fast.data.splits import Splits
 from intrasense_fast.metrics import image_metrics
-from intrasense_fast.model import read_config
+from intrasense_fast.networks.pretrained import read_config
 from tests.support.runs import TINY, train, write_pairs
 
 ONE = [*TINY, "--epochs", "1", "--folds", "0", "--val-fraction", "0.3"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from intrasense_fast.encoder import CHANNELS, draw_convolutions
+from intrasense_fast.networks.encoder import CHANNELS, draw_convolutions
 
 
 class DecoderBlock(nn.Module):

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from intrasense_fast.decoder import UNetDecoder
-from intrasense_fast.encoder import CHANNELS, STRIDES, ResNet50Encoder, load_encoder_weights
+from intrasense_fast.networks.decoder import UNetDecoder
+from intrasense_fast.networks.encoder import CHANNELS, STRIDES, ResNet50Encoder, load_encoder_weights
 from intrasense_fast.errors import first_line
 from intrasense_fast.health import StrideHealth
 from intrasense_fast.kernels._common.capability import fused_status, use_fused
-from intrasense_fast.options import checked_fused, checked_options
-from intrasense_fast.pretrained import CONFIG_FILE, read_config, read_weights, write_folder
-from intrasense_fast.refine import ChannelDecoupling, GlobalLocalPerception, RefinementMaps
+from intrasense_fast.networks.options import checked_fused, checked_options
+from intrasense_fast.networks.pretrained import CONFIG_FILE, read_config, read_weights, write_folder
+from intrasense_fast.networks.refine import ChannelDecoupling, GlobalLocalPerception, RefinementMaps
 
 Observer = Callable[[int, nn.Module, Tensor], None]
 

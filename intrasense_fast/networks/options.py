@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from intrasense_fast.encoder import STRIDES
+from intrasense_fast.networks.encoder import STRIDES
 from intrasense_fast.kernels.channel_decoupling.api import SQUEEZES
 from intrasense_fast.kernels.entropy_whitening.api import ENTROPY_SCALES
 
