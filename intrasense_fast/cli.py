@@ -70,9 +70,9 @@ def _run(arguments: list[str]) -> int:
 def _guarded(args: argparse.Namespace) -> int:
     from intrasense_fast.data.records import DataError
     from intrasense_fast.data.verify import show
-    from intrasense_fast.networks.encoder import EncoderWeightsError
     from intrasense_fast.errors import UsageError
     from intrasense_fast.kernels._common.capability import FusedUnavailableError
+    from intrasense_fast.networks.encoder import EncoderWeightsError
 
     try:
         before = signal.signal(signal.SIGTERM, _terminate)

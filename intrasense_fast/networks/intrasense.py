@@ -1,27 +1,35 @@
 """IntraSense-Net: ResNet-50 encoder, GCP and CDR at the refined strides, U-Net decoder."""
 
+import inspect
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from intrasense_fast.networks.decoder import UNetDecoder
-from intrasense_fast.networks.encoder import CHANNELS, STRIDES, ResNet50Encoder, load_encoder_weights
-from intrasense_fast.errors import first_line
 from intrasense_fast.health import StrideHealth
 from intrasense_fast.kernels._common.capability import fused_status, use_fused
-from intrasense_fast.networks.options import checked_fused, checked_options
-from intrasense_fast.networks.pretrained import CONFIG_FILE, read_config, read_weights, write_folder
+from intrasense_fast.networks.decoder import UNetDecoder
+from intrasense_fast.networks.encoder import (
+    CHANNELS,
+    STRIDES,
+    ResNet50Encoder,
+    load_encoder_weights,
+)
+from intrasense_fast.networks.images import ResNetImages
+from intrasense_fast.networks.options import (
+    NetworkOptions,
+    as_json,
+    checked_channels,
+    checked_fused,
+    checked_options,
+)
+from intrasense_fast.networks.pretrained import load_folder, save_network
 from intrasense_fast.networks.refine import ChannelDecoupling, GlobalLocalPerception, RefinementMaps
 
 Observer = Callable[[int, nn.Module, Tensor], None]
-
-_SMALLEST = 32
-_MEAN = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
-_STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 
 
 class IntraSenseOutput(NamedTuple):
@@ -38,7 +46,7 @@ class OperatorPath(NamedTuple):
     reason: str
 
 
-class IntraSenseNet(nn.Module):
+class IntraSenseNet(ResNetImages):
     """IntraSense-Net for ultrasound segmentation.
 
     Input (B, in_channels, H, W), values in [0, 1], H and W at least 32; normalisation and padding to a multiple of 32 happen
@@ -47,21 +55,7 @@ class IntraSenseNet(nn.Module):
     Args:
         in_channels: 1 or 3.
         num_classes: channels of the logits, one sigmoid each.
-        refine_strides: where GCP and CDR act: any of 4, 8, 16, 32, each once; may be empty.
-        placement: "skips" = only what the decoder receives is refined; "trunk" = the next encoder stage also continues from it.
-        gcp: global-local collaborative perception (Eq. 1-7).
-        cdr: channel decoupling and re-weighting (Eq. 8-12), and its loss term.
-        entropy_normalization: False = GCP without Eq. 6-7 (Table 4's GCP-dagger).
-        entropy_scale: what Eq. 6 compares with its threshold: "score", "relative", "max" or "nats".
-        entropy_threshold: tau of Eq. 6, >= 0.
-        window: side of the whitening window of Eq. 7 in positions, odd.
-        ridge: regularisation of Eq. 8, > 0.
-        squeeze: what Eq. 10 averages: "input" or "decoupled".
-        alpha: weight of the rank gap in Eq. 9.
-        beta: weight of the distance in Eq. 9.
-        decoder_channels: output channels of the five decoder blocks, deepest first.
-        module_norm: "batch" = GCP and CDR hold the normalisations that keep them alive in training; "none" = the letter of
-            Eq. 1, 4 and 11. Checkpoints of before the option load as "none".
+        options: the fields of `NetworkOptions`, by keyword; each says there what it means and may be.
         encoder_weights: None, "imagenet", or a .pth / .safetensors file of ResNet-50 weights; see `load_encoder_weights`.
         fused: True = the Triton kernels or a FusedUnavailableError at the call; False = eager; None = the kernels where they
             can run. No parameter depends on it, so that a checkpoint serves both.
@@ -72,80 +66,59 @@ class IntraSenseNet(nn.Module):
         fused: as the argument; setting it sets every operator of the network.
 
     Raises:
+        TypeError: an option that there is not.
         ValueError: an argument of another type or outside its range.
         EncoderWeightsError: encoder weights that cannot be found, read or matched.
     """
+
+    architecture = "intrasense"
+    freezing = "net.encoder.eval() and net.gcp.eval()"
 
     def __init__(
         self,
         in_channels: int = 1,
         num_classes: int = 1,
         *,
-        refine_strides: Sequence[int] = (8, 16, 32),
-        placement: str = "skips",
-        gcp: bool = True,
-        cdr: bool = True,
-        entropy_normalization: bool = True,
-        entropy_scale: str = "score",
-        entropy_threshold: float = 0.5,
-        window: int = 7,
-        ridge: float = 10.0,
-        squeeze: str = "input",
-        alpha: float = 0.01,
-        beta: float = 0.01,
-        decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
-        module_norm: str = "batch",
         encoder_weights: str | os.PathLike[str] | None = None,
         fused: bool | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.config = config = checked_options(
-            in_channels=in_channels,
-            num_classes=num_classes,
-            refine_strides=refine_strides,
-            placement=placement,
-            gcp=gcp,
-            cdr=cdr,
-            entropy_normalization=entropy_normalization,
-            entropy_scale=entropy_scale,
-            entropy_threshold=entropy_threshold,
-            window=window,
-            ridge=ridge,
-            squeeze=squeeze,
-            alpha=alpha,
-            beta=beta,
-            decoder_channels=decoder_channels,
-            module_norm=module_norm,
-        )
-        self._fused = checked_fused(fused)
-        self.placement = config["placement"]
-        self.register_buffer(
-            "input_mean", torch.tensor(_MEAN[config["in_channels"]]).view(1, -1, 1, 1)
-        )
-        self.register_buffer(
-            "input_std", torch.tensor(_STD[config["in_channels"]]).view(1, -1, 1, 1)
-        )
-        self.encoder = ResNet50Encoder(config["in_channels"])
-        perception = {
-            "norm": config["module_norm"],
-            "normalize": config["entropy_normalization"],
-            "entropy_scale": config["entropy_scale"],
-            "threshold": config["entropy_threshold"],
-            "window": config["window"],
+        channels, classes = checked_channels("IntraSenseNet", in_channels, num_classes)
+        chosen: NetworkOptions = checked_options("IntraSenseNet", options)
+        super().__init__(channels)
+        self.config = {
+            "in_channels": channels,
+            "num_classes": classes,
+            **as_json(chosen),
         }
-        decoupling = {name: config[name] for name in ("ridge", "squeeze", "alpha", "beta")}
-        decoupling["norm"] = config["module_norm"]
+        self._fused = checked_fused(fused)
+        self.placement = chosen.placement
+        self.encoder = ResNet50Encoder(channels)
+        perception = {
+            "norm": chosen.module_norm,
+            "normalize": chosen.entropy_normalization,
+            "entropy_scale": chosen.entropy_scale,
+            "threshold": chosen.entropy_threshold,
+            "window": chosen.window,
+            "fused": self._fused,
+        }
+        decoupling = {
+            "norm": chosen.module_norm,
+            "ridge": chosen.ridge,
+            "squeeze": chosen.squeeze,
+            "alpha": chosen.alpha,
+            "beta": chosen.beta,
+            "fused": self._fused,
+        }
         self.gcp = nn.ModuleDict()
         self.cdr = nn.ModuleDict()
-        for stride in sorted(config["refine_strides"]):
-            channels = CHANNELS[STRIDES.index(stride)]
-            if config["gcp"]:
-                self.gcp[str(stride)] = GlobalLocalPerception(
-                    channels, fused=self._fused, **perception
-                )
-            if config["cdr"]:
-                self.cdr[str(stride)] = ChannelDecoupling(channels, fused=self._fused, **decoupling)
-        self.decoder = UNetDecoder(config["num_classes"], config["decoder_channels"])
+        for stride in sorted(chosen.refine_strides):
+            width = CHANNELS[STRIDES.index(stride)]
+            if chosen.gcp:
+                self.gcp[str(stride)] = GlobalLocalPerception(width, **perception)  # type: ignore[arg-type]
+            if chosen.cdr:
+                self.cdr[str(stride)] = ChannelDecoupling(width, **decoupling)  # type: ignore[arg-type]
+        self.decoder = UNetDecoder(classes, chosen.decoder_channels)
         self.masked_fraction: dict[int, Tensor] = {}
         if encoder_weights is not None:
             load_encoder_weights(self.encoder, encoder_weights)
@@ -185,6 +158,12 @@ class IntraSenseNet(nn.Module):
             return logits
         zero = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
         return IntraSenseOutput(logits, sum(losses, zero) / max(1, len(losses)))
+
+    def scalars(self) -> dict[str, Tensor]:
+        """For the log of a run: "masked_fraction_STRIDE" of every refined stride with GCP, of the last forward."""
+        return {
+            f"masked_fraction_{stride}": value for stride, value in self.masked_fraction.items()
+        }
 
     def diagnose(
         self, x: Tensor, positions: Sequence[tuple[int, int]] = ()
@@ -269,7 +248,7 @@ class IntraSenseNet(nn.Module):
             TypeError: `extra` holds what JSON cannot.
             ValueError: a tensor of the network is of a dtype that no layer computes in, such as an 8-bit float.
         """
-        write_folder(path, self.config, self.state_dict(), extra, overwrite=overwrite)
+        save_network(self, path, extra, overwrite=overwrite)
 
     @classmethod
     def from_pretrained(
@@ -284,27 +263,14 @@ class IntraSenseNet(nn.Module):
         Raises:
             ValueError: the folder or a file is missing, damaged, or of another network.
         """
-        file = Path(path) / CONFIG_FILE
-        # Networks that were saved before the option had no normalisations.
-        arguments = {"module_norm": "none"} | read_config(path)["arguments"]
         fused = checked_fused(fused)
-        try:
-            if "encoder_weights" in arguments:
-                raise TypeError("encoder_weights, which is never stored")
-            with torch.device("meta"):
-                net = cls(**arguments, fused=fused)
-        except TypeError as error:
-            raise ValueError(
-                f"{file}: arguments this version does not know ({first_line(error)}); update this package or copy it again"
-            ) from error
-        except (ValueError, RuntimeError, OverflowError) as error:
-            raise ValueError(
-                f"{file}: describes no network that can be built ({first_line(error)}); copy the checkpoint again"
-            ) from error
-        weights = read_weights(path, net.state_dict())
-        # Tensors inside the file are not aligned, and other alignments choose other CPU kernels with other last bits.
-        net.load_state_dict({key: value.clone() for key, value in weights.items()}, assign=True)
-        return net.eval()
+
+        def build(arguments: dict[str, Any]) -> "IntraSenseNet":
+            if "encoder_weights" in arguments or "fused" in arguments:
+                raise TypeError("encoder_weights and fused are never stored")
+            return cls(**completed_arguments(arguments), fused=fused)
+
+        return load_folder(path, build, only=cls.architecture)
 
     @torch.no_grad()
     def _observe(self, x: Tensor, observer: Observer) -> None:
@@ -349,50 +315,28 @@ class IntraSenseNet(nn.Module):
     def _refinements(self) -> list[nn.Module]:
         return [*self.gcp.values(), *self.cdr.values()]
 
-    def _learns_at_the_deepest(self) -> bool:
-        """Does a BatchNorm at stride 32 take its statistics from the batch?"""
-        deepest = [self.encoder.layer4]
-        if "32" in self.gcp:
-            deepest.append(self.gcp["32"])
-        norms = [m for module in deepest for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-        return any(norm.training for norm in norms)
+    def _at_the_deepest(self) -> list[nn.Module]:
+        return [*super()._at_the_deepest(), *([self.gcp["32"]] if "32" in self.gcp else [])]
 
-    def _normalized(self, x: Tensor) -> Tensor:
-        x = x.to(self.input_mean.dtype)  # type: ignore[arg-type]
-        height, width = x.shape[-2:]
-        # No remainder of a negative number: torch.compile cannot take it into a graph of any size.
-        right, below = (
-            (side + STRIDES[-1] - 1) // STRIDES[-1] * STRIDES[-1] - side for side in (width, height)
+
+def completed_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Stored arguments with those of options that did not exist when they were stored."""
+    return {"module_norm": "none"} | arguments
+
+
+def _signature() -> inspect.Signature:
+    """The constructor's signature with every option spelt out, for `help` and for editors."""
+    written = inspect.signature(IntraSenseNet.__init__)
+    parameters = [p for p in written.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    first = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    last = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    options = [
+        inspect.Parameter(
+            item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=item.type
         )
-        # Not torch's replicate padding: where algorithms must be deterministic, torch.compile of 2.11 cannot trace that.
-        x = torch.cat((x, x[..., -1:].expand(*x.shape[:-1], right)), -1)
-        x = torch.cat((x, x[..., -1:, :].expand(*x.shape[:-2], below, x.shape[-1])), -2)
-        return (x - self.input_mean) / self.input_std  # type: ignore[operator]
+        for item in fields(NetworkOptions)
+    ]
+    return written.replace(parameters=[*first, *options, *last])
 
-    def _check_input(self, x: Tensor) -> tuple[int, int]:
-        channels = self.config["in_channels"]
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"IntraSenseNet: x must be a tensor, got {type(x).__name__}; use torch.as_tensor"
-            )
-        if x.dim() != 4 or x.shape[1] != channels:
-            raise ValueError(
-                f"IntraSenseNet: needs x of shape (B, {channels}, H, W), got {tuple(x.shape)}"
-            )
-        if not x.dtype.is_floating_point:
-            raise ValueError(
-                f"IntraSenseNet: needs floating-point x in [0, 1], got {x.dtype}; divide 8-bit images by 255"
-            )
-        batch, _, height, width = x.shape
-        if height < _SMALLEST or width < _SMALLEST:
-            raise ValueError(
-                f"IntraSenseNet: needs H and W >= {_SMALLEST}, got {height} x {width}; enlarge or pad the images"
-            )
-        alone = batch == 1 and max(height, width) <= STRIDES[-1]
-        if alone and self._learns_at_the_deepest():
-            raise ValueError(
-                f"IntraSenseNet: training on one image of {height} x {width} leaves BatchNorm a single "
-                "position at stride 32; use a larger batch or larger images, or freeze the BatchNorms "
-                "there with net.encoder.eval() and net.gcp.eval()"
-            )
-        return height, width
+
+IntraSenseNet.__init__.__signature__ = _signature()  # type: ignore[attr-defined]

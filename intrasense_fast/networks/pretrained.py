@@ -2,34 +2,111 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from intrasense_fast.errors import first_line
 from intrasense_fast.files import atomic_path, flush_to_disk
 from intrasense_fast.kernels._common.validation import DTYPES
+from intrasense_fast.networks.contract import config_of
 from intrasense_fast.version import __version__
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
-_ARCHITECTURE = "IntraSenseNet"
+# What folders say that were written before networks had names.
+_FORMER_NAMES = {"IntraSenseNet": "intrasense"}
+_Network = TypeVar("_Network", bound=nn.Module)
+
+
+def save_network(
+    net: nn.Module,
+    path: str | os.PathLike[str],
+    extra: dict[str, Any] | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write `config.json` and `model.safetensors` of any network of the contract into a folder: both, or neither.
+
+    Args:
+        net: with `architecture` and `config`.
+        path: the folder; created if missing.
+        extra: more JSON values for config.json, for instance {"image_size": 256}.
+        overwrite: replace a network already there.
+
+    Raises:
+        FileExistsError: the folder holds a network and `overwrite` is False.
+        TypeError: `extra` holds what JSON cannot, or the network does not say how it was built.
+        ValueError: a tensor of the network is of a dtype that no layer computes in, such as an 8-bit float.
+    """
+    about = {"architecture": net.architecture, "version": __version__}
+    about["arguments"] = dict(config_of(net))
+    write_folder(path, about, net.state_dict(), extra, overwrite=overwrite)
+
+
+def load_folder(
+    path: str | os.PathLike[str],
+    build: Callable[[dict[str, Any]], _Network],
+    *,
+    only: str | None = None,
+) -> _Network:
+    """The network of a folder, in eval mode, on the CPU.
+
+    Args:
+        path: the folder with config.json and model.safetensors.
+        build: makes the network from the arguments in config.json.
+        only: the one architecture that is taken.
+
+    Raises:
+        ValueError: the folder or a file is missing, damaged, or of another network.
+    """
+    file = Path(path) / CONFIG_FILE
+    arguments = read_config(path, only=only)["arguments"]
+    try:
+        net = _unloaded(build, arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"{file}: arguments this version does not know ({first_line(error)}); update this package or copy it again"
+        ) from error
+    except (ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"{file}: describes no network that can be built ({first_line(error)}); copy the checkpoint again"
+        ) from error
+    weights = read_weights(path, net.state_dict())
+    # Tensors inside the file are not aligned, and other alignments choose other CPU kernels with other last bits.
+    net.load_state_dict({key: value.clone() for key, value in weights.items()}, assign=True)
+    return net.eval()
+
+
+def _unloaded(build: Callable[[dict[str, Any]], _Network], arguments: dict[str, Any]) -> _Network:
+    """The network before its weights: without memory, or, where it holds tensors that are not saved, on the CPU."""
+    try:
+        with torch.device("meta"):
+            net = build(arguments)
+    except NotImplementedError:
+        # Its constructor reads numbers, which nothing on the meta device has.
+        net = None
+    if net is not None and {name for name, _ in net.named_buffers()} <= net.state_dict().keys():
+        return net
+    with torch.random.fork_rng(devices=[]):
+        return build(arguments)
 
 
 def write_folder(
     path: str | os.PathLike[str],
-    arguments: dict[str, Any],
+    about: dict[str, Any],
     weights: Mapping[str, Tensor],
     extra: dict[str, Any] | None,
     *,
     overwrite: bool,
 ) -> None:
-    """Write a network's arguments, with `extra` beside them, and its weights; see `IntraSenseNet.save_pretrained`."""
+    """Write what a network is, with `extra` beside it, and its weights; see `save_network`."""
     folder = Path(path)
     config, tensors = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     existing = [file.name for file in (config, tensors) if file.exists()]
@@ -39,9 +116,8 @@ def write_folder(
         )
     if fault := _dtype_fault(weights):
         raise ValueError(f"{folder}: not written, {fault}; convert the network with net.to(dtype)")
-    own = {"architecture": _ARCHITECTURE, "version": __version__, "arguments": arguments}
     try:
-        text = json.dumps({**(extra or {}), **own}, indent=2) + "\n"
+        text = json.dumps({**(extra or {}), **about}, indent=2) + "\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
             f"{folder}: not written, extra must be a dictionary of values that JSON can hold ({first_line(error)}); "
@@ -58,8 +134,12 @@ def write_folder(
         config.unlink(missing_ok=True)
 
 
-def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """config.json of a folder written by `save_pretrained`: "architecture", "version", "arguments" and what `extra` added.
+def read_config(path: str | os.PathLike[str], *, only: str | None = None) -> dict[str, Any]:
+    """config.json of a network's folder: "architecture", "version", "arguments" and what `extra` added.
+
+    Args:
+        path: the folder.
+        only: the one architecture that is taken.
 
     Raises:
         ValueError: the folder or the file is missing, damaged, or of another network.
@@ -86,9 +166,14 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{file}: damaged ({error}); copy the checkpoint again") from error
-    if not isinstance(content, dict) or content.get("architecture") != _ARCHITECTURE:
+    architecture = content.get("architecture") if isinstance(content, dict) else None
+    if not isinstance(architecture, str):
+        raise ValueError(f'{file}: describes no network (its "architecture" is missing)')
+    content["architecture"] = _FORMER_NAMES.get(architecture, architecture)
+    if only is not None and content["architecture"] != only:
         raise ValueError(
-            f'{file}: describes no {_ARCHITECTURE} (its "architecture" is missing or another)'
+            f'{file}: describes no {only}, its "architecture" is {architecture}; '
+            "load it with intrasense_fast.networks.load_network"
         )
     if not isinstance(content.get("arguments"), dict):
         raise ValueError(f'{file}: has no "arguments" of the network')

@@ -11,7 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from intrasense_fast import IntraSenseNet
-from intrasense_fast.networks.encoder import EncoderWeightsError, ResNet50Encoder, load_encoder_weights
+from intrasense_fast.networks.encoder import (
+    EncoderWeightsError,
+    ResNet50Encoder,
+    load_encoder_weights,
+)
 from tests.support.seeded_weights import seeded_image, seeded_weights
 
 FIXTURES = Path(__file__).parent / "fixtures"

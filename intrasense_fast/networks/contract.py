@@ -1,0 +1,75 @@
+"""What training, checkpoints, prediction and reports may ask of a network, whichever it is.
+
+A network is an `nn.Module` for images (B, in_channels, H, W) in [0, 1] that returns logits (B, num_classes, H, W) in eval mode.
+In training mode it returns logits, or a NamedTuple with the field `logits` and auxiliary losses: scalars in fields whose names
+end in `_loss`. Two attributes describe it, and `build_network` sets those that its class leaves out: `architecture`, its
+name in the table, and `config`, the arguments that build it again, as JSON holds them.
+
+It may offer `scalars()`, the figures of its last forward for the log, and `health(x)`, a record of how its parts fare;
+and an attribute `fused`, where it has fused operators.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+_LOSS = "_loss"
+
+
+class NetworkOutput(NamedTuple):
+    """Logits (B, num_classes, H, W), and auxiliary losses by name, scalars."""
+
+    logits: Tensor
+    losses: dict[str, Tensor]
+
+
+def as_output(output: Any) -> NetworkOutput:
+    """Whatever a network of the contract returns, in one form; an `IntraSenseOutput` has the loss "whitening".
+
+    Raises:
+        TypeError: `output` is no tensor, and has no tensor `logits` beside scalar losses.
+    """
+    if isinstance(output, Tensor):
+        return NetworkOutput(output, {})
+    logits = getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            "a network must return a tensor of logits, or a NamedTuple with logits and fields NAME_loss, "
+            f"got {type(output).__name__}"
+        )
+    return NetworkOutput(logits, auxiliary_losses(output))
+
+
+def auxiliary_losses(output: Any) -> dict[str, Tensor]:
+    """The fields NAME_loss of an output, by NAME.
+
+    Raises:
+        TypeError: one of them is no tensor.
+    """
+    names = [name for name in getattr(output, "_fields", ()) if name.endswith(_LOSS)]
+    losses = {name.removesuffix(_LOSS): getattr(output, name) for name in names}
+    for name, loss in losses.items():
+        if not isinstance(loss, Tensor):
+            raise TypeError(f"{name}{_LOSS} must be a tensor, got {type(loss).__name__}")
+    return losses
+
+
+def scalars_of(net: nn.Module) -> dict[str, Tensor]:
+    """The figures of the last forward that a network has for the log: detached scalars by name; often none."""
+    scalars = getattr(net, "scalars", None)
+    return scalars() if callable(scalars) else {}
+
+
+def config_of(net: nn.Module) -> Mapping[str, Any]:
+    """The arguments that build a network again.
+
+    Raises:
+        TypeError: it was not built by `build_network`, and its class keeps none.
+    """
+    config = getattr(net, "config", None)
+    if not isinstance(config, Mapping) or not isinstance(getattr(net, "architecture", None), str):
+        raise TypeError(
+            f"{type(net).__name__}: has no `architecture` and `config`; build it with build_network(name, ...)"
+        )
+    return config
