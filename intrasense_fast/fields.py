@@ -87,11 +87,9 @@ def plain(value: Any) -> Any:
     return _plain_scalar(value)
 
 
-def first_fault(options: Any, names: Iterable[str] | None = None) -> tuple[str, str] | None:
+def first_fault(options: Any) -> tuple[str, str] | None:
     """The first option of a dataclass whose value does not fit: its name, and what it must be."""
     for item in fields(options):
-        if names is not None and item.name not in names:
-            continue
         value = getattr(options, item.name)
         for need in item.metadata.get("needs", ()):
             if not need.fits(value):
@@ -134,10 +132,12 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def add_flags(parser: argparse._ArgumentGroup | argparse.ArgumentParser, options: type) -> None:
+def add_flags(
+    parser: argparse._ActionsContainer, options: type, only: Sequence[str] | None = None
+) -> None:
     """One flag a field of a dataclass of options; one that is not given stays None."""
     for item in fields(options):
-        if "meaning" in item.metadata:
+        if only is None or item.name in only:
             parser.add_argument(flag_of(item.name), default=None, **_flag(item))
 
 

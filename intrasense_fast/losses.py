@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from intrasense_fast.functional import bce_dice
 from intrasense_fast.kernels._common.validation import statistics_dtype
+from intrasense_fast.networks.contract import as_output
 
 
 class IntraSenseLoss(nn.Module):
@@ -34,7 +35,8 @@ class IntraSenseLoss(nn.Module):
         """The weighted sum, a scalar: float64 for float64 logits and float32 otherwise, also under autocast.
 
         Args:
-            output: logits (B, K, H, W), whose whitening term is 0, or an `IntraSenseOutput` (fields logits, whitening_loss).
+            output: logits (B, K, H, W), whose whitening term is 0, or an `IntraSenseOutput` (fields logits, whitening_loss),
+                or another network's logits and auxiliary losses (see `networks.contract`): they share the third weight.
             target: (B, K, H, W) on the logits' device; bool, integer or float in [0, 1]. Values are checked only where
                 the target lies on the CPU; looking on a GPU would stall it.
 
@@ -43,12 +45,19 @@ class IntraSenseLoss(nn.Module):
             ValueError: shapes that differ, or a CPU target with values outside [0, 1].
             FusedUnavailableError: fused=True where the kernels cannot run.
         """
-        logits, whitening = (output, None) if isinstance(output, Tensor) else _fields(output)
+        try:
+            logits, losses = as_output(output)
+        except TypeError as error:
+            raise TypeError(f"IntraSenseLoss: {error}") from error
         _check_target(target, logits)
         bce, dice = bce_dice(logits, target, fused=self.fused)
-        whitening = bce.new_zeros(()) if whitening is None else whitening.to(bce.dtype)
-        self.terms = {"bce": bce.detach(), "dice": dice.detach(), "whitening": whitening.detach()}
-        return self.weights[0] * bce + self.weights[1] * dice + self.weights[2] * whitening
+        auxiliary = {"whitening": bce.new_zeros(())} | {
+            name: loss.to(bce.dtype) for name, loss in losses.items()
+        }
+        self.terms = {"bce": bce.detach(), "dice": dice.detach()}
+        self.terms |= {name: loss.detach() for name, loss in auxiliary.items()}
+        first, *others = auxiliary.values()
+        return self.weights[0] * bce + self.weights[1] * dice + self.weights[2] * sum(others, first)
 
     def extra_repr(self) -> str:
         return f"weights={self.weights}, fused={self.fused}"
@@ -66,16 +75,6 @@ def _checked_weights(weights: tuple[float, float, float]) -> tuple[float, float,
             f"IntraSenseLoss: weights must be finite and not negative, got {weights!r}"
         )
     return bce, dice, whitening
-
-
-def _fields(output: Any) -> tuple[Tensor, Tensor]:
-    logits, whitening = (getattr(output, name, None) for name in ("logits", "whitening_loss"))
-    if not isinstance(logits, Tensor) or not isinstance(whitening, Tensor):
-        raise TypeError(
-            "IntraSenseLoss: needs a tensor of logits, or the output of an IntraSenseNet in training mode with the tensors "
-            f"logits and whitening_loss, got {type(output).__name__}; for an output without L_IW pass its logits"
-        )
-    return logits, whitening
 
 
 def _check_target(target: Tensor, logits: Tensor) -> None:

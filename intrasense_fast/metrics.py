@@ -87,8 +87,8 @@ class Summary:
 
     `metrics` and `pooled` cover the lesion images; `false_positive_rate` and `false_positive_area` the normal ones: the share
     with any predicted pixel, and the mean of fp / pixels over all of them (nan without normal images). `missed_lesions` are
-    lesion images whose prediction has no pixel in the lesion; `one_side_empty` images where exactly one of prediction and
-    target is empty, lesion and normal images together.
+    lesion images whose prediction has no pixel in the lesion; `one_side_empty` those
+    whose prediction is empty.
     """
 
     metrics: dict[str, Statistics]
@@ -142,7 +142,7 @@ def summarize(rows: Iterable[Mapping[str, Any]], *, empty: str = "nan") -> Summa
         lesion_images=int(lesion.sum()),
         normal_images=int(normal.sum()),
         missed_lesions=int((lesion & (tp == 0)).sum()),
-        one_side_empty=int((lesion != found).sum()),
+        one_side_empty=int((lesion & ~found).sum()),
         false_positive_rate=float(found[normal].mean()) if normal.any() else math.nan,
         false_positive_area=float((fp[normal] / pixels[normal]).mean())
         if normal.any()

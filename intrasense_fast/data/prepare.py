@@ -1,6 +1,5 @@
-"""Write a clean copy of a data set in the UNeXt layout: `python -m intrasense_fast prepare PATH --out DIR`."""
+"""Write a clean copy of a data set in the UNeXt layout."""
 
-import argparse
 import csv
 import hashlib
 import io
@@ -22,7 +21,6 @@ from intrasense_fast.data.records import (
     threaded,
 )
 from intrasense_fast.data.transforms import resize_image, resize_mask
-from intrasense_fast.data.verify import add_reading_arguments, show
 from intrasense_fast.files import atomic_folder, legible
 
 MANIFEST = (
@@ -172,36 +170,9 @@ def _write_table(path: Path, columns: tuple[str, ...], rows: list[dict[str, obje
     path.write_bytes(legible(text.getvalue()).encode("utf-8"))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help="folder of the data set")
-    parser.add_argument(
-        "--out", required=True, help="folder to write; it must not exist, or be empty"
-    )
-    parser.add_argument(
-        "--size",
-        type=_size,
-        default=256,
-        help="pixels of the square copy, or 'original' (default: 256)",
-    )
-    add_reading_arguments(parser)
-
-
-def _size(text: str) -> int | None:
-    if text == "original":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: a positive number of pixels, or 'original'")
-    return int(text)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Write the copy and print its table and what was left out or repaired; 0 done. Errors as in `prepare`."""
-    copy = prepare(
-        args.path, args.out, args.size, args.layout, skip_bad=args.skip_bad, progress=True
-    )
-    with open(Path(args.out) / "problems.csv", encoding="utf-8", newline="") as stream:
-        problems = [
+def left_out_or_repaired(out: str | os.PathLike[str]) -> list[str]:
+    """The lines of problems.csv in a copy, as they are printed."""
+    with open(Path(out) / "problems.csv", encoding="utf-8", newline="") as stream:
+        return [
             f"{row['level']}: {row['file']}: {row['message']}" for row in csv.DictReader(stream)
         ]
-    show("\n".join([copy.describe(), *problems]))
-    return 0

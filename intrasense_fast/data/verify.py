@@ -1,18 +1,14 @@
-"""Look at every file of a data set and say what is wrong with it: `python -m intrasense_fast verify PATH`."""
+"""Look at every file of a data set and say what is wrong with it."""
 
-import argparse
 import os
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
-from intrasense_fast.data.contact_sheet import write_contact_sheet
 from intrasense_fast.data.duplicates import Duplicates, find_duplicates, regrouped
-from intrasense_fast.data.layouts import LAYOUTS, read_dataset
+from intrasense_fast.data.layouts import read_dataset
 from intrasense_fast.data.records import (
     DataError,
     Finding,
@@ -21,7 +17,7 @@ from intrasense_fast.data.records import (
     accept,
     table,
 )
-from intrasense_fast.files import check_place, legible
+from intrasense_fast.files import check_place
 
 
 @dataclass(frozen=True)
@@ -95,58 +91,22 @@ def verify(
     return Report(accept(data, skip_bad=True) if skip_bad else data, findings, found)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help="folder of the data set")
-    parser.add_argument(
-        "--contact-sheet",
-        metavar="FILE.png",
-        help="draw the near-duplicates side by side, outlines of masks in colour",
-    )
-    add_reading_arguments(parser)
-
-
-def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that opens a data set: --layout and --skip-bad."""
-    parser.add_argument(
-        "--layout",
-        default="auto",
-        choices=["auto", *LAYOUTS],
-        help="how the folder is organised (default: detect)",
-    )
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave files out that cannot be used, and list them"
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print the report; 0 when every file can be used (warnings are shown), 1 with errors.
+def check_sheet(sheet: Path) -> None:
+    """Find out before long work whether a contact sheet can be drawn there.
 
     Raises:
-        DataError: there is no data set, or the contact sheet cannot be drawn where it should.
+        DataError: it exists, or its name does not end in .png.
+        OSError: no file can be made there.
     """
-    sheet = Path(args.contact_sheet) if args.contact_sheet else None
-    if sheet and (sheet.exists() or sheet.suffix.casefold() != ".png"):
-        reason = (
-            "exists already, and nothing is overwritten"
-            if sheet.exists()
-            else "a name that ends in .png is needed"
+    if sheet.exists():
+        raise DataError(
+            f"--contact-sheet {sheet}: exists already, and nothing is overwritten: choose another name"
         )
-        raise DataError(f"--contact-sheet {sheet}: {reason}: choose another name")
-    if sheet:
-        check_place(sheet)
-    report = verify(args.path, args.layout, skip_bad=args.skip_bad, progress=True)
-    show(str(report))
-    if sheet:
-        write_contact_sheet(sheet, report.data, report.duplicates)
-        show(f"{len(report.duplicates.clusters)} clusters of near-duplicates are drawn in {sheet}")
-    return 1 if report.errors else 0
-
-
-def show(text: str, stream: TextIO | None = None) -> None:
-    """Print text that may hold file names the terminal's encoding does not know."""
-    target = stream or sys.stdout
-    encoding = getattr(target, "encoding", None) or "utf-8"
-    print(legible(text).encode(encoding, "backslashreplace").decode(encoding), file=target)
+    if sheet.suffix.casefold() != ".png":
+        raise DataError(
+            f"--contact-sheet {sheet}: a name that ends in .png is needed: choose another name"
+        )
+    check_place(sheet)
 
 
 def _counts(counter: Counter[str]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from intrasense_fast.errors import first_line
+from intrasense_fast.networks.contract import set_fused
 from intrasense_fast.networks.pretrained import CONFIG_FILE, load_folder, read_config, save_network
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "list_networks",
     "load_network",
     "network_options",
+    "read_config",
     "register_network",
     "save_network",
 ]
@@ -125,8 +127,7 @@ def load_network(path: str | os.PathLike[str], *, fused: bool | None = None) -> 
         return build_network(architecture, **arguments)
 
     net = load_folder(path, build)
-    if fused is not None and hasattr(net, "fused"):
-        net.fused = fused
+    set_fused(net, fused)
     return net
 
 

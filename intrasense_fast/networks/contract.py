@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from intrasense_fast.health import StrideHealth
+
 _LOSS = "_loss"
 
 
@@ -33,32 +35,34 @@ def as_output(output: Any) -> NetworkOutput:
     if isinstance(output, Tensor):
         return NetworkOutput(output, {})
     logits = getattr(output, "logits", None)
-    if not isinstance(logits, Tensor):
-        raise TypeError(
-            "a network must return a tensor of logits, or a NamedTuple with logits and fields NAME_loss, "
-            f"got {type(output).__name__}"
-        )
-    return NetworkOutput(logits, auxiliary_losses(output))
-
-
-def auxiliary_losses(output: Any) -> dict[str, Tensor]:
-    """The fields NAME_loss of an output, by NAME.
-
-    Raises:
-        TypeError: one of them is no tensor.
-    """
     names = [name for name in getattr(output, "_fields", ()) if name.endswith(_LOSS)]
     losses = {name.removesuffix(_LOSS): getattr(output, name) for name in names}
-    for name, loss in losses.items():
-        if not isinstance(loss, Tensor):
-            raise TypeError(f"{name}{_LOSS} must be a tensor, got {type(loss).__name__}")
-    return losses
+    are_tensors = all(isinstance(loss, Tensor) for loss in losses.values())
+    if not isinstance(logits, Tensor) or not losses or not are_tensors:
+        raise TypeError(
+            "needs a tensor of logits, or the output of a network in training mode: a NamedTuple of tensors, for "
+            "IntraSenseNet the tensors logits and whitening_loss, "
+            f"got {type(output).__name__}; for an output without auxiliary losses pass its logits"
+        )
+    return NetworkOutput(logits, losses)
 
 
 def scalars_of(net: nn.Module) -> dict[str, Tensor]:
     """The figures of the last forward that a network has for the log: detached scalars by name; often none."""
     scalars = getattr(net, "scalars", None)
     return scalars() if callable(scalars) else {}
+
+
+def health_of(net: nn.Module, x: Tensor) -> dict[int, StrideHealth]:
+    """How the parts of a network fare on a batch x, by stride; nothing where it does not say."""
+    health = getattr(net, "health", None)
+    return health(x) if callable(health) else {}
+
+
+def set_fused(net: nn.Module, fused: bool | None) -> None:
+    """Choose the path of a network's fused operators; a network without any has nothing to choose."""
+    if hasattr(net, "fused"):
+        net.fused = fused  # type: ignore[assignment]
 
 
 def config_of(net: nn.Module) -> Mapping[str, Any]:

@@ -45,8 +45,11 @@ def save_network(
         TypeError: `extra` holds what JSON cannot, or the network does not say how it was built.
         ValueError: a tensor of the network is of a dtype that no layer computes in, such as an 8-bit float.
     """
-    about = {"architecture": net.architecture, "version": __version__}
-    about["arguments"] = dict(config_of(net))
+    about = {
+        "arguments": dict(config_of(net)),
+        "architecture": net.architecture,
+        "version": __version__,
+    }
     write_folder(path, about, net.state_dict(), extra, overwrite=overwrite)
 
 

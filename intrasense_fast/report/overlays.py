@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE, OUTLINE = GREEN, VERMILLION, SKY, YELLOW
 COLUMNS = ("image", "ground truth", "prediction", "errors")
+WORST_TO_BEST = "worst to best"
 FILL, ERROR_FILL = 0.25, 0.45
 DRAWN_SIZE = 384
 
@@ -59,8 +60,23 @@ def overlay(image: ArrayLike, target: ArrayLike | None, prediction: ArrayLike) -
     return canvas
 
 
+def worst_to_best(rows: Sequence[Mapping[str, Any]], count: int) -> list[int]:
+    """Places of at most `count` rows of `image_metrics`, spread evenly from the worst image to the best.
+
+    By Dice; a false alarm on a normal image is as bad as a lesion that was missed, and one found empty as good as can be.
+    """
+    dice = [1.0 if math.isnan(row["dice"]) else row["dice"] for row in rows]
+    order = np.argsort(dice, kind="stable")
+    picked = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
+    return [int(index) for index in order[picked]]
+
+
 def save_overlays(
-    path: str | os.PathLike[str], items: Iterable[OverlayItem], columns: Sequence[str] = COLUMNS
+    path: str | os.PathLike[str],
+    items: Iterable[OverlayItem],
+    columns: Sequence[str] = COLUMNS,
+    *,
+    title: str = "",
 ) -> None:
     """A grid, one row an item with its name and Dice, and a legend of the colours; written atomically.
 
@@ -69,6 +85,7 @@ def save_overlays(
     Args:
         items: OverlayItem, or tuples (name, image, target, prediction); 1 to 64.
         columns: any of "image", "ground truth", "prediction", "errors".
+        title: stands above the grid, for instance in which order the rows are.
 
     Raises:
         ValueError: no items or too many, an unknown column, or an item that `overlay` refuses (named).
@@ -103,9 +120,11 @@ def save_overlays(
                 figures.blank(axes, "no ground truth")
             if i == 0:
                 axes.set_title(column, fontsize=10, color=figures.INK)
-        figures.row_name(grid[i, 0], row.name, _dice(row))
+        figures.row_name(grid[i, 0], row.name, _verdict(row))
     if "errors" in shown:
         _legend(figure)
+    if title:
+        figure.suptitle(title, fontsize=10, color=figures.INK)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
     figures.save_figure(figure, path)
 
@@ -145,11 +164,13 @@ def _panels(row: OverlayItem, shown: Sequence[str]) -> dict[str, NDArray[np.uint
     return {name: picture for name, picture in pictures.items() if name in shown}
 
 
-def _dice(row: OverlayItem) -> str:
+def _verdict(row: OverlayItem) -> str:
+    """Dice where there is a lesion; of a normal image, whether it was left alone."""
     if row.target is None:
         return ""
-    dice = image_metrics(row.prediction, row.target)["dice"]
-    return "both empty" if math.isnan(dice) else f"Dice {dice:.3f}"
+    if np.any(row.target):
+        return f"Dice {image_metrics(row.prediction, row.target)['dice']:.3f}"
+    return "normal: false alarm" if np.any(row.prediction) else "normal: none found"
 
 
 def _mask(mask: ArrayLike, name: str, image: NDArray[np.uint8]) -> NDArray[np.bool_]:

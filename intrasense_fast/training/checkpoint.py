@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
+from intrasense_fast.console import command_line
 from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.files import flush_folder, flush_to_disk
-from intrasense_fast.networks.intrasense import IntraSenseNet
+from intrasense_fast.networks import load_network, save_network
 
 LAST, PREVIOUS, BEST = "last", "previous", "best"
 STATE_FILE = "training_state.pt"
@@ -33,7 +35,7 @@ class Restored(NamedTuple):
     """A checkpoint that was read: its folder, the network and the training state."""
 
     path: Path
-    net: IntraSenseNet
+    net: nn.Module
     state: dict[str, Any]
 
 
@@ -59,7 +61,7 @@ def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
         os.close(descriptor)
 
 
-def save_last(run: Path, net: IntraSenseNet, state: dict[str, Any], extra: dict[str, Any]) -> None:
+def save_last(run: Path, net: nn.Module, state: dict[str, Any], extra: dict[str, Any]) -> None:
     """Write RUN/last (network, training state, checksums); what was last becomes previous.
 
     Raises:
@@ -67,7 +69,7 @@ def save_last(run: Path, net: IntraSenseNet, state: dict[str, Any], extra: dict[
     """
 
     def fill(folder: Path) -> None:
-        net.save_pretrained(folder, extra)
+        save_network(net, folder, extra)
         torch.save(state, folder / STATE_FILE)
         digests = {file.name: _digest(file) for file in sorted(folder.iterdir())}
         (folder / CHECKSUM_FILE).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
@@ -87,13 +89,13 @@ def save_last(run: Path, net: IntraSenseNet, state: dict[str, Any], extra: dict[
     flush_folder(run)
 
 
-def save_best(run: Path, net: IntraSenseNet, extra: dict[str, Any]) -> None:
+def save_best(run: Path, net: nn.Module, extra: dict[str, Any]) -> None:
     """Write RUN/best in the layout of `from_pretrained`, replacing the best before it in one step.
 
     Raises:
         CheckpointError: it cannot be written; the best before it is as it was.
     """
-    temporary = _written(run, BEST, lambda folder: net.save_pretrained(folder, extra))
+    temporary = _written(run, BEST, lambda folder: save_network(net, folder, extra))
     best, retired = run / BEST, run / f".{uuid.uuid4().hex}.old"
     if best.exists():
         best.rename(retired)
@@ -153,7 +155,7 @@ def _load(folder: Path, fused: bool | None) -> Restored:
         raise CheckpointError(
             f"{folder}: {', '.join(wrong) or STATE_FILE} is missing, truncated or changed (checksum)"
         )
-    net = IntraSenseNet.from_pretrained(folder, fused=fused)
+    net = load_network(folder, fused=fused)
     try:
         state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
@@ -182,7 +184,7 @@ def _written(run: Path, name: str, fill: Callable[[Path], None]) -> Path:
             )
             raise CheckpointError(
                 f"{run / name} could not be written: {reason}. The checkpoints before it are whole; make room, then: "
-                f"python train.py --resume {run}"
+                f"{command_line('train', '--resume', run)}"
             ) from error
         raise
     return temporary

@@ -1,134 +1,195 @@
-"""Every value of a run: the paper's defaults, the named presets, and the command line."""
+"""Every value of a run, each declared once: the paper's defaults, the named presets, and the flags."""
 
 import argparse
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from dataclasses import dataclass, fields
+from typing import Any
 
 from intrasense_fast.data.torch_dataset import CACHES
 from intrasense_fast.data.transforms import AUGMENTATIONS
 from intrasense_fast.errors import UsageError
-from intrasense_fast.kernels.channel_decoupling.api import SQUEEZES
-from intrasense_fast.kernels.entropy_whitening.api import ENTROPY_SCALES
-from intrasense_fast.networks.options import MODULE_NORMS, PLACEMENTS, REFINABLE_STRIDES
+from intrasense_fast.fields import (
+    Need,
+    first_fault,
+    flag_of,
+    option,
+    shown,
+    type_fault,
+)
+from intrasense_fast.fields import add_flags as add_flags_of
+from intrasense_fast.fields import given as given_of
+from intrasense_fast.networks import network_options
+from intrasense_fast.networks.options import IN_CHANNELS, NetworkOptions, as_json
 
 AMPS = ("off", "bf16", "fp16")
 SCHEDULERS = ("none", "plateau", "cosine", "onecycle")
 SUBSETS = ("all", "lesions", "deduplicated", "curated")
 PRESETS = ("paper", "cpu-small", "quick")
-_CHOICES = {
-    "subset": SUBSETS,
-    "scheduler": SCHEDULERS,
-    "augment": AUGMENTATIONS,
-    "amp": AMPS,
-    "cache": CACHES,
-    "placement": PLACEMENTS,
-    "entropy_scale": ENTROPY_SCALES,
-    "squeeze": SQUEEZES,
-    "module_norm": MODULE_NORMS,
-    "preset": PRESETS,
-}
+INTRASENSE = "intrasense"
 # What may be given beside --resume.
 RESUMABLE = ("epochs", "workers", "device")
 # What runs had that began before these options.
-_BEFORE: dict[str, Any] = {"module_norm": "none", "channels_last": None}
+_BEFORE: dict[str, Any] = {
+    "module_norm": "none",
+    "channels_last": None,
+    "network": INTRASENSE,
+    "network_options": [],
+}
+
+_AT_LEAST_0 = Need(lambda value: value >= 0, "at least 0")
+_AT_LEAST_1 = Need(lambda value: value >= 1, "at least 1")
+_FINITE_POSITIVE = Need(lambda value: 0 < value < math.inf, "finite and > 0")
+_FINITE_NOT_NEGATIVE = Need(lambda value: 0 <= value < math.inf, "finite and >= 0")
+_MOMENTUM = Need(lambda value: 0 <= value < 1, "in [0, 1)")
+_SHARE = Need(lambda value: 0 < value < 1, "between 0 and 1")
+_SIZE = Need(lambda value: value >= 32, "at least 32")
+_BATCH = Need(lambda value: value >= 2, "at least 2 (BatchNorm needs more than one image)")
+_FOLDS = Need(lambda value: value is None or value == 0 or value >= 2, "0 or at least 2")
+_FOLD = Need(lambda value: value is None or value >= 0, "at least 0")
+_CLIP = Need(lambda value: value is None or 0 < value < math.inf, "finite and > 0, or none")
+_PATIENCE = Need(lambda value: value is None or value >= 1, "at least 1, or none")
+_SEED = Need(lambda value: 0 <= value < 2**32, "at least 0 and below 2**32")
+_WEIGHTS = Need(lambda value: all(0 <= weight < math.inf for weight in value), "finite and >= 0")
+_PAIRS = Need(lambda value: all("=" in pair for pair in value), "written NAME=VALUE")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """One run. Defaults are the paper's values; where it is silent, those of equations.md and this package.
+class DataConfig:
+    """Where the images come from, and which of them train, select and test; `phantom_*` count simulated ones, without `data`."""
 
-    Sizes in pixels, `lr` and `weight_decay` as in torch.optim.RMSprop, `clip` a gradient norm or None, `patience` in epochs
-    or None; `phantom_*` are numbers of simulated images, used without `data`.
+    data: str | None = option(
+        None, "folder of a data set in any known layout; without it phantoms are simulated"
+    )
+    layout: str = option("auto", "how the folder is organised")
+    skip_bad: bool = option(False, "leave files out that cannot be used, and list them")
+    subset: str = option(
+        "all",
+        "which images: all, lesions (no normal images), deduplicated (one of each near-duplicate), curated (BUSI)",
+        choices=SUBSETS,
+    )
+    splits: str | None = option(
+        None, "your own splits.json, or a folder with train.txt, val.txt and test.txt"
+    )
+    folds: int | None = option(
+        None,
+        "cross-validation folds; 0 = one split",
+        _FOLDS,
+        shown_default="5 for BUSI, Dataset B, DDTI and BUS-BRA, else 0",
+    )
+    fold: int | None = option(None, "train this fold only, from 0", _FOLD)
+    val_fraction: float = option(
+        0.2, "share of the training images that select the checkpoint", _SHARE
+    )
+    phantom_train: int = option(600, "simulated images to train", _AT_LEAST_1)
+    phantom_val: int = option(100, "simulated images to select on", _AT_LEAST_1)
+    phantom_test: int = option(200, "simulated images to test", _AT_LEAST_1)
+
+
+@dataclass(frozen=True)
+class OptimisationConfig:
+    """How a network is trained: `size` in pixels, `lr` and `weight_decay` as in torch.optim.RMSprop, `patience` in epochs."""
+
+    size: int = option(256, "side of the square images in pixels", _SIZE)
+    batch_size: int = option(4, "images a step", _BATCH)
+    epochs: int = option(100, "times that every training image is seen", _AT_LEAST_1)
+    lr: float = option(1e-4, "learning rate of RMSprop", _FINITE_POSITIVE)
+    momentum: float = option(0.9, "of RMSprop", _MOMENTUM)
+    weight_decay: float = option(1e-8, "of RMSprop", _FINITE_NOT_NEGATIVE)
+    scheduler: str = option("none", "of the learning rate", choices=SCHEDULERS)
+    clip: float | None = option(None, "largest gradient norm, or none", _CLIP, shown_default="none")
+    patience: int | None = option(
+        None,
+        "stop after so many epochs without a better Dice, or none",
+        _PATIENCE,
+        shown_default="none",
+    )
+    augment: str = option(
+        "paper",
+        "paper: flips and rotations; us: no vertical flips, small rotations",
+        choices=AUGMENTATIONS,
+    )
+    amp: str = option("off", "automatic mixed precision", choices=AMPS)
+    channels_last: bool | None = option(
+        None,
+        "memory format of the network",
+        shown_default="on a GPU, and with --amp bf16 on a CPU",
+    )
+    fused: bool | None = option(
+        None, "Triton kernels or eager operators", shown_default="kernels where they can run"
+    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 ...")
+    workers: int = option(0, "processes that load images; results do not depend on it", _AT_LEAST_0)
+    cache: str = option("memory", "keep decoded and resized images", choices=CACHES)
+    cache_dir: str | None = option(None, "folder for --cache disk")
+    seed: int = option(0, "of everything drawn", _SEED)
+    loss_weights: tuple[float, float, float] = option(
+        (1.0, 1.0, 1.0), "of cross-entropy, Dice and auxiliary losses such as L_IW", _WEIGHTS
+    )
+
+
+@dataclass(frozen=True)
+class NetworkConfig(NetworkOptions):
+    """Which network is trained. Options of IntraSense-Net are flags; those of another network are pairs NAME=VALUE."""
+
+    network: str = option(
+        INTRASENSE, "a network by name, or module:factory of one of your own", metavar="NAME"
+    )
+    network_options: tuple[str, ...] = option(
+        (), "options of a network other than intrasense", _PAIRS, metavar="NAME=VALUE"
+    )
+    encoder_weights: str | None = option(
+        None, '"imagenet", or a .pth or .safetensors file of ResNet-50'
+    )
+    in_channels: int = option(1, "1, or 3 equal channels", IN_CHANNELS)
+
+    def model_arguments(self) -> dict[str, Any]:
+        """The network's arguments without the encoder's weights and `fused`."""
+        if self.network == INTRASENSE:
+            own = {item.name: getattr(self, item.name) for item in fields(NetworkOptions)}
+        else:
+            own = dict(map(_parsed_pair, self.network_options))
+        return {"in_channels": self.in_channels, **own}
+
+
+@dataclass(frozen=True)
+class TrainConfig(NetworkConfig, OptimisationConfig, DataConfig):
+    """One run: its data, its optimisation and its network, in one flat record, as config.json holds it.
+
+    Defaults are the paper's values; where it is silent, those of this package.
     """
 
-    data: str | None = None
-    layout: str = "auto"
-    skip_bad: bool = False
-    subset: str = "all"
-    splits: str | None = None
-    folds: int | None = None
-    fold: int | None = None
-    val_fraction: float = 0.2
-    phantom_train: int = 600
-    phantom_val: int = 100
-    phantom_test: int = 200
-    size: int = 256
-    batch_size: int = 4
-    epochs: int = 100
-    lr: float = 1e-4
-    momentum: float = 0.9
-    weight_decay: float = 1e-8
-    scheduler: str = "none"
-    clip: float | None = None
-    patience: int | None = None
-    augment: str = "paper"
-    amp: str = "off"
-    channels_last: bool | None = None
-    fused: bool | None = None
-    device: str = "auto"
-    workers: int = 0
-    cache: str = "memory"
-    cache_dir: str | None = None
-    seed: int = 0
-    encoder_weights: str | None = None
-    loss_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    in_channels: int = 1
-    gcp: bool = True
-    cdr: bool = True
-    entropy_normalization: bool = True
-    refine_strides: tuple[int, ...] = (8, 16, 32)
-    placement: str = "skips"
-    entropy_scale: str = "score"
-    entropy_threshold: float = 0.5
-    window: int = 7
-    ridge: float = 10.0
-    squeeze: str = "input"
-    alpha: float = 0.01
-    beta: float = 0.01
-    decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)
-    module_norm: str = "batch"
-    preset: str = "paper"
+    preset: str = option(
+        "paper",
+        "values for what is not given",
+        choices=PRESETS,
+        shown_default="paper; cpu-small without --data and a GPU",
+    )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-        }
+        return as_json(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """The run that `as_dict` described.
+        """The run that `as_dict` described, in this version or an earlier one.
 
         Raises:
             UsageError: a value is missing, unknown or of another type; ranges are left to `check`.
         """
-        known: dict[str, Any] = {field.name: field.type for field in fields(cls)}
+        known = {item.name for item in fields(cls)}
         values = completed(values)
-        if set(values) != set(known):
-            odd = ", ".join(sorted(set(values) ^ set(known)))
+        if set(values) != known:
+            odd = ", ".join(sorted(set(values) ^ known))
             raise UsageError(f"was written by another version: unknown or missing values {odd}")
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
-        for key, value in plain.items():
-            if not _fits(value, known[key]):
-                raise UsageError(
-                    f"{key} must be {_described(known[key])}, got {json.dumps(value)}; put it right"
-                )
+        fault = type_fault(cls, plain)
+        if fault:
+            raise UsageError(f"{fault}; put it right")
         return cls(**plain)
-
-    def model_arguments(self) -> dict[str, Any]:
-        """The constructor's arguments of IntraSenseNet, without the encoder's weights."""
-        names = (
-            "in_channels gcp cdr entropy_normalization refine_strides placement entropy_scale entropy_threshold window ridge "
-            "squeeze alpha beta decoder_channels module_norm fused"
-        )
-        return {name: getattr(self, name) for name in names.split()}
 
 
 _PRESET_VALUES: dict[str, dict[str, Any]] = {
@@ -162,206 +223,55 @@ _PRESET_VALUES: dict[str, dict[str, Any]] = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Every flag of `train`; one that is not given stays None and takes the preset's value."""
-
-    def flag(name: str, kind: Any = None, help: str = "", **options: Any) -> None:
-        field = name.strip("-").replace("-", "_")
-        default = TrainConfig.__dataclass_fields__[field].default
-        note = "" if default is None else f" (default {_shown(default)})"
-        if kind is argparse.BooleanOptionalAction:
-            options["action"] = kind
-        elif kind is not None:
-            options["type"] = kind
-        if field in _CHOICES:
-            options["choices"] = _CHOICES[field]
-        group.add_argument(name, default=None, help=help + note, **options)
-
-    group = parser.add_argument_group("data")
-    flag(
-        "--data", str, "folder of a data set in any known layout; without it phantoms are simulated"
-    )
-    flag("--layout", str, "how the folder is organised")
-    flag(
-        "--skip-bad",
-        argparse.BooleanOptionalAction,
-        "leave files out that cannot be used, and list them",
-    )
-    flag(
-        "--subset",
-        str,
-        "which images: all, lesions (no normal images), deduplicated (one of each near-duplicate), curated (BUSI)",
-    )
-    flag("--splits", str, "your own splits.json, or a folder with train.txt, val.txt and test.txt")
-    flag(
-        "--folds",
-        int,
-        "cross-validation folds; 0 = one split (default 5 for BUSI, Dataset B, DDTI and BUS-BRA, else 0)",
-    )
-    flag("--fold", int, "train this fold only, from 0")
-    flag("--val-fraction", float, "share of the training images that select the checkpoint")
-    for role in ("train", "val", "test"):
-        flag(
-            f"--phantom-{role}",
-            int,
-            f"simulated images to {'select on' if role == 'val' else role}",
-        )
-    group = parser.add_argument_group("training")
-    flag("--size", int, "side of the square images in pixels")
-    flag("--batch-size", int)
-    flag("--epochs", int)
-    flag("--lr", float, "learning rate of RMSprop")
-    flag("--momentum", float)
-    flag("--weight-decay", float)
-    flag("--scheduler", str)
-    flag("--clip", _optional(float), "largest gradient norm, or none (default none)")
-    flag(
-        "--patience",
-        _optional(int),
-        "stop after so many epochs without a better Dice, or none (default none)",
-    )
-    flag("--augment", str, "paper: flips and rotations; us: no vertical flips, small rotations")
-    flag("--loss-weights", float, "of cross-entropy, Dice and L_IW", nargs=3)
-    flag("--amp", str, "automatic mixed precision")
-    flag(
-        "--channels-last",
-        argparse.BooleanOptionalAction,
-        "memory format of the network (default: on a GPU, and with --amp bf16 on a CPU)",
-    )
-    flag(
-        "--fused",
-        argparse.BooleanOptionalAction,
-        "Triton kernels or eager operators (default: kernels where they can run)",
-    )
-    flag("--device", str, "auto, cpu, cuda, cuda:1 ...")
-    flag("--workers", int, "processes that load images; results do not depend on it")
-    flag("--cache", str, "keep decoded and resized images")
-    flag("--cache-dir", str, "folder for --cache disk")
-    flag("--seed", int)
-    group = parser.add_argument_group("network")
-    flag("--encoder-weights", str, '"imagenet", or a .pth or .safetensors file of ResNet-50')
-    flag("--in-channels", int, "1, or 3 equal channels")
-    flag("--gcp", argparse.BooleanOptionalAction, "global-local collaborative perception")
-    flag("--cdr", argparse.BooleanOptionalAction, "channel decoupling and re-weighting")
-    flag("--entropy-normalization", argparse.BooleanOptionalAction, "whitening inside GCP")
-    flag("--refine-strides", int, "where GCP and CDR act", nargs="*")
-    flag("--placement", str)
-    flag("--entropy-scale", str)
-    flag("--entropy-threshold", float)
-    flag("--window", int, "side of the whitening window")
-    flag("--ridge", float)
-    flag("--squeeze", str)
-    flag("--alpha", float)
-    flag("--beta", float)
-    flag("--decoder-channels", int, nargs=5)
-    flag(
-        "--module-norm",
-        str,
-        "normalisation inside GCP and CDR; none: the equations' letter, which does not stay alive",
-    )
-    parser.add_argument(
-        "--preset",
-        choices=PRESETS,
-        help="values for what is not given (default paper; cpu-small without --data and a GPU)",
-    )
+_GROUPS = {
+    "data": DataConfig,
+    "training": OptimisationConfig,
+    "network": NetworkConfig,
+}
 
 
-def resolve(args: argparse.Namespace, *, gpu: bool) -> TrainConfig:
-    """The preset's values, replaced by what the command line gives, checked.
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Every flag of a run, by groups; one that is not given stays None and takes the preset's value."""
+    for title, part in _GROUPS.items():
+        add_flags_of(parser.add_argument_group(title), part)
+    add_flags_of(parser, TrainConfig, only=("preset",))
 
-    Without --data and without a GPU (or with --device cpu) the preset is cpu-small; --quick is the preset quick.
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """The values of a run that the command line gives."""
+    return given_of(TrainConfig, args)
+
+
+def resolve(given: Mapping[str, Any], *, gpu: bool) -> TrainConfig:
+    """The preset's values, replaced by those given, checked.
+
+    Without data and without a GPU (or on the device cpu) the preset is cpu-small.
 
     Raises:
-        UsageError: an impossible value.
+        UsageError: an impossible value, or an option of another network.
     """
-    given = {
-        field.name: getattr(args, field.name)
-        for field in fields(TrainConfig)
-        if getattr(args, field.name, None) is not None
-    }
-    preset = given.pop("preset", None)
-    if getattr(args, "quick", False):
-        if preset not in (None, "quick"):
-            raise UsageError(f"--quick and --preset {preset} exclude each other")
-        preset = "quick"
+    preset = given.get("preset")
     if preset is None:
-        preset = (
-            "paper" if given.get("data") or (gpu and given.get("device") != "cpu") else "cpu-small"
-        )
-    given = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
-    }
-    given = {
-        key: None if value == "none" and key in ("clip", "patience") else value
-        for key, value in given.items()
-    }
-    config = replace(TrainConfig(**{**_PRESET_VALUES[preset], **given}), preset=preset)
+        on_gpu = gpu and given.get("device") != "cpu"
+        preset = "paper" if given.get("data") or on_gpu else "cpu-small"
+    config = TrainConfig(**{**_PRESET_VALUES[preset], **given, "preset": preset})
     check(config)
+    _check_network(config, given)
     return config
 
 
-def check(config: TrainConfig, label: Callable[[str], str] | None = None) -> None:
+def check(config: TrainConfig, label: Callable[[str], str] = flag_of) -> None:
     """Refuse values outside their range; `label` says where a value came from, by default its flag.
 
     Raises:
         UsageError: an impossible value.
     """
-
-    def require(fits: bool, name: str, needed: str) -> None:
-        if not fits:
-            value = getattr(config, name)
-            raise UsageError(f"{(label or flag_of)(name)} must be {needed}, got {_shown(value)}")
-
-    for name, choices in _CHOICES.items():
-        require(getattr(config, name) in choices, name, f"one of {', '.join(choices)}")
-    require(config.size >= 32, "size", "at least 32")
-    for name in ("epochs", "phantom_train", "phantom_val", "phantom_test"):
-        require(getattr(config, name) >= 1, name, "at least 1")
-    require(
-        config.batch_size >= 2, "batch_size", "at least 2 (BatchNorm needs more than one image)"
-    )
-    for name in ("lr", "ridge"):
-        require(0 < getattr(config, name) < math.inf, name, "finite and > 0")
-    require(0 <= config.momentum < 1, "momentum", "in [0, 1)")
-    require(0 <= config.weight_decay < math.inf, "weight_decay", "finite and >= 0")
-    require(0 < config.val_fraction < 1, "val_fraction", "between 0 and 1")
-    require(
-        config.folds is None or config.folds == 0 or config.folds >= 2, "folds", "0 or at least 2"
-    )
-    require(config.fold is None or config.fold >= 0, "fold", "at least 0")
-    require(config.clip is None or 0 < config.clip < math.inf, "clip", "finite and > 0, or none")
-    require(config.patience is None or config.patience >= 1, "patience", "at least 1, or none")
-    require(config.workers >= 0, "workers", "at least 0")
-    require(0 <= config.seed < 2**32, "seed", "at least 0 and below 2**32")
-    require(all(0 <= w < math.inf for w in config.loss_weights), "loss_weights", "finite and >= 0")
-    require(config.in_channels in (1, 3), "in_channels", "1 or 3")
-    require(
-        set(config.refine_strides) <= set(REFINABLE_STRIDES),
-        "refine_strides",
-        f"some of {_shown(REFINABLE_STRIDES)}",
-    )
-    require(
-        len(set(config.refine_strides)) == len(config.refine_strides),
-        "refine_strides",
-        "free of duplicates",
-    )
-    require(0 <= config.entropy_threshold < math.inf, "entropy_threshold", "finite and >= 0")
-    require(
-        config.window >= 1 and config.window % 2 == 1, "window", "an odd number, such as 3, 5 or 7"
-    )
-    require(abs(config.alpha) < math.inf, "alpha", "finite")
-    require(abs(config.beta) < math.inf, "beta", "finite")
-    widths = config.decoder_channels
-    require(
-        len(widths) == 5 and all(width >= 1 for width in widths),
-        "decoder_channels",
-        "five numbers >= 1",
-    )
-    require(
-        config.cache != "disk" or config.cache_dir is not None,
-        "cache_dir",
-        "given with --cache disk",
-    )
+    fault = first_fault(config)
+    if fault is None and config.cache == "disk" and config.cache_dir is None:
+        fault = "cache_dir", "given with --cache disk"
+    if fault is not None:
+        name, needed = fault
+        raise UsageError(f"{label(name)} must be {needed}, got {shown(getattr(config, name))}")
 
 
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -369,48 +279,32 @@ def completed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**_BEFORE, **values}
 
 
-def flag_of(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Is a value of the type of its field? An integer is a number too, true and false are none."""
-    if isinstance(kind, UnionType):
-        return any(_fits(value, each) for each in get_args(kind))
-    if get_origin(kind) is tuple:
-        items = get_args(kind)
-        wanted = (
-            items[:1] * len(value) if isinstance(value, tuple) and items[-1] is Ellipsis else items
+def _check_network(config: TrainConfig, given: Mapping[str, Any]) -> None:
+    """Refuse options that the chosen network does not have."""
+    try:
+        known = network_options(config.network)
+    except ValueError as error:
+        raise UsageError(f"--network {error}") from error
+    if config.network == INTRASENSE:
+        if config.network_options:
+            raise UsageError(
+                "--network-options is for other networks; those of intrasense are flags, such as --window 5"
+            )
+        return
+    foreign = [item.name for item in fields(NetworkOptions) if item.name in given]
+    if foreign:
+        raise UsageError(
+            f"{flag_of(foreign[0])} is an option of the network intrasense; "
+            f"give {config.network} its own with --network-options NAME=VALUE"
         )
-        return (
-            isinstance(value, tuple)
-            and len(value) == len(wanted)
-            and all(map(_fits, value, wanted))
-        )
-    return type(value) in ((int, float) if kind is float else (kind,))
+    if config.encoder_weights and known is not None and "encoder_weights" not in known:
+        raise UsageError(f"--encoder-weights: the network {config.network} takes none")
 
 
-def _described(kind: Any) -> str:
-    if isinstance(kind, UnionType):
-        return " or ".join(map(_described, get_args(kind)))
-    if get_origin(kind) is tuple:
-        return f"a list, each {_described(get_args(kind)[0])}"
-    return {
-        int: "an integer",
-        float: "a number",
-        str: "text",
-        bool: "true or false",
-        NoneType: "null",
-    }[kind]
-
-
-def _optional(kind: type) -> Any:
-    def parse(text: str) -> Any:
-        return "none" if text.lower() == "none" else kind(text)
-
-    parse.__name__ = kind.__name__
-    return parse
-
-
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _parsed_pair(pair: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value as JSON where it is JSON, else as text."""
+    name, _, text = pair.partition("=")
+    try:
+        return name, json.loads(text)
+    except ValueError:
+        return name, text

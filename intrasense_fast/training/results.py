@@ -5,19 +5,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
+from torch import nn
 
+from intrasense_fast.console import progress
 from intrasense_fast.data.records import Sample, SegmentationData
 from intrasense_fast.data.torch_dataset import SegmentationDataset
 from intrasense_fast.data.transforms import resize_image, resize_mask
 from intrasense_fast.errors import UsageError
-from intrasense_fast.evaluate import evaluate_samples
+from intrasense_fast.evaluation import evaluate_samples
 from intrasense_fast.files import write_text
+from intrasense_fast.inference import predict_probabilities
 from intrasense_fast.metrics import Summary, image_metrics, summarize
-from intrasense_fast.networks.intrasense import IntraSenseNet
-from intrasense_fast.predict import predict_probabilities
+from intrasense_fast.networks import load_network
+from intrasense_fast.networks.contract import config_of
 from intrasense_fast.report.curves import save_curves
 from intrasense_fast.report.maps import (
     RefinementItem,
@@ -25,17 +26,18 @@ from intrasense_fast.report.maps import (
     positions_to_show,
     save_refinement_maps,
 )
-from intrasense_fast.report.overlays import OverlayItem, save_overlays
+from intrasense_fast.report.overlays import WORST_TO_BEST, OverlayItem, save_overlays, worst_to_best
 from intrasense_fast.report.tables import comparison_table, summary_table, write_csv
 from intrasense_fast.training import logs
 from intrasense_fast.training.baselines import Predictor, fit_baselines
 from intrasense_fast.training.checkpoint import BEST
-from intrasense_fast.training.config import TrainConfig
+from intrasense_fast.training.config import INTRASENSE, TrainConfig
 
 _AT_A_TIME = 8
 _DRAWN = 8
 _MAPPED = 3
-_NETWORK = "IntraSense-Net"
+# What tables call the networks; the others by their own names.
+_TITLES = {INTRASENSE: "IntraSense-Net"}
 
 
 def write_results(
@@ -57,12 +59,13 @@ def write_results(
         UsageError: RUN/best is missing or damaged.
     """
     try:
-        net = IntraSenseNet.from_pretrained(run / BEST, fused=config.fused).to(device)
+        net = load_network(run / BEST, fused=config.fused).to(device)
     except ValueError as error:
         raise UsageError(f"{error}; the results need the selected checkpoint") from error
     baselines = fit_baselines(train)
     shown = "test" if roles["test"] else "val"
-    rows: dict[str, list[dict[str, Any]]] = {_NETWORK: [], **{name: [] for name in baselines}}
+    title = _TITLES.get(config.network, config.network)
+    rows: dict[str, list[dict[str, Any]]] = {title: [], **{name: [] for name in baselines}}
     selection = _measured(
         net, data, roles["val"], config.size, "selection", rows if shown == "val" else {}, baselines
     )
@@ -73,7 +76,7 @@ def write_results(
     # No rows: metrics.csv was lost or damaged after the last epoch.
     if epochs := logs.read_epochs(run):
         save_curves(run / "curves.png", epochs)
-    _draw(run, net, data, roles[shown], rows[_NETWORK], config)
+    _draw(run, net, data, roles[shown], rows[title], config)
     # summary.json comes last: it marks a run whose results are complete.
     for name, content in (("summary.txt", text), ("summary.json", _json(summaries, shown))):
         write_text(run / name, content + "\n")
@@ -85,7 +88,7 @@ def write_results(
 
 
 def _measured(
-    net: IntraSenseNet,
+    net: nn.Module,
     data: SegmentationData,
     indices: Sequence[int],
     size: int,
@@ -95,12 +98,13 @@ def _measured(
 ) -> list[dict[str, Any]]:
     """One row an image; `rows` of the network and of each baseline grow by these images, where there are such rows."""
     own = []
-    for start in tqdm(range(0, len(indices), _AT_A_TIME), desc=role, unit="batch", leave=False):
+    starts = range(0, len(indices), _AT_A_TIME)
+    for start in progress(len(starts), role, "batch", iterable=starts, leave=False):
         samples = [data[index] for index in indices[start : start + _AT_A_TIME]]
         found = [{"role": role, **row} for row in evaluate_samples(net, samples, size)]
         own += found
         if rows:
-            rows[_NETWORK] += found
+            rows[next(iter(rows))] += found
             for name, predict in baselines.items():
                 rows[name] += [
                     image_metrics(predict(sample.image), sample.mask) for sample in samples
@@ -123,7 +127,7 @@ def _text(
     )
     role = "test" if shown == "test" else "selection"
     title = f"{count} {role} images of {source}, trained at {config.size} x {config.size}, measured on the original grid"
-    parts = [summary_table(summaries[_NETWORK], title), "", comparison_table(summaries)]
+    parts = [summary_table(next(iter(summaries.values())), title), "", comparison_table(summaries)]
     if shown != "test":
         parts += [
             "",
@@ -143,18 +147,14 @@ def _json(summaries: dict[str, Summary], shown: str) -> str:
 
 def _draw(
     run: Path,
-    net: IntraSenseNet,
+    net: nn.Module,
     data: SegmentationData,
     indices: Sequence[int],
     rows: Sequence[dict[str, Any]],
     config: TrainConfig,
 ) -> None:
-    """Overlays from the worst Dice to the best, and where the network whitens in the first of them."""
-    order = np.argsort([row["dice"] for row in rows], kind="stable")
-    picked = [
-        data[indices[i]]
-        for i in order[np.linspace(0, len(order) - 1, min(_DRAWN, len(order))).round().astype(int)]
-    ]
+    """Overlays from the worst to the best, and where the network whitens in the last of them."""
+    picked = [data[indices[i]] for i in worst_to_best(rows, _DRAWN)]
     probabilities = predict_probabilities(net, [sample.image for sample in picked], config.size)
     save_overlays(
         run / "overlays.png",
@@ -162,19 +162,20 @@ def _draw(
             OverlayItem(s.name, s.image, s.mask, found > 0.5)
             for s, found in zip(picked, probabilities, strict=True)
         ],
+        title=WORST_TO_BEST,
     )
-    if config.gcp and config.refine_strides:
+    if config.network == INTRASENSE and config.gcp and config.refine_strides:
         items = [_refinement(net, sample, config.size) for sample in picked[-_MAPPED:]]
         save_refinement_maps(run / "maps.png", items, config.entropy_scale)
 
 
-def _refinement(net: IntraSenseNet, sample: Sample, size: int) -> RefinementItem:
+def _refinement(net: nn.Module, sample: Sample, size: int) -> RefinementItem:
     """An image at the network's size, and what GCP does to it."""
     image = resize_image(sample.image, size)
     truth = resize_mask(sample.mask, size) > 0.5
     positions = positions_to_show(truth)
-    x = torch.from_numpy(image)[None, None].expand(1, net.config["in_channels"], -1, -1)
-    maps = net.diagnose(x.to(next(net.parameters()).device), positions)
+    x = torch.from_numpy(image)[None, None].expand(1, config_of(net)["in_channels"], -1, -1)
+    maps = net.diagnose(x.to(next(net.parameters()).device), positions)  # type: ignore[operator]
     shown = {
         stride: StrideMaps(*(each[0].float().cpu().numpy() for each in found))
         for stride, found in maps.items()

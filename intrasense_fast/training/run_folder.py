@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from intrasense_fast.errors import UsageError
+from intrasense_fast.fields import flag_of
 from intrasense_fast.files import write_text
 from intrasense_fast.training import checkpoint, sources
 from intrasense_fast.training import config as configuration
@@ -86,7 +87,7 @@ def changed(run: Path, record: dict[str, Any], changes: Mapping[str, Any]) -> Tr
         raise UsageError(f"{file}: {error}") from error
     config = replace(before, **changes)
     configuration.check(
-        config, lambda name: configuration.flag_of(name) if name in changes else f"{file}: {name}"
+        config, lambda name: flag_of(name) if name in changes else f"{file}: {name}"
     )
     if config.epochs < before.epochs:
         raise UsageError(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from intrasense_fast.console import command_line, show
 from intrasense_fast.data.duplicates import Duplicates, find_duplicates, regrouped
 from intrasense_fast.data.layouts import read_dataset
 from intrasense_fast.data.phantom import write_phantom
@@ -18,7 +19,6 @@ from intrasense_fast.data.splits import (
     strata_of,
 )
 from intrasense_fast.data.subsets import choose
-from intrasense_fast.data.verify import show
 from intrasense_fast.training.config import TrainConfig
 
 PHANTOMS = "data"
@@ -128,5 +128,5 @@ def _show_problems(data: SegmentationData) -> None:
         show(str(problem))
     if len(others) > _SHOWN_WARNINGS:
         show(
-            f"and {len(others) - _SHOWN_WARNINGS} more warnings: python -m intrasense_fast verify {data.root}"
+            f"and {len(others) - _SHOWN_WARNINGS} more warnings: {command_line('verify', data.root)}"
         )

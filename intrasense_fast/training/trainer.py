@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from intrasense_fast.console import progress
 from intrasense_fast.data.torch_dataset import ResumableSampler, SegmentationDataset
 from intrasense_fast.errors import UsageError
 from intrasense_fast.health import StrideHealth, faults
 from intrasense_fast.losses import IntraSenseLoss
-from intrasense_fast.networks.intrasense import IntraSenseNet
+from intrasense_fast.networks.contract import health_of, scalars_of
 from intrasense_fast.training import checkpoint, logs
 from intrasense_fast.training.config import RESUMABLE, TrainConfig, completed
 from intrasense_fast.training.signals import Stopped, StopRequest, collected
@@ -26,6 +26,8 @@ NON_FINITE_IN_A_ROW = 20
 HEALTH_IMAGES = 8
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TERMS = ("bce", "dice", "whitening")
+# What a step has of every network.
+_STEP = ("loss", *_TERMS, "gradient_norm", "learning_rate", "skipped", "steps")
 
 
 class DivergedError(UsageError):
@@ -92,7 +94,7 @@ class Trainer:
         self.position = Position()
         self.sampler = ResumableSampler(len(train), seed=config.seed)
 
-    def start(self, net: IntraSenseNet) -> None:
+    def start(self, net: nn.Module) -> None:
         """Begin with a new network."""
         self._prepare(net)
 
@@ -150,7 +152,7 @@ class Trainer:
                 f"{path}: was made with {'; '.join(changed)}. Put config.json and the data back, or start a new run"
             )
 
-    def _prepare(self, net: IntraSenseNet) -> None:
+    def _prepare(self, net: nn.Module) -> None:
         config = self.config
         # Undecided in runs that began before the option.
         last = self.device.type == "cuda" if config.channels_last is None else config.channels_last
@@ -191,16 +193,15 @@ class Trainer:
         )
         self.net.train()
         title = f"epoch {position.epoch + 1}/{config.epochs}"
-        with tqdm(
-            total=self.steps, initial=position.step, desc=title, unit="step", leave=False
-        ) as bar:
+        with progress(self.steps, title, "step", initial=position.step, leave=False) as bar:
             if position.step < self.steps:
                 for batch in loader:
                     values = self._train_step(batch["image"], batch["mask"])
                     position.step += 1
                     position.total += 1
                     self._record(values)
-                    bar.set_postfix(self._shown(values), refresh=False)
+                    shown = {"loss": f"{values['loss']:.3f}", "Dice": f"{1 - values['dice']:.3f}"}
+                    bar.set_postfix(shown, refresh=False)
                     bar.update()
                     self._stop_if_asked()
 
@@ -237,11 +238,9 @@ class Trainer:
             self.schedule.step()
         found = {
             "loss": total.detach(),
-            **{name: self.loss.terms[name] for name in _TERMS},
+            **{_logged(name): value for name, value in self.loss.terms.items()},
             "gradient_norm": norm,
-        }
-        found |= {
-            f"masked_fraction_{stride}": value for stride, value in self.net.masked_fraction.items()
+            **scalars_of(self.net),
         }
         # One transfer: every float() of its own would wait for the device.
         values = dict(
@@ -289,12 +288,10 @@ class Trainer:
         )
         row: dict[str, Any] = {"epoch": position.epoch + 1}
         row |= {f"train_{name}": means.get(name, math.nan) for name in ("loss", *_TERMS)}
+        row |= {f"train_{name}": value for name, value in means.items() if name.endswith("_loss")}
         row |= {"val_loss": val_loss, "val_dice": val_dice}
-        row |= {
-            name: means.get(name, math.nan)
-            for name in sorted(means, key=_stride)
-            if name.startswith("masked_fraction")
-        }
+        scalars = {name: value for name, value in means.items() if _is_scalar(name)}
+        row |= scalars
         health = self._health()
         row |= {
             f"{name}_{stride}": value
@@ -320,17 +317,12 @@ class Trainer:
                 self.run, self.net, self.extra | {"epoch": position.epoch, "val_dice": val_dice}
             )
         self._save()
-        masked = ", ".join(
-            f"{100 * means[name]:.0f} %"
-            for name in sorted(means, key=_stride)
-            if name.startswith("masked_fraction")
-        )
         note = (" (best)" if better else "") + (
             f", {position.skipped} steps skipped" if position.skipped else ""
         )
         self.say(
             f"epoch {position.epoch}/{config.epochs}: loss {row['train_loss']:.3f}, selection loss {val_loss:.3f}, "
-            f"selection Dice {val_dice:.4f}{note}" + (f", whitened {masked}" if masked else "")
+            f"selection Dice {val_dice:.4f}{note}{_in_words(scalars)}"
         )
         for fault in faults(health):
             self.say(f"warning: {fault}")
@@ -347,7 +339,8 @@ class Trainer:
             generator=torch.Generator(),
         )
         losses, dices = [], []
-        for batch in tqdm(loader, desc="selection", unit="batch", leave=False):
+        bar = progress(len(loader), "selection", "batch", iterable=loader, leave=False)
+        for batch in bar:
             image, mask = batch["image"].to(self.device), batch["mask"].to(self.device)
             with self._autocast():
                 logits = self.net(image)
@@ -369,7 +362,7 @@ class Trainer:
         chosen = range(0, len(self.val), max(1, len(self.val) // HEALTH_IMAGES))[:HEALTH_IMAGES]
         images = torch.stack([self.val[index]["image"] for index in chosen]).to(self.device)
         with self._autocast():
-            return self.net.health(images)
+            return health_of(self.net, images)
 
     def _stop_if_asked(self) -> None:
         if self.stop:
@@ -393,20 +386,6 @@ class Trainer:
         position, patience = self.position, self.config.patience
         return patience is not None and position.epoch - 1 - position.best_epoch >= patience
 
-    @staticmethod
-    def _shown(values: dict[str, float]) -> dict[str, str]:
-        masked = "/".join(
-            f"{100 * value:.0f}"
-            for name, value in values.items()
-            if name.startswith("masked_fraction")
-        )
-        shown = {name: f"{values[name]:.3f}" for name in ("loss", *_TERMS)}
-        return (
-            shown
-            | {"Dice": f"{1 - values['dice']:.3f}"}
-            | ({"whitened %": masked} if masked else {})
-        )
-
 
 def _reproducible() -> contextlib.AbstractContextManager[None]:
     """cuDNN chooses algorithms that give the same bits every time, while this lasts."""
@@ -418,9 +397,24 @@ def _reproducible() -> contextlib.AbstractContextManager[None]:
     )
 
 
-def _stride(name: str) -> int:
-    digits = name.rsplit("_", 1)[-1]
-    return int(digits) if digits.isdigit() else 0
+def _logged(term: str) -> str:
+    """What the logs call a term of the loss: those of every network by their names, the others NAME_loss."""
+    return term if term in _TERMS else f"{term}_loss"
+
+
+def _is_scalar(name: str) -> bool:
+    """Is a value of a step one that the network offered?"""
+    return name not in _STEP and not name.endswith("_loss")
+
+
+def _in_words(scalars: dict[str, float]) -> str:
+    """Scalars that differ in their last number stand together: ", masked fraction 0.41 / 0.38"."""
+    together: dict[str, list[str]] = {}
+    for name, value in scalars.items():
+        together.setdefault(name.rstrip("0123456789").strip("_"), []).append(f"{value:.2f}")
+    return "".join(
+        f", {name.replace('_', ' ')} {' / '.join(values)}" for name, values in together.items()
+    )
 
 
 def _mean(pairs: Sequence[tuple[float, int]]) -> float:

@@ -1,12 +1,7 @@
-"""Small fake data sets of phantoms, with every oddity of the real ones, to try everything without a download.
+"""Small fake data sets of phantoms, with every oddity of the real ones, to try everything without a download."""
 
-`python -m intrasense_fast phantom --layout busi --out DIR -n 60`
-"""
-
-import argparse
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from intrasense_fast.data.fake._tree import VARIANTS, Picture, Planted, Tree, variant
 from intrasense_fast.data.fake.busi import write_busi, write_unext
@@ -17,7 +12,6 @@ from intrasense_fast.data.fake.others import (
     write_ddti_masks,
     write_generic,
 )
-from intrasense_fast.data.verify import show
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import atomic_folder
 
@@ -76,47 +70,3 @@ def write_tree(
         tree = Tree(folder, size, seed, broken)
         LAYOUTS[layout](tree, count)
     return tree.planted
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--layout",
-        default="generic",
-        choices=LAYOUTS,
-        help="the data set to imitate (default generic)",
-    )
-    parser.add_argument(
-        "--out", required=True, help="folder to write; it must not exist, or be empty"
-    )
-    parser.add_argument(
-        "-n", "--count", type=int, default=60, help="images, at least 30 (default 60)"
-    )
-    parser.add_argument(
-        "--size",
-        type=int,
-        default=256,
-        help="about the sides of the images in pixels (default 256)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default 0)")
-    parser.add_argument(
-        "--broken", action="store_true", help="also plant files that cannot be used"
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Write the data set and say what was planted; 0 done.
-
-    Raises:
-        UsageError: as in `write_tree`.
-    """
-    planted = write_tree(
-        args.layout, args.out, args.count, size=args.size, seed=args.seed, broken=args.broken
-    )
-    out = Path(args.out)
-    for problem in planted:
-        show(f"planted {problem.level}: {out / problem.file}: {problem.says}")
-    show(
-        f"{args.count} simulated images in the layout {args.layout} are in {out}. Phantom scores are not clinical scores."
-    )
-    show(f"Look through them: python -m intrasense_fast verify {out}")
-    return 0

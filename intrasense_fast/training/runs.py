@@ -1,6 +1,5 @@
-"""The command `train`: a new run, a run that goes on, one split or folds."""
+"""A new run, a run that goes on, one split or folds."""
 
-import argparse
 import csv
 import datetime
 import sys
@@ -11,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from intrasense_fast.console import command_line, show, show_next
 from intrasense_fast.data.records import DataError, SegmentationData
 from intrasense_fast.data.splits import Fold, Splits
 from intrasense_fast.data.torch_dataset import SegmentationDataset
-from intrasense_fast.data.verify import show
 from intrasense_fast.errors import UsageError, first_line
+from intrasense_fast.inference import default_device, usable_device
 from intrasense_fast.kernels._common.capability import fused_status
 from intrasense_fast.metrics import summarize
-from intrasense_fast.networks.intrasense import IntraSenseNet
-from intrasense_fast.predict import usable_device
+from intrasense_fast.networks import build_network
+from intrasense_fast.networks.contract import set_fused
+from intrasense_fast.networks.encoder import EncoderWeightsError
 from intrasense_fast.training import checkpoint, logs, run_folder, sources
 from intrasense_fast.training import config as configuration
 from intrasense_fast.training.checkpoint import BEST, LAST, PREVIOUS, CheckpointError
-from intrasense_fast.training.config import RESUMABLE, TrainConfig
+from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.crossval import write_summary
 from intrasense_fast.training.results import write_results
 from intrasense_fast.training.signals import Stopped
@@ -43,40 +45,18 @@ class _Work:
     resumed: bool
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", help="new folder for the run (default runs/DATE-TIME)")
-    parser.add_argument(
-        "--resume",
-        metavar="RUN",
-        help="go on with a run; only --epochs, --workers and --device may be given beside it",
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        default=None,
-        help="every file within 90 seconds, no promise on Dice",
-    )
-    configuration.add_arguments(parser)
+def begin(given: Mapping[str, Any], out: str | None) -> None:
+    """Train a new run to its end.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Train; 0 when done, 130 or 143 when a signal stopped and saved it.
+    Args:
+        given: values of `TrainConfig`; the preset has the others.
+        out: the folder of the run, or None for runs/DATE-TIME.
 
     Raises:
-        UsageError, DataError: bad usage or input.
+        UsageError, DataError: an impossible value, or data that cannot be used; nothing is left behind.
+        Stopped: a signal stopped it, and it is saved.
     """
-    try:
-        if args.resume is not None:
-            _resume(args)
-        else:
-            _begin(args)
-    except Stopped as stopped:
-        return 128 + stopped.signal_number
-    return 0
-
-
-def _begin(args: argparse.Namespace) -> None:
-    config = configuration.resolve(args, gpu=torch.cuda.is_available())
+    config = configuration.resolve(given, gpu=torch.cuda.is_available())
     device = _device(config)
     if config.channels_last is None:
         # Written into the record: another layout has other last bits.
@@ -85,7 +65,7 @@ def _begin(args: argparse.Namespace) -> None:
     with torch.device("cpu" if config.encoder_weights else "meta"):
         _network(config)
     now = datetime.datetime.now()
-    run = run_folder.new_place(args.out, now)
+    run = run_folder.new_place(out, now)
     with run_folder.claimed(run, phantoms=config.data is None):
         if config.data is None:
             sources.simulate(run, config)
@@ -109,23 +89,23 @@ def _begin(args: argparse.Namespace) -> None:
         _train_all(run, _Work(config, data, splits, device, record, resumed=False))
 
 
-def _resume(args: argparse.Namespace) -> None:
-    run = Path(args.resume)
-    if not args.resume or not run.is_dir():
-        named = f"{run}: is no run folder" if args.resume else "--resume was given an empty name"
+def resume(run_name: str, changes: Mapping[str, Any]) -> None:
+    """Go on with a run, to its end.
+
+    Args:
+        run_name: the folder of the run.
+        changes: values of `TrainConfig` that may change: RESUMABLE.
+
+    Raises:
+        UsageError, DataError: the run, a change or the data cannot be used; nothing is changed.
+        Stopped: a signal stopped it, and it is saved.
+    """
+    run = Path(run_name)
+    if not run_name or not run.is_dir():
+        named = f"{run}: is no run folder" if run_name else "--resume was given an empty name"
         raise UsageError(
             f"{named}; name the folder of a run that began, or leave --resume out to begin a new one"
         )
-    allowed = {*RESUMABLE, "resume", "command", "run"}
-    extra = [
-        name for name, value in vars(args).items() if value is not None and name not in allowed
-    ]
-    if extra:
-        flags = ", ".join(map(configuration.flag_of, sorted(extra)))
-        raise UsageError(
-            f"--resume takes every value from {run}/{run_folder.CONFIG}; not allowed beside it: {flags}"
-        )
-    changes = {name: getattr(args, name) for name in RESUMABLE if getattr(args, name) is not None}
     # Nothing is read before the lock, and nothing written before every check: a refused resume changes nothing.
     with checkpoint.exclusive(run):
         record = run_folder.read_record(run)
@@ -160,7 +140,7 @@ def _train_all(run: Path, work: _Work) -> None:
         _train_folds(run, work)
     except Stopped:
         # The folder of a fold is no run of its own.
-        show(f"go on with: python train.py --resume {run}")
+        show(f"go on with: {_going_on(run)}")
         raise
     except DataError as error:
         # A worker's error carries its traceback; the last line is the message.
@@ -172,11 +152,11 @@ def _train_all(run: Path, work: _Work) -> None:
     except OSError as error:
         reason = f"{error.filename or run}: {error.strerror or error}"
         raise UsageError(
-            f"{reason}. Checkpoints are whole; then go on with: python train.py --resume {run}"
+            f"{reason}. Checkpoints are whole; then go on with: {_going_on(run)}"
         ) from error
     except KeyboardInterrupt:
         show(
-            f"\nstopped at once; go on from the last checkpoint with: python train.py --resume {run}",
+            f"\nstopped at once; go on from the last checkpoint with: {_going_on(run)}",
             sys.stderr,
         )
         raise
@@ -186,6 +166,7 @@ def _train_folds(run: Path, work: _Work) -> None:
     checkpoint.tidy(run)
     if not work.config.folds:
         _train_fold(run, work, 0, {run: work.record}, show)
+        _show_next(run)
         return
     folds = len(work.splits.folds)
     for number in range(folds) if work.config.fold is None else [work.config.fold]:
@@ -203,6 +184,11 @@ def _train_folds(run: Path, work: _Work) -> None:
     show(write_summary(run, done, work.config.subset, len(work.data)))
     if len(done) < folds:
         show(f"{len(done)} of {folds} folds are trained")
+    _show_next(run / f"fold-{min(done)}")
+
+
+def _show_next(folder: Path) -> None:
+    show_next("predict", "IMAGES", "--checkpoint", folder / BEST, "--out", "DIR")
 
 
 def _train_fold(
@@ -226,8 +212,12 @@ def _train_fold(
         "in_channels": config.in_channels,
     }
     train = SegmentationDataset(
-        data, roles["train"], augment=config.augment, seed=config.seed, **options
-    )  # type: ignore[arg-type]
+        data,
+        roles["train"],
+        augment=config.augment,  # type: ignore[arg-type]
+        seed=config.seed,
+        **options,
+    )
     val = SegmentationDataset(data, roles["val"], **options)
     extra = {
         "image_size": config.size,
@@ -258,28 +248,34 @@ def _train_fold(
     write_results(run, config, data, roles, train, work.device, say)
 
 
+def _going_on(run: Path) -> str:
+    return command_line("train", "--resume", run)
+
+
 def _show_of_fold(number: int, text: str) -> None:
     # An empty line stays above the fold's number, not between it and the text.
     message = text.lstrip("\n")
     show(text[: -len(message)] + f"fold {number}: {message}")
 
 
-def _network(config: TrainConfig) -> IntraSenseNet:
+def _network(config: TrainConfig) -> nn.Module:
     torch.manual_seed(config.seed)
+    arguments = config.model_arguments()
+    if config.encoder_weights is not None:
+        arguments["encoder_weights"] = config.encoder_weights
     try:
-        return IntraSenseNet(**config.model_arguments(), encoder_weights=config.encoder_weights)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+        net = build_network(config.network, **arguments)
+    except EncoderWeightsError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UsageError(first_line(error)) from error
+    set_fused(net, config.fused)
+    return net
 
 
 def _device(config: TrainConfig) -> torch.device:
     """The device, and whether --fused can be had on it."""
-    name = (
-        ("cuda" if torch.cuda.is_available() else "cpu")
-        if config.device == "auto"
-        else config.device
-    )
-    device = usable_device(name)
+    device = usable_device(default_device() if config.device == "auto" else config.device)
     if config.fused:
         status = fused_status(torch.zeros(1, device=device))
         if not status.available:

@@ -1,0 +1,79 @@
+"""The arguments that several commands share."""
+
+import argparse
+
+from intrasense_fast.data.layouts import LAYOUTS
+from intrasense_fast.errors import UsageError
+from intrasense_fast.inference import Segmenter, open_segmenter
+from intrasense_fast.networks import list_networks, register_network
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that runs a checkpoint."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="RUN/best",
+        help="folder with config.json and model.safetensors",
+    )
+    parser.add_argument("--out", required=True, help="new folder for the results")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        help="probability above which a pixel is lesion (default 0.5)",
+    )
+    parser.add_argument(
+        "--size", type=int, help="side the network sees (default: the checkpoint's image size)"
+    )
+    parser.add_argument(
+        "--device", default=None, help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)"
+    )
+    parser.add_argument(
+        "--fused",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="Triton kernels or eager operators",
+    )
+    parser.add_argument(
+        "--network",
+        metavar="MODULE:FACTORY",
+        help="code of your own that the checkpoint names and that you trust",
+    )
+
+
+def segmenter_of(args: argparse.Namespace) -> Segmenter:
+    """The network that `add_checkpoint_arguments` describes.
+
+    Raises:
+        UsageError: an argument that cannot be used.
+    """
+    trust(args.network)
+    return open_segmenter(args.checkpoint, size=args.size, device=args.device, fused=args.fused)
+
+
+def trust(network: str | None) -> None:
+    """Let a network from outside be built and loaded: its code was named on the command line.
+
+    Raises:
+        UsageError: it cannot be imported.
+    """
+    if network is None or network in list_networks() or ":" not in network:
+        return
+    try:
+        register_network(network)
+    except ValueError as error:
+        raise UsageError(f"--network {error}") from error
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that opens a data set: --layout and --skip-bad."""
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        choices=["auto", *LAYOUTS],
+        help="how the folder is organised (default: detect)",
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave files out that cannot be used, and list them"
+    )

@@ -1,0 +1,79 @@
+"""`intrasense-fast train`: a new run, or a run that goes on."""
+
+import argparse
+
+from intrasense_fast.commands.arguments import trust
+from intrasense_fast.errors import UsageError
+from intrasense_fast.fields import flag_of
+from intrasense_fast.training import config as configuration
+from intrasense_fast.training import runs
+from intrasense_fast.training.signals import Stopped
+
+_QUICK = "quick"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", help="new folder for the run (default runs/DATE-TIME)")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with a run; only --epochs, --workers and --device may be given beside it",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        default=None,
+        help="every file within 90 seconds, no promise on Dice",
+    )
+    configuration.add_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; 0 when done, 130 or 143 when a signal stopped and saved it.
+
+    Raises:
+        UsageError, DataError: bad usage or input.
+    """
+    trust(args.network)
+    try:
+        if args.resume is None:
+            runs.begin(_given(args), args.out)
+        else:
+            runs.resume(args.resume, _changes(args))
+    except Stopped as stopped:
+        return 128 + stopped.signal_number
+    return 0
+
+
+def _given(args: argparse.Namespace) -> dict[str, object]:
+    """The values on the command line, --quick as the preset that it is.
+
+    Raises:
+        UsageError: --quick beside another preset.
+    """
+    given = configuration.given(args)
+    if not args.quick:
+        return given
+    if given.get("preset", _QUICK) != _QUICK:
+        raise UsageError(f"--quick and --preset {given['preset']} exclude each other")
+    return given | {"preset": _QUICK}
+
+
+def _changes(args: argparse.Namespace) -> dict[str, object]:
+    """What is given beside --resume.
+
+    Raises:
+        UsageError: something that only a new run may be given.
+    """
+    given = configuration.given(args)
+    refused = [name for name in given if name not in configuration.RESUMABLE]
+    refused += [name for name in ("out", "quick") if getattr(args, name) is not None]
+    if given.get("network", "").count(":"):
+        # The run's own network; naming it says that its code is trusted.
+        refused.remove("network")
+    if refused:
+        flags = ", ".join(map(flag_of, sorted(refused)))
+        raise UsageError(
+            f"--resume takes every value from the run's config.json; not allowed beside it: {flags}"
+        )
+    return given

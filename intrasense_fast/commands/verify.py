@@ -1,0 +1,40 @@
+"""`intrasense-fast verify`: look through a data set and name every fault."""
+
+import argparse
+from pathlib import Path
+
+from intrasense_fast.commands.arguments import add_reading_arguments
+from intrasense_fast.console import show, show_next
+from intrasense_fast.data.contact_sheet import write_contact_sheet
+from intrasense_fast.data.verify import check_sheet, verify
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", help="folder of the data set")
+    parser.add_argument(
+        "--contact-sheet",
+        metavar="FILE.png",
+        help="draw the near-duplicates side by side, outlines of masks in colour",
+    )
+    add_reading_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; 0 when every file can be used (warnings are shown), 1 with errors.
+
+    Raises:
+        DataError: there is no data set, or the contact sheet cannot be drawn where it should.
+    """
+    sheet = Path(args.contact_sheet) if args.contact_sheet else None
+    if sheet:
+        check_sheet(sheet)
+    report = verify(args.path, args.layout, skip_bad=args.skip_bad, progress=True)
+    show(str(report))
+    if sheet:
+        write_contact_sheet(sheet, report.data, report.duplicates)
+        show(f"{len(report.duplicates.clusters)} clusters of near-duplicates are drawn in {sheet}")
+    if report.errors:
+        show_next("verify", args.path, "--skip-bad", instead=", or put the files above right")
+        return 1
+    show_next("train", "--data", args.path, *(["--skip-bad"] if args.skip_bad else []))
+    return 0

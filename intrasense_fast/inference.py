@@ -1,0 +1,151 @@
+"""A trained network at work: read from a folder, put on a device, and asked for lesion probabilities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from intrasense_fast.data.transforms import resize_image, resize_probability
+from intrasense_fast.errors import UsageError, first_line
+from intrasense_fast.health import StrideHealth
+from intrasense_fast.networks import load_network, read_config
+from intrasense_fast.networks.contract import config_of, health_of
+
+SMALLEST_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A network with one class, on its device; `size` is the side in pixels of the square that it sees."""
+
+    net: nn.Module
+    size: int
+
+
+def predict_probabilities(
+    net: nn.Module, images: Sequence[np.ndarray], size: int
+) -> list[np.ndarray]:
+    """Lesion probability of each image, on the image's own grid.
+
+    Args:
+        net: a network with one class, on any device; it runs in eval mode, and its mode is put back.
+        images: float32 (H, W) in [0, 1], each of its own size.
+        size: side in pixels of the square the network sees.
+
+    Returns:
+        One float32 (H, W) in [0, 1] an image.
+
+    Raises:
+        ValueError: the network has several classes, or an image has non-finite pixels.
+    """
+    classes = config_of(net)["num_classes"]
+    if classes != 1:
+        raise ValueError(f"predict: needs a network with one class, this one has {classes}")
+    if not images:
+        return []
+    for i, image in enumerate(images):
+        if not np.isfinite(image).all():
+            raise ValueError(
+                f"predict: image {i} has pixels that are NaN or infinite; repair it first"
+            )
+    training = net.training
+    net.eval()
+    try:
+        with torch.inference_mode():
+            logits = net(_batch(net, images, size))
+            maps = torch.sigmoid(logits.float())[:, 0].cpu().numpy()
+    finally:
+        net.train(training)
+    return [
+        resize_probability(probability, image.shape)
+        for probability, image in zip(maps, images, strict=True)
+    ]
+
+
+def network_health(
+    net: nn.Module, images: Sequence[np.ndarray], size: int
+) -> dict[int, StrideHealth]:
+    """How the parts of a network fare on images as `predict_probabilities` takes them; see `health_of`."""
+    return health_of(net, _batch(net, images, size))
+
+
+def _batch(net: nn.Module, images: Sequence[np.ndarray], size: int) -> Tensor:
+    """(B, in_channels, size, size) on the network's device."""
+    grey = torch.from_numpy(np.stack([resize_image(image, size) for image in images])).unsqueeze(1)
+    channels, device = config_of(net)["in_channels"], next(net.parameters()).device
+    return grey.expand(-1, channels, -1, -1).to(device)
+
+
+def default_device() -> str:
+    """A GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name, if numbers put on it can be read back.
+
+    Raises:
+        UsageError: it is unknown, not there, or holds no numbers.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise UsageError(
+            f"--device {name}: cannot be used here ({first_line(error)}); try --device cpu"
+        ) from error
+    return device
+
+
+def open_segmenter(
+    checkpoint: str | Path, *, size: int | None, device: str | None, fused: bool | None
+) -> Segmenter:
+    """The network of a checkpoint on a device, ready for `predict_probabilities`.
+
+    Args:
+        checkpoint: folder with config.json and model.safetensors.
+        size: side in pixels of the square the network sees; None = the checkpoint's image size.
+        device: None = a GPU if there is one.
+        fused: the Triton kernels, eager operators, or None, whichever can run.
+
+    Raises:
+        UsageError: one of them cannot be used; the message names its flag.
+    """
+    try:
+        config = read_config(checkpoint)
+        net = load_network(checkpoint, fused=fused)
+    except ValueError as error:
+        raise UsageError(f"--checkpoint {error}") from error
+    classes = config_of(net)["num_classes"]
+    if classes != 1:
+        raise UsageError(
+            f"--checkpoint {checkpoint}: has {classes} classes, a network with one class (lesion) is needed"
+        )
+    side = size if size is not None else config.get("image_size")
+    if side is None:
+        raise UsageError(
+            f"{checkpoint}/config.json has no image_size; give --size, the side the network was trained at"
+        )
+    if not isinstance(side, int) or side < SMALLEST_SIZE:
+        raise UsageError(f"--size must be an integer >= {SMALLEST_SIZE}, got {side!r}")
+    place = usable_device(device or default_device())
+    try:
+        net.to(place)
+    except RuntimeError as error:
+        raise UsageError(
+            f"--device {place}: the network cannot be put there ({first_line(error)})"
+        ) from error
+    if fused:
+        _check_fused(net)
+    return Segmenter(net, side)
+
+
+def _check_fused(net: nn.Module) -> None:
+    report = getattr(net, "fused_report", None)
+    paths = report().values() if callable(report) else ()
+    unavailable = [path.reason for path in paths if path.path == "unavailable"]
+    if unavailable:
+        raise UsageError(f"--fused: {unavailable[0]}")
