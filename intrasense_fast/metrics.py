@@ -5,19 +5,83 @@ pools their pixel counts (the micro figures beside them), and reports the images
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-PAPER_METRICS = ("dice", "jaccard", "accuracy", "recall", "precision")
-METRICS = (*PAPER_METRICS, "specificity", "hd95", "assd", "boundary_iou")
-DISTANCES = ("hd95", "assd")
 COUNTS = ("tp", "fp", "fn", "tn")
 BOUNDARY_RATIO = 0.02
+
+Mask = NDArray[np.bool_]
+
+
+class Counts(NamedTuple):
+    """Pixels of one image, or of several: predicted and true, predicted alone, true alone, neither."""
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: its column, its title in tables, and how it is computed.
+
+    Attributes:
+        name: its column.
+        label: its title.
+        kind: what `function` takes and gives, and the rule for empty masks:
+            "overlap", Counts -> (numerator, denominator); two empty masks are undefined, else 0 over 0 is 0;
+            "share", the same, undefined where the denominator is 0, whatever the masks are;
+            "distance", the pooled surface distances of `surface_distances` -> pixels; undefined where a mask is empty;
+            "band", (prediction, target), neither empty -> a ratio; two empty masks are undefined, one alone gives 0.
+        function: see kind.
+        in_paper: whether the paper's tables have it.
+    """
+
+    name: str
+    label: str
+    kind: Literal["overlap", "share", "distance", "band"]
+    function: Callable[..., Any]
+    in_paper: bool = False
+
+    @property
+    def is_distance(self) -> bool:
+        return self.kind == "distance"
+
+    @property
+    def is_pooled(self) -> bool:
+        """Can it be computed from the pixel counts of many images together?"""
+        return self.kind in ("overlap", "share")
+
+
+def _boundary_iou(prediction: Mask, target: Mask) -> float:
+    bands = _boundary_band(prediction), _boundary_band(target)
+    both = int(np.count_nonzero(bands[0] & bands[1]))
+    return both / int(np.count_nonzero(bands[0] | bands[1]))
+
+
+# One row a metric, in the order of every table.
+TABLE = (
+    Metric("dice", "Dice", "overlap", lambda n: (2 * n.tp, 2 * n.tp + n.fp + n.fn), True),
+    Metric("jaccard", "Jaccard", "overlap", lambda n: (n.tp, n.tp + n.fp + n.fn), True),
+    Metric("accuracy", "Accuracy", "share", lambda n: (n.tp + n.tn, sum(n)), True),
+    Metric("recall", "Recall", "overlap", lambda n: (n.tp, n.tp + n.fn), True),
+    Metric("precision", "Precision", "overlap", lambda n: (n.tp, n.tp + n.fp), True),
+    Metric("specificity", "Specificity", "share", lambda n: (n.tn, n.tn + n.fp)),
+    Metric("hd95", "HD95 (px)", "distance", lambda distances: np.percentile(distances, 95)),
+    Metric("assd", "ASSD (px)", "distance", lambda distances: distances.mean()),
+    Metric("boundary_iou", "Boundary IoU", "band", _boundary_iou),
+)
+METRICS = tuple(metric.name for metric in TABLE)
+PAPER_METRICS = tuple(metric.name for metric in TABLE if metric.in_paper)
+DISTANCES = tuple(metric.name for metric in TABLE if metric.is_distance)
+LABELS = {metric.name: metric.label for metric in TABLE}
 
 
 def image_metrics(
@@ -53,21 +117,21 @@ def image_metrics(
         )
     tp = int(np.count_nonzero(p & t))
     fp, fn = int(np.count_nonzero(p)) - tp, int(np.count_nonzero(t)) - tp
-    row = _ratios(tp, fp, fn, p.size - tp - fp - fn, undefined)
-    if tp + fp == 0 and tp + fn == 0:
-        row |= {"hd95": no_distance, "assd": no_distance, "boundary_iou": undefined}
-    elif tp + fp == 0 or tp + fn == 0:
-        row |= {"hd95": math.nan, "assd": math.nan, "boundary_iou": 0.0}
-    else:
-        distances = _surface_distances(p, t)
-        bands = _boundary_band(p), _boundary_band(t)
-        row |= {
-            "hd95": float(np.percentile(distances, 95)),
-            "assd": float(distances.mean()),
-            "boundary_iou": int(np.count_nonzero(bands[0] & bands[1]))
-            / int(np.count_nonzero(bands[0] | bands[1])),
-        }
-    return row | {"tp": tp, "fp": fp, "fn": fn, "tn": p.size - tp - fp - fn}
+    counts = Counts(tp, fp, fn, p.size - tp - fp - fn)
+    distances = _surface_distances(p, t) if p.any() and t.any() else None
+    row = {}
+    for metric in TABLE:
+        if metric.is_pooled:
+            row[metric.name] = _from_counts(metric, counts, undefined)
+        elif not p.any() and not t.any():
+            row[metric.name] = no_distance if metric.is_distance else undefined
+        elif distances is None:
+            row[metric.name] = math.nan if metric.is_distance else 0.0
+        elif metric.is_distance:
+            row[metric.name] = float(metric.function(distances))
+        else:
+            row[metric.name] = metric.function(p, t)
+    return row | counts._asdict()
 
 
 @dataclass(frozen=True)
@@ -87,8 +151,7 @@ class Summary:
 
     `metrics` and `pooled` cover the lesion images; `false_positive_rate` and `false_positive_area` the normal ones: the share
     with any predicted pixel, and the mean of fp / pixels over all of them (nan without normal images). `missed_lesions` are
-    lesion images whose prediction has no pixel in the lesion; `one_side_empty` those
-    whose prediction is empty.
+    lesion images whose prediction has no pixel in the lesion, `one_side_empty` those whose prediction has none at all.
     """
 
     metrics: dict[str, Statistics]
@@ -128,13 +191,12 @@ def summarize(rows: Iterable[Mapping[str, Any]], *, empty: str = "nan") -> Summa
     found = tp + fp > 0
     normal = ~lesion
     pixels = tp + fp + fn + tn
-    lesion_tp, lesion_fp, lesion_fn, lesion_tn = (
-        int(column[lesion].sum()) for column in (tp, fp, fn, tn)
-    )
-    if lesion.any():
-        pooled = _ratios(lesion_tp, lesion_fp, lesion_fn, lesion_tn, undefined)
-    else:
-        pooled = dict.fromkeys((*PAPER_METRICS, "specificity"), math.nan)
+    counts = Counts(*(int(column[lesion].sum()) for column in (tp, fp, fn, tn)))
+    pooled = {
+        metric.name: _from_counts(metric, counts, undefined) if lesion.any() else math.nan
+        for metric in TABLE
+        if metric.is_pooled
+    }
     return Summary(
         metrics={name: _statistics(table[lesion, i]) for i, name in enumerate(METRICS)},
         pooled=pooled,
@@ -175,20 +237,13 @@ def _mask(array: ArrayLike, name: str) -> NDArray[np.bool_]:
     return mask
 
 
-def _ratios(tp: int, fp: int, fn: int, tn: int, undefined: float) -> dict[str, float]:
-    def overlap(numerator: int, denominator: int) -> float:
-        if tp + fp + fn == 0:
-            return undefined
-        return numerator / denominator if denominator else 0.0
-
-    return {
-        "dice": overlap(2 * tp, 2 * tp + fp + fn),
-        "jaccard": overlap(tp, tp + fp + fn),
-        "accuracy": (tp + tn) / (tp + fp + fn + tn),
-        "recall": overlap(tp, tp + fn),
-        "precision": overlap(tp, tp + fp),
-        "specificity": tn / (tn + fp) if tn + fp else undefined,
-    }
+def _from_counts(metric: Metric, counts: Counts, undefined: float) -> float:
+    numerator, denominator = metric.function(counts)
+    if metric.kind == "overlap" and counts.tp + counts.fp + counts.fn == 0:
+        return undefined
+    if denominator == 0:
+        return 0.0 if metric.kind == "overlap" else undefined
+    return numerator / denominator
 
 
 def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

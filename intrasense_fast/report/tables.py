@@ -7,33 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from intrasense_fast.files import atomic_path, legible
-from intrasense_fast.metrics import DISTANCES, METRICS, PAPER_METRICS, Summary
-
-LABELS = {
-    "dice": "Dice",
-    "jaccard": "Jaccard",
-    "accuracy": "Accuracy",
-    "recall": "Recall",
-    "precision": "Precision",
-    "specificity": "Specificity",
-    "hd95": "HD95 (px)",
-    "assd": "ASSD (px)",
-    "boundary_iou": "Boundary IoU",
-}
+from intrasense_fast.metrics import TABLE, Summary
 
 
 def summary_table(summary: Summary, title: str) -> str:
     """One summary as text: the paper's five metrics first; ratios as fractions, distances in pixels, "-" where undefined."""
     lines = [["", "mean ± SD", "median", "pooled", "n"]]
-    for name in METRICS:
-        values = summary.metrics[name]
-        digits = 2 if name in DISTANCES else 4
+    for metric in TABLE:
+        values = summary.metrics[metric.name]
+        digits = 2 if metric.is_distance else 4
         lines.append(
             [
-                LABELS[name],
+                metric.label,
                 f"{_text(values.mean, digits)} ± {_text(values.sd, digits)}",
                 _text(values.median, digits),
-                _text(summary.pooled.get(name, math.nan), digits),
+                _text(summary.pooled.get(metric.name, math.nan), digits),
                 f"{values.n}",
             ]
         )
@@ -52,9 +40,10 @@ def summary_table(summary: Summary, title: str) -> str:
 
 def comparison_table(rows: Mapping[str, Summary]) -> str:
     """Several summaries under each other: the mean over lesion images of the paper's five metrics, and pooled Dice."""
-    lines = [["", *(LABELS[name] for name in PAPER_METRICS), "pooled Dice", "images"]]
+    metrics = [metric for metric in TABLE if metric.in_paper]
+    lines = [["", *(metric.label for metric in metrics), "pooled Dice", "images"]]
     for name, summary in rows.items():
-        means = [_text(summary.metrics[metric].mean) for metric in PAPER_METRICS]
+        means = [_text(summary.metrics[metric.name].mean) for metric in metrics]
         lines.append([name, *means, _text(summary.pooled["dice"]), f"{summary.lesion_images}"])
     return "\n".join(_aligned(lines))
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from intrasense_fast.metrics import METRICS, summarize
-from intrasense_fast.report.tables import LABELS, write_csv
+from intrasense_fast.metrics import LABELS, METRICS, summarize
+from intrasense_fast.report.tables import write_csv
 
 COLUMNS = ("metric", "folds", "fold_mean", "fold_sd", "images", "image_mean", "image_sd", "pooled")
 

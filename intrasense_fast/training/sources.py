@@ -6,7 +6,7 @@ from pathlib import Path
 
 from intrasense_fast.console import command_line, show
 from intrasense_fast.data.duplicates import Duplicates, find_duplicates, regrouped
-from intrasense_fast.data.layouts import read_dataset
+from intrasense_fast.data.layouts import folds_of, read_dataset
 from intrasense_fast.data.phantom import write_phantom
 from intrasense_fast.data.records import DataError, Finding, SegmentationData, accept
 from intrasense_fast.data.splits import (
@@ -22,7 +22,6 @@ from intrasense_fast.data.subsets import choose
 from intrasense_fast.training.config import TrainConfig
 
 PHANTOMS = "data"
-FOLDED_LAYOUTS = ("busi", "dataset-b", "ddti", "ddti-masks", "bus-bra")
 _PHANTOM_ROLES = ("train", "selection", "test")
 _SMALLEST_PHANTOM = 128
 _SHOWN_WARNINGS = 20
@@ -87,9 +86,7 @@ def split(config: TrainConfig, data: SegmentationData, findings: Sequence[Findin
         )
         splits = Splits((Fold(*roles),), {"phantoms": len(names), "seed": config.seed})
     else:
-        folds = (
-            (5 if data.layout in FOLDED_LAYOUTS else 0) if config.folds is None else config.folds
-        )
+        folds = folds_of(data.layout) if config.folds is None else config.folds
         splits = make_splits(
             names, groups, strata, folds=folds, val_fraction=config.val_fraction, seed=config.seed
         )

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +20,13 @@ from intrasense_fast.losses import IntraSenseLoss
 from intrasense_fast.networks.contract import health_of, scalars_of
 from intrasense_fast.training import checkpoint, logs
 from intrasense_fast.training.config import RESUMABLE, TrainConfig, completed
+from intrasense_fast.training.epoch_log import EpochLog, add_step, step_values
+from intrasense_fast.training.position import Position
 from intrasense_fast.training.signals import Stopped, StopRequest, collected
+from intrasense_fast.training.step_guard import StepGuard, diverged, has_diverged
 
-NON_FINITE_IN_A_ROW = 20
 HEALTH_IMAGES = 8
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_TERMS = ("bce", "dice", "whitening")
-# What a step has of every network.
-_STEP = ("loss", *_TERMS, "gradient_norm", "learning_rate", "skipped", "steps")
-
-
-class DivergedError(UsageError):
-    """Training that no longer gives finite numbers."""
-
-
-@dataclass
-class Position:
-    """How far a run is: `epoch` and `step` are the next ones (from 0), `total` the steps made; the rest is what they found."""
-
-    epoch: int = 0
-    step: int = 0
-    total: int = 0
-    best_dice: float = -1.0
-    best_epoch: int = -1
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    finished: bool = False
 
 
 def steps_of(images: int, batch_size: int) -> int:
@@ -175,8 +155,7 @@ class Trainer:
             self.schedule = CosineAnnealingLR(self.optimizer, T_max=total)
         elif config.scheduler == "plateau":
             self.schedule = ReduceLROnPlateau(self.optimizer, mode="max", factor=0.5, patience=5)
-        # BatchNorm's averages, put back after a step that was not finite: a single NaN would stay in them for ever.
-        self._buffers = list(net.buffers())
+        self._guard = StepGuard(net)
 
     def _train_epoch(self) -> None:
         position, config = self.position, self.config
@@ -212,7 +191,7 @@ class Trainer:
             image.to(self.device, non_blocking=True),
             mask.to(self.device, non_blocking=True),
         )
-        averages = [buffer.clone() for buffer in self._buffers]
+        self._guard.begin()
         rate = self.optimizer.param_groups[0]["lr"]
         with self._autocast():
             output = self.net(image)
@@ -223,33 +202,14 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(
             self.net.parameters(), self.config.clip if self.config.clip is not None else math.inf
         )
-        finite = bool(torch.isfinite(total.detach()) & torch.isfinite(norm))
+        finite = self._guard.accept(total, norm, position)
         if finite:
             self.scaler.step(self.optimizer)
-            position.skipped_in_a_row = 0
-        else:
-            for buffer, average in zip(self._buffers, averages, strict=True):
-                buffer.copy_(average)
-            position.skipped += 1
-            position.skipped_in_a_row += 1
         if self.config.amp == "fp16":
             self.scaler.update()
         if self.schedule is not None and self.config.scheduler != "plateau":
             self.schedule.step()
-        found = {
-            "loss": total.detach(),
-            **{_logged(name): value for name, value in self.loss.terms.items()},
-            "gradient_norm": norm,
-            **scalars_of(self.net),
-        }
-        # One transfer: every float() of its own would wait for the device.
-        values = dict(
-            zip(
-                found,
-                torch.stack([value.double() for value in found.values()]).tolist(),
-                strict=True,
-            )
-        )
+        values = step_values(total, self.loss.terms, norm, scalars_of(self.net))
         return {**values, "learning_rate": rate, "skipped": float(not finite)}
 
     def _autocast(self) -> torch.autocast:
@@ -264,16 +224,11 @@ class Trainer:
             line | {key: value if math.isfinite(value) else None for key, value in values.items()},
         )
         if values["skipped"]:
-            if position.skipped_in_a_row >= NON_FINITE_IN_A_ROW:
+            if has_diverged(position):
                 self._save()
-                raise DivergedError(
-                    f"{NON_FINITE_IN_A_ROW} steps in a row had a loss or a gradient that was not finite (the last at step "
-                    f"{position.total}); lower --lr, set --clip 1, or use --amp off. {self.run} is saved"
-                )
+                raise diverged(self.run, position)
             return
-        for name, value in values.items():
-            position.sums[name] = position.sums.get(name, 0.0) + value
-        position.sums["steps"] = position.sums.get("steps", 0.0) + 1
+        add_step(position, values)
 
     def _finish_epoch(self) -> None:
         position, config = self.position, self.config
@@ -281,29 +236,8 @@ class Trainer:
             # Before metrics.csv and best/: where these stand without a checkpoint, it was lost, and no kill came before it.
             self._save()
         val_loss, val_dice = self._validate()
-        means = (
-            {name: value / position.sums["steps"] for name, value in position.sums.items()}
-            if position.sums
-            else {}
-        )
-        row: dict[str, Any] = {"epoch": position.epoch + 1}
-        row |= {f"train_{name}": means.get(name, math.nan) for name in ("loss", *_TERMS)}
-        row |= {f"train_{name}": value for name, value in means.items() if name.endswith("_loss")}
-        row |= {"val_loss": val_loss, "val_dice": val_dice}
-        scalars = {name: value for name, value in means.items() if _is_scalar(name)}
-        row |= scalars
-        health = self._health()
-        row |= {
-            f"{name}_{stride}": value
-            for stride, record in health.items()
-            for name, value in record._asdict().items()
-            if not math.isnan(value)
-        }
-        row |= {
-            "learning_rate": means.get("learning_rate", math.nan),
-            "skipped_steps": position.skipped,
-        }
-        logs.append_epoch(self.run, row)
+        log = EpochLog(position, val_loss, val_dice, self._health())
+        logs.append_epoch(self.run, log.row())
         if config.scheduler == "plateau":
             self.schedule.step(val_dice)
         better = val_dice > position.best_dice
@@ -317,14 +251,8 @@ class Trainer:
                 self.run, self.net, self.extra | {"epoch": position.epoch, "val_dice": val_dice}
             )
         self._save()
-        note = (" (best)" if better else "") + (
-            f", {position.skipped} steps skipped" if position.skipped else ""
-        )
-        self.say(
-            f"epoch {position.epoch}/{config.epochs}: loss {row['train_loss']:.3f}, selection loss {val_loss:.3f}, "
-            f"selection Dice {val_dice:.4f}{note}{_in_words(scalars)}"
-        )
-        for fault in faults(health):
+        self.say(log.line(config.epochs, best=better))
+        for fault in faults(log.health):
             self.say(f"warning: {fault}")
 
     @torch.no_grad()
@@ -345,11 +273,7 @@ class Trainer:
             with self._autocast():
                 logits = self.net(image)
             losses.append((float(loss(logits, mask)), len(image)))
-            found, truth = logits > 0, mask > 0.5
-            both = (found & truth).sum((1, 2, 3)).double()
-            areas = found.sum((1, 2, 3)) + truth.sum((1, 2, 3))
-            lesion = truth.sum((1, 2, 3)) > 0
-            dices += (2 * both / areas)[lesion].tolist()
+            dices += _dice_of_lesions(logits, mask)
             self._stop_if_asked()
         if not dices:
             raise UsageError(
@@ -397,24 +321,13 @@ def _reproducible() -> contextlib.AbstractContextManager[None]:
     )
 
 
-def _logged(term: str) -> str:
-    """What the logs call a term of the loss: those of every network by their names, the others NAME_loss."""
-    return term if term in _TERMS else f"{term}_loss"
-
-
-def _is_scalar(name: str) -> bool:
-    """Is a value of a step one that the network offered?"""
-    return name not in _STEP and not name.endswith("_loss")
-
-
-def _in_words(scalars: dict[str, float]) -> str:
-    """Scalars that differ in their last number stand together: ", masked fraction 0.41 / 0.38"."""
-    together: dict[str, list[str]] = {}
-    for name, value in scalars.items():
-        together.setdefault(name.rstrip("0123456789").strip("_"), []).append(f"{value:.2f}")
-    return "".join(
-        f", {name.replace('_', ' ')} {' / '.join(values)}" for name, values in together.items()
-    )
+def _dice_of_lesions(logits: Tensor, mask: Tensor) -> list[float]:
+    """Dice of each image whose mask (B, K, H, W) is not empty."""
+    prediction, truth = logits > 0, mask > 0.5
+    both = (prediction & truth).sum((1, 2, 3)).double()
+    areas = prediction.sum((1, 2, 3)) + truth.sum((1, 2, 3))
+    lesion = truth.sum((1, 2, 3)) > 0
+    return (2 * both / areas)[lesion].tolist()
 
 
 def _mean(pairs: Sequence[tuple[float, int]]) -> float:

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from intrasense_fast.predict import predict_probabilities
 
 from intrasense_fast import IntraSenseNet
 from intrasense_fast.cli import main
+from intrasense_fast.inference import predict_probabilities
 from tests.support.checkpoints import tiny_checkpoint
 
 

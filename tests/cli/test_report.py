@@ -161,7 +161,7 @@ def test_summary_table() -> None:
     assert next(line for line in lines if line.startswith("HD95")).split()[-2:] == ["-", "2"]
     assert (
         lines[-2]
-        == "Over 3 images with a lesion; 1 lesion missed, 2 images with one mask empty, 1 distance undefined."
+        == "Over 3 images with a lesion; 1 lesion missed, 1 image with one mask empty, 1 distance undefined."
     )
     assert (
         lines[-1]
@@ -259,6 +259,27 @@ def test_overlay_grid(tmp_path: Path) -> None:
     alone = picture(path)
     assert holds(alone, overlays.OUTLINE) and not holds(alone, overlays.TRUE_POSITIVE)
     assert os.listdir(tmp_path) == ["o.png"]
+
+
+def test_the_verdict_on_an_image_names_its_fault(seed: int) -> None:
+    lesion, nothing = disc(48), np.zeros((48, 48), bool)
+    cases = (
+        (lesion, lesion, "Dice 1.000"),
+        (lesion, nothing, "Dice 0.000"),
+        (nothing, lesion, "normal: false alarm"),
+        (nothing, nothing, "normal: none found"),
+        (None, lesion, ""),
+    )
+    for target, prediction, verdict in cases:
+        row = OverlayItem("case", np.zeros((48, 48)), target, prediction)
+        assert overlays._verdict(row) == verdict
+    rows = [image_metrics(prediction, target) for target, prediction, _ in cases[:4]]
+    rows.insert(1, image_metrics(disc(48, 6), lesion))
+    order = overlays.worst_to_best(rows, 5)
+    assert sorted(order[:2]) == [2, 3] and order[2] == 1 and sorted(order[3:]) == [0, 4]
+    many = [{"dice": value} for value in np.random.default_rng(seed).permutation(100) / 100]
+    picked = [many[place]["dice"] for place in overlays.worst_to_best(many, 8)]
+    assert picked == sorted(picked) and picked[0] == 0 and picked[-1] == 0.99 and len(picked) == 8
 
 
 def test_overlay_grid_refuses(tmp_path: Path) -> None:

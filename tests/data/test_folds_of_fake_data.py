@@ -12,7 +12,8 @@ import pytest
 from intrasense_fast.cli import main
 from intrasense_fast.data import open_dataset
 from intrasense_fast.data.splits import Splits, parted_groups
-from intrasense_fast.training import command, sources
+from intrasense_fast.training import runs as command
+from intrasense_fast.training import sources
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.signals import Stopped
 
@@ -108,7 +109,7 @@ def test_a_stop_within_a_fold_names_the_whole_run(
     monkeypatch.setattr(command, "_train_fold", stopped)
     run = tmp_path / "run"
     assert main(["train", "--data", str(trees("busi", False)[0]), "--out", str(run), *SMALL]) == 130
-    assert f"go on with: python train.py --resume {run}\n" in capsys.readouterr().out
+    assert f"go on with: intrasense-fast train --resume {run}\n" in capsys.readouterr().out
 
 
 @pytest.mark.slow

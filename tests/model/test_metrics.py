@@ -227,7 +227,7 @@ def test_summary_by_hand() -> None:
         }
     )
     assert (summary.images, summary.lesion_images, summary.normal_images) == (6, 4, 2)
-    assert (summary.missed_lesions, summary.one_side_empty) == (2, 2)
+    assert (summary.missed_lesions, summary.one_side_empty) == (2, 1)
     assert (summary.false_positive_rate, summary.false_positive_area) == (0.5, pytest.approx(0.01))
 
 

@@ -270,7 +270,8 @@ def test_missing_and_damaged_files_are_named(
         ("{", r"config\.json: damaged"),
         ("[" * 100_000, r"config\.json: damaged"),
         ("1" * 5000, r"config\.json: damaged"),
-        (json.dumps({"architecture": "UNet"}), "describes no IntraSenseNet"),
+        (json.dumps({"architecture": "UNet"}), "describes no intrasense, its .* is UNet"),
+        (json.dumps({}), "describes no network"),
         (json.dumps({"architecture": "IntraSenseNet"}), 'has no "arguments"'),
         (
             json.dumps({**config, "arguments": {**config["arguments"], "heads": 4}}),

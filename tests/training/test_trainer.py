@@ -112,7 +112,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if where == "network":
-        monkeypatch.setattr(IntraSenseNet, "save_pretrained", full)
+        monkeypatch.setattr(checkpoint, "save_network", full)
     else:
         monkeypatch.setattr(torch, "save", full)
     with pytest.raises(

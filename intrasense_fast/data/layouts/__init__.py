@@ -1,4 +1,7 @@
-"""The data sets users have on disk, one module a layout: `detect(path) -> bool` and `read(path) -> (records, problems)`."""
+"""The data sets users have on disk, one module a layout: `detect(path) -> bool` and `read(path) -> (records, problems)`.
+
+A module that has FOLDS is cross-validated in so many folds by default.
+"""
 
 import os
 from pathlib import Path
@@ -15,6 +18,11 @@ LAYOUTS: dict[str, ModuleType] = {
 }
 
 _MAX_DESCENT = 3
+
+
+def folds_of(layout: str) -> int:
+    """How many cross-validation folds a layout's data are published with; 0 = one split."""
+    return getattr(LAYOUTS.get(layout), "FOLDS", 0)
 
 
 def open_dataset(

@@ -15,6 +15,7 @@ from intrasense_fast.data.layouts._files import (
 from intrasense_fast.data.records import Problem
 
 NAME = "dataset-b"
+FOLDS = 5
 EXPECTED = "original/ and GT/ with files of equal names (000001.png, ...), optionally labels.csv (name, label)"
 NOTE = "Dataset B has no patient identifiers: groups are near-duplicates only, so images of one patient can stand in two folds"
 

@@ -13,6 +13,7 @@ from intrasense_fast.data.order import natural_key
 from intrasense_fast.data.records import Problem, Record
 
 NAME = "ddti"
+FOLDS = 5
 EXPECTED = "CASE.xml with the outlines, and CASE_1.jpg, CASE_2.jpg, ..., in one folder"
 
 Region = tuple[tuple[float, float], ...]

@@ -17,6 +17,7 @@ from intrasense_fast.data.layouts._files import (
 from intrasense_fast.data.records import Problem
 
 NAME = "ddti-masks"
+FOLDS = 5
 EXPECTED = "image/1.PNG, mask/1.PNG and category.csv, or 1.a.jpg (image) beside 1.b.jpg (mask)"
 NOTE = "these copies of DDTI are renumbered: patients are unknown, and crops of one frame can stand in different folds"
 

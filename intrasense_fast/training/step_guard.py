@@ -1,0 +1,53 @@
+"""Steps whose loss or gradient is not finite: they leave no trace, and too many in a row end the run."""
+
+import torch
+from torch import Tensor, nn
+
+from intrasense_fast.errors import UsageError
+from intrasense_fast.training.position import Position
+
+NON_FINITE_IN_A_ROW = 20
+
+
+class DivergedError(UsageError):
+    """Training that no longer gives finite numbers."""
+
+
+class StepGuard:
+    """Watches the steps of one network, and counts those skipped in the run's position.
+
+    Args:
+        net: its buffers are put back after a step that was not finite: a single NaN would stay in BatchNorm's averages for ever.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self._buffers = list(net.buffers())
+        self._before: list[Tensor] = []
+
+    def begin(self) -> None:
+        """Before a step's forward."""
+        self._before = [buffer.clone() for buffer in self._buffers]
+
+    def accept(self, loss: Tensor, gradient_norm: Tensor, position: Position) -> bool:
+        """Is the step finite? If not, the buffers are as `begin` met them, and the step counts as skipped."""
+        finite = bool(torch.isfinite(loss.detach()) & torch.isfinite(gradient_norm))
+        if finite:
+            position.skipped_in_a_row = 0
+            return True
+        for buffer, value in zip(self._buffers, self._before, strict=True):
+            buffer.copy_(value)
+        position.skipped += 1
+        position.skipped_in_a_row += 1
+        return False
+
+
+def has_diverged(position: Position) -> bool:
+    return position.skipped_in_a_row >= NON_FINITE_IN_A_ROW
+
+
+def diverged(run: object, position: Position) -> DivergedError:
+    """The error of a run that is saved and cannot go on."""
+    return DivergedError(
+        f"{NON_FINITE_IN_A_ROW} steps in a row had a loss or a gradient that was not finite (the last at step "
+        f"{position.total}); lower --lr, set --clip 1, or use --amp off. {run} is saved"
+    )
