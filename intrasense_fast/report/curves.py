@@ -27,6 +27,8 @@ LOSS_COLUMNS = {
     "train_whitening": "whitening",
     "val_loss": "selection total",
 }
+# Hundreds of times smaller than the others: on their axis it would be a line at zero.
+WHITENING = "train_whitening"
 LINES = tuple(hex_colour(rgb) for rgb in (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY))
 
 
@@ -48,7 +50,7 @@ def save_curves(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]])
     if "epoch" not in names:
         raise ValueError(f"save_curves: rows must have a column epoch, got {', '.join(names)}")
     epochs = _column(table, "epoch")
-    losses = [name for name in LOSS_COLUMNS if name in names]
+    losses = [name for name in LOSS_COLUMNS if name in names and name != WHITENING]
     dice = [name for name in names if name.startswith("val_") and name.endswith("dice")]
 
     def strides(quantity: str) -> list[str]:
@@ -56,6 +58,7 @@ def save_curves(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]])
 
     panels = [
         (_draw_losses, losses),
+        (_draw_whitening, [name for name in names if name == WHITENING]),
         (_draw_dice, dice),
         (_draw_masked, strides("masked_fraction")),
         (_draw_attention, strides("attention_entropy")),
@@ -91,6 +94,11 @@ def _draw_losses(axes: "Axes", epochs: list[float], columns: Mapping[str, list[f
     if any(value < 0 for values in columns.values() for value in values):
         axes.axhline(0, color="#999999", linewidth=0.6)
     _legend(axes)
+
+
+def _draw_whitening(axes: "Axes", epochs: list[float], columns: Mapping[str, list[float]]) -> None:
+    _draw_losses(axes, epochs, columns)
+    axes.set_title("Whitening loss (Eq. 9), unweighted", loc="left", fontsize=10, color=INK)
 
 
 def _draw_dice(axes: "Axes", epochs: list[float], columns: Mapping[str, list[float]]) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from intrasense_fast.files import atomic_folder, atomic_path, check_place, legible
 from intrasense_fast.metrics import image_metrics, summarize
-from intrasense_fast.report import overlays
+from intrasense_fast.report import figures, overlays
 from intrasense_fast.report.curves import save_curves
 from intrasense_fast.report.figures import GREEN, ORANGE, SKY, to_rgb
 from intrasense_fast.report.maps import (
@@ -326,6 +326,20 @@ ROWS = [
 def test_curves(tmp_path: Path, rows: list[dict[str, object]]) -> None:
     save_curves(tmp_path / "c.png", rows)
     assert holds(picture(tmp_path / "c.png"), (0, 114, 178)) and os.listdir(tmp_path) == ["c.png"]
+
+
+def test_the_whitening_loss_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its curve covers most of its own axis, though it is a hundredth of the others."""
+    drawn = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
+    rows = [{**row, "train_whitening": -0.01 / row["epoch"]} for row in ROWS]
+    save_curves(tmp_path / "c.png", rows)
+    panels = {axes.get_title(loc="left"): axes for axes in drawn[0].axes}
+    (title,) = (title for title in panels if title.startswith("Whitening loss"))
+    low, high = panels[title].get_ylim()
+    assert -0.012 < low < -0.01 and 0 <= high < 0.002
+    labels = [text.get_text() for text in panels["Loss"].get_legend().get_texts()]
+    assert "whitening" not in labels and "total" in labels
 
 
 def test_curves_refuse(tmp_path: Path) -> None:

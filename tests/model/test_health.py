@@ -134,7 +134,7 @@ def test_absent_modules_have_no_numbers(options: dict[str, bool]) -> None:
 
 
 def test_running_statistics_are_those_of_a_mixture(rng: torch.Generator) -> None:
-    from intrasense_fast.refine import RunningStandardization
+    from intrasense_fast.networks.refine import RunningStandardization
 
     norm = RunningStandardization(3).double()
     batches = [torch.randn(4, 3, generator=rng, dtype=torch.float64) + i for i in range(4)]

@@ -153,7 +153,9 @@ def test_outputs_of_every_kind_are_one(seed: int) -> None:
     target = (torch.rand(2, 1, 8, 8, generator=generator) > 0.5).float()
     measured = IntraSenseLoss((1, 2, 3))
     plain = measured(logits, target)
-    assert measured.terms.keys() == {"bce", "dice", "whitening"} and measured.terms["whitening"] == 0
+    assert (
+        measured.terms.keys() == {"bce", "dice", "whitening"} and measured.terms["whitening"] == 0
+    )
     total = measured(ToyOutput(logits, loss), target)
     assert measured.terms.keys() == {"bce", "dice", "whitening", "edge"}
     torch.testing.assert_close(total, plain + 3 * loss)
