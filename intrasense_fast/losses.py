@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from intrasense_fast.functional import bce_dice
 from intrasense_fast.kernels._common.validation import statistics_dtype
@@ -36,7 +37,8 @@ class IntraSenseLoss(nn.Module):
 
         Args:
             output: logits (B, K, H, W), whose whitening term is 0, or an `IntraSenseOutput` (fields logits, whitening_loss),
-                or another network's logits and auxiliary losses (see `networks.contract`): they share the third weight.
+                or another network's logits, heads and auxiliary losses (see `networks.contract`): the mean over its heads
+                of cross-entropy and Dice, and its losses, share the third weight.
             target: (B, K, H, W) on the logits' device; bool, integer or float in [0, 1]. Values are checked only where
                 the target lies on the CPU; looking on a GPU would stall it.
 
@@ -46,7 +48,7 @@ class IntraSenseLoss(nn.Module):
             FusedUnavailableError: fused=True where the kernels cannot run.
         """
         try:
-            logits, losses = as_output(output)
+            logits, heads, losses = as_output(output)
         except TypeError as error:
             raise TypeError(f"IntraSenseLoss: {error}") from error
         _check_target(target, logits)
@@ -54,10 +56,18 @@ class IntraSenseLoss(nn.Module):
         auxiliary = {"whitening": bce.new_zeros(())} | {
             name: loss.to(bce.dtype) for name, loss in losses.items()
         }
+        if heads:
+            auxiliary["heads"] = sum(self._head(head, target) for head in heads) / len(heads)
         self.terms = {"bce": bce.detach(), "dice": dice.detach()}
         self.terms |= {name: loss.detach() for name, loss in auxiliary.items()}
         first, *others = auxiliary.values()
         return self.weights[0] * bce + self.weights[1] * dice + self.weights[2] * sum(others, first)
+
+    def _head(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy and Dice of further logits, resized to the target's grid."""
+        resized = interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=False)
+        bce, dice = bce_dice(resized, target, fused=self.fused)
+        return self.weights[0] * bce + self.weights[1] * dice
 
     def extra_repr(self) -> str:
         return f"weights={self.weights}, fused={self.fused}"

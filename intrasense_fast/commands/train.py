@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
         if args.resume is None:
             runs.begin(_given(args), args.out)
         else:
-            runs.resume(args.resume, _changes(args))
+            run_folder = runs.existing_run(args.resume)
+            runs.resume(run_folder, _changes(args))
     except Stopped as stopped:
         return 128 + stopped.signal_number
     return 0
@@ -68,12 +69,12 @@ def _changes(args: argparse.Namespace) -> dict[str, object]:
     given = configuration.given(args)
     refused = [name for name in given if name not in configuration.RESUMABLE]
     refused += [name for name in ("out", "quick") if getattr(args, name) is not None]
-    if given.get("network", "").count(":"):
+    if ":" in given.get("network", ""):
         # The run's own network; naming it says that its code is trusted.
         refused.remove("network")
     if refused:
         flags = ", ".join(map(flag_of, sorted(refused)))
         raise UsageError(
-            f"--resume takes every value from the run's config.json; not allowed beside it: {flags}"
+            f"--resume takes every value from {args.resume}/config.json; not allowed beside it: {flags}"
         )
     return given

@@ -1,8 +1,8 @@
 """What training, checkpoints, prediction and reports may ask of a network, whichever it is.
 
 A network is an `nn.Module` for images (B, in_channels, H, W) in [0, 1] that returns logits (B, num_classes, H, W) in eval mode.
-In training mode it returns logits, or a NamedTuple with the field `logits` and auxiliary losses: scalars in fields whose names
-end in `_loss`. Two attributes describe it, and `build_network` sets those that its class leaves out: `architecture`, its
+In training mode it returns logits, or a NamedTuple with the field `logits`, auxiliary losses (scalars, or None, in fields whose
+names end in `_loss`), and perhaps `auxiliary_logits`, further heads that learn the same target. Two attributes describe it, and `build_network` sets those that its class leaves out: `architecture`, its
 name in the table, and `config`, the arguments that build it again, as JSON holds them.
 
 It may offer `scalars()`, the figures of its last forward for the log, and `health(x)`, a record of how its parts fare;
@@ -20,31 +20,63 @@ _LOSS = "_loss"
 
 
 class NetworkOutput(NamedTuple):
-    """Logits (B, num_classes, H, W), and auxiliary losses by name, scalars."""
+    """The output in training mode: logits at the input's resolution, and what else is trained.
+
+    Attributes:
+        logits: (B, num_classes, H, W), what eval mode returns.
+        auxiliary_logits: further logits (B, num_classes, h, w), at the input's or other
+            resolutions.
+        auxiliary_loss: a scalar to add to the loss, or None.
+    """
 
     logits: Tensor
+    auxiliary_logits: tuple[Tensor, ...] = ()
+    auxiliary_loss: Tensor | None = None
+
+
+def check_output(network: str, output: Any) -> None:
+    """Raise a TypeError unless output is the `NetworkOutput` of training mode."""
+    if not isinstance(output, NetworkOutput):
+        raise TypeError(
+            f"{network}: own_loss needs the NetworkOutput of training mode, "
+            f"got {type(output).__name__}; call net.train() before the forward pass"
+        )
+
+
+class Outcome(NamedTuple):
+    """Any network's output in one form.
+
+    Attributes:
+        logits: (B, num_classes, H, W).
+        heads: further logits (B, num_classes, h, w) that are trained on the same target.
+        losses: auxiliary losses by name, scalars.
+    """
+
+    logits: Tensor
+    heads: tuple[Tensor, ...]
     losses: dict[str, Tensor]
 
 
-def as_output(output: Any) -> NetworkOutput:
+def as_output(output: Any) -> Outcome:
     """Whatever a network of the contract returns, in one form; an `IntraSenseOutput` has the loss "whitening".
 
     Raises:
-        TypeError: `output` is no tensor, and has no tensor `logits` beside scalar losses.
+        TypeError: `output` is no tensor, and no NamedTuple of logits with auxiliary logits or losses.
     """
     if isinstance(output, Tensor):
-        return NetworkOutput(output, {})
-    logits = getattr(output, "logits", None)
+        return Outcome(output, (), {})
     names = [name for name in getattr(output, "_fields", ()) if name.endswith(_LOSS)]
-    losses = {name.removesuffix(_LOSS): getattr(output, name) for name in names}
-    are_tensors = all(isinstance(loss, Tensor) for loss in losses.values())
-    if not isinstance(logits, Tensor) or not losses or not are_tensors:
+    logits, heads = getattr(output, "logits", None), getattr(output, "auxiliary_logits", ())
+    given = {name.removesuffix(_LOSS): getattr(output, name) for name in names}
+    losses = {name: loss for name, loss in given.items() if loss is not None}
+    are_tensors = all(isinstance(tensor, Tensor) for tensor in (*heads, *losses.values()))
+    if not isinstance(logits, Tensor) or not names or not are_tensors:
         raise TypeError(
             "needs a tensor of logits, or the output of a network in training mode: a NamedTuple of tensors, for "
             "IntraSenseNet the tensors logits and whitening_loss, "
             f"got {type(output).__name__}; for an output without auxiliary losses pass its logits"
         )
-    return NetworkOutput(logits, losses)
+    return Outcome(logits, tuple(heads), losses)
 
 
 def scalars_of(net: nn.Module) -> dict[str, Tensor]:

@@ -89,23 +89,32 @@ def begin(given: Mapping[str, Any], out: str | None) -> None:
         _train_all(run, _Work(config, data, splits, device, record, resumed=False))
 
 
-def resume(run_name: str, changes: Mapping[str, Any]) -> None:
+def existing_run(name: str) -> Path:
+    """The folder of a run that began.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    run = Path(name)
+    if not name or not run.is_dir():
+        named = f"{run}: is no run folder" if name else "--resume was given an empty name"
+        raise UsageError(
+            f"{named}; name the folder of a run that began, or leave --resume out to begin a new one"
+        )
+    return run
+
+
+def resume(run: Path, changes: Mapping[str, Any]) -> None:
     """Go on with a run, to its end.
 
     Args:
-        run_name: the folder of the run.
+        run: its folder.
         changes: values of `TrainConfig` that may change: RESUMABLE.
 
     Raises:
         UsageError, DataError: the run, a change or the data cannot be used; nothing is changed.
         Stopped: a signal stopped it, and it is saved.
     """
-    run = Path(run_name)
-    if not run_name or not run.is_dir():
-        named = f"{run}: is no run folder" if run_name else "--resume was given an empty name"
-        raise UsageError(
-            f"{named}; name the folder of a run that began, or leave --resume out to begin a new one"
-        )
     # Nothing is read before the lock, and nothing written before every check: a refused resume changes nothing.
     with checkpoint.exclusive(run):
         record = run_folder.read_record(run)

@@ -1,6 +1,7 @@
 """The table of networks and the contract: names, options, the plain U-Net, saving and loading, and code from outside."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from intrasense_fast.networks import (
     register_network,
     save_network,
 )
-from intrasense_fast.networks.contract import as_output, scalars_of
+from intrasense_fast.networks.contract import NetworkOutput, as_output, scalars_of
 
 SLIM = (8, 8, 8, 8, 8)
 
@@ -159,6 +160,11 @@ def test_outputs_of_every_kind_are_one(seed: int) -> None:
     total = measured(ToyOutput(logits, loss), target)
     assert measured.terms.keys() == {"bce", "dice", "whitening", "edge"}
     torch.testing.assert_close(total, plain + 3 * loss)
+    coarse = NetworkOutput(logits, (logits, logits), None)
+    torch.testing.assert_close(measured(coarse, target), plain + 3 * plain)
+    assert measured.terms.keys() == {"bce", "dice", "whitening", "heads"}
+    small = NetworkOutput(logits, (torch.zeros(2, 1, 4, 4),))
+    assert measured(small, target) > plain + 3 * math.log(2)
 
 
 def test_scalars_are_optional() -> None:

@@ -20,7 +20,8 @@ from intrasense_fast.training.baselines import fit_baselines
 from intrasense_fast.training.checkpoint import CheckpointError
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.signals import StopRequest
-from intrasense_fast.training.trainer import DivergedError, Trainer
+from intrasense_fast.training.step_guard import DivergedError
+from intrasense_fast.training.trainer import Trainer
 from tests.support.runs import write_pairs
 
 CONFIG = TrainConfig(
