@@ -57,7 +57,7 @@ class IntraSenseLoss(nn.Module):
             name: loss.to(bce.dtype) for name, loss in losses.items()
         }
         if heads:
-            auxiliary["heads"] = sum(self._head(head, target) for head in heads) / len(heads)
+            auxiliary["heads"] = torch.stack([self._head(head, target) for head in heads]).mean()
         self.terms = {"bce": bce.detach(), "dice": dice.detach()}
         self.terms |= {name: loss.detach() for name, loss in auxiliary.items()}
         first, *others = auxiliary.values()
