@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 done, 1 done with named failures, 2 bad usage or input, 130 or 143 stopped by SIGINT or SIGTERM.
+        0 done, 1 done with named failures, 2 bad usage or input, 130 or 143 stopped by SIGINT or
+        SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -1,4 +1,6 @@
-"""What a command prints: text that any terminal takes, progress bars that fit, and the command that comes next."""
+"""What a command prints: text that any terminal takes, progress bars that fit, and the command that
+comes next.
+"""
 
 import shlex
 import sys

@@ -61,7 +61,9 @@ def evaluate_samples(
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What `evaluate_data` measured: the table that is printed, faults of the network, and images that failed, with reasons."""
+    """What `evaluate_data` measured: the table that is printed, faults of the network, and images
+    that failed, with reasons.
+    """
 
     table: str
     faults: tuple[str, ...]
@@ -79,7 +81,8 @@ def evaluate_data(
     threshold: float = 0.5,
     empty: str = "nan",
 ) -> Evaluated:
-    """Measure a network on a data set, and write per_image.csv, summary.json, summary.txt and overlays.png.
+    """Measure a network on a data set, and write per_image.csv, summary.json, summary.txt and
+    overlays.png.
 
     Args:
         path: folder of the data set.

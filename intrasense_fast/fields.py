@@ -1,6 +1,8 @@
-"""Options that are declared once: a dataclass field that carries its meaning, its check and how its flag looks.
+"""Options that are declared once: a dataclass field that carries its meaning, its check and how its
+flag looks.
 
-Constructors, config.json, the flags of the command line and their errors are made from the fields alone.
+Constructors, config.json, the flags of the command line and their errors are made from the fields
+alone.
 """
 
 import argparse

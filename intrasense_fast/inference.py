@@ -1,4 +1,6 @@
-"""A trained network at work: read from a folder, put on a device, and asked for lesion probabilities."""
+"""A trained network at work: read from a folder, put on a device, and asked for lesion
+probabilities.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +21,9 @@ SMALLEST_SIZE = 32
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A network with one class, on its device; `size` is the side in pixels of the square that it sees."""
+    """A network with one class, on its device; `size` is the side in pixels of the square that it
+    sees.
+    """
 
     net: nn.Module
     size: int
@@ -31,7 +35,8 @@ def predict_probabilities(
     """Lesion probability of each image, on the image's own grid.
 
     Args:
-        net: a network with one class, on any device; it runs in eval mode, and its mode is put back.
+        net: a network with one class, on any device; it runs in eval mode, and its mode is put
+            back.
         images: float32 (H, W) in [0, 1], each of its own size.
         size: side in pixels of the square the network sees.
 
@@ -68,7 +73,9 @@ def predict_probabilities(
 def network_health(
     net: nn.Module, images: Sequence[np.ndarray], size: int
 ) -> dict[int, StrideHealth]:
-    """How the parts of a network fare on images as `predict_probabilities` takes them; see `health_of`."""
+    """How the parts of a network fare on images as `predict_probabilities` takes them; see
+    `health_of`.
+    """
     return health_of(net, _batch(net, images, size))
 
 

@@ -37,7 +37,9 @@ _MASK_NAME = re.compile(r"^(.+)_mask(_\d+)?$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Predicted:
-    """What `predict_files` did: images asked for, images written, and the failures, each with its reason."""
+    """What `predict_files` did: images asked for, images written, and the failures, each with its
+    reason.
+    """
 
     images: int
     written: int
@@ -52,7 +54,8 @@ def predict_files(
     threshold: float = 0.5,
     probabilities: bool = False,
 ) -> Predicted:
-    """Segment an image, or every image of a folder, each on its own grid, and write masks, overlays and predictions.csv.
+    """Segment an image, or every image of a folder, each on its own grid, and write masks, overlays
+    and predictions.csv.
 
     Args:
         source: an image or a folder.
@@ -153,12 +156,16 @@ def _write(
 
 
 def _target(out: Path, relative: Path) -> Path:
-    """Where the results of an image begin: its place in `out`, its name in UTF-8 as predictions.csv holds it."""
+    """Where the results of an image begin: its place in `out`, its name in UTF-8 as predictions.csv
+    holds it.
+    """
     return out / legible(relative.with_suffix("").as_posix())
 
 
 def _images(source: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """(relative path, path) of every image, in natural order, and the masks left out. Links that lead back are not followed."""
+    """(relative path, path) of every image, in natural order, and the masks left out. Links that
+    lead back are not followed.
+    """
     if source.is_file():
         return [(Path(source.name), source)], []
     if not source.is_dir():

@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the copy and print its table and what was left out or repaired; 0 done. Errors as in `prepare`."""
+    """Write the copy and print its table and what was left out or repaired; 0 done. Errors as in
+    `prepare`.
+    """
     copy = prepare(
         args.path, args.out, args.size, args.layout, skip_bad=args.skip_bad, progress=True
     )

@@ -1,6 +1,7 @@
 """The networks that train, predict and evaluate: a table of names, and the two ways to one of them.
 
-`build_network` makes a new network by its name, `load_network` reads one from a folder. What both may be asked is in
+`build_network` makes a new network by its name, `load_network` reads one from a folder. What both
+may be asked is in
 `contract`. Nothing is imported before it is asked for.
 """
 
@@ -43,10 +44,12 @@ def list_networks() -> list[str]:
 
 
 def register_network(target: str, name: str | None = None) -> str:
-    """Add a network from outside this package, so that folders that name it can be loaded: its code is trusted.
+    """Add a network from outside this package, so that folders that name it can be loaded: its code
+    is trusted.
 
     Args:
-        target: "module:factory", where factory(in_channels, num_classes, **options) makes an `nn.Module` of the contract.
+        target: "module:factory", where factory(in_channels, num_classes, **options) makes an
+            `nn.Module` of the contract.
         name: what it is called; by default `target` itself.
 
     Returns:
@@ -105,7 +108,8 @@ def load_network(path: str | os.PathLike[str], *, fused: bool | None = None) -> 
         fused: for networks that have fused operators, as for `IntraSenseNet`.
 
     Raises:
-        ValueError: the folder or a file is missing, damaged, or of a network that is not known here.
+        ValueError: the folder or a file is missing, damaged, or of a network that is not known
+            here.
     """
     architecture = read_config(path)["architecture"]
     if architecture not in list_networks():

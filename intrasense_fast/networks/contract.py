@@ -1,11 +1,16 @@
 """What training, checkpoints, prediction and reports may ask of a network, whichever it is.
 
-A network is an `nn.Module` for images (B, in_channels, H, W) in [0, 1] that returns logits (B, num_classes, H, W) in eval mode.
-In training mode it returns logits, or a NamedTuple with the field `logits`, auxiliary losses (scalars, or None, in fields whose
-names end in `_loss`), and perhaps `auxiliary_logits`, further heads that learn the same target. Two attributes describe it, and `build_network` sets those that its class leaves out: `architecture`, its
+A network is an `nn.Module` for images (B, in_channels, H, W) in [0, 1] that returns logits (B,
+num_classes, H, W) in eval mode.
+In training mode it returns logits, or a NamedTuple with the field `logits`, auxiliary losses
+(scalars, or None, in fields whose
+names end in `_loss`), and perhaps `auxiliary_logits`, further heads that learn the same target. Two
+attributes describe it, and `build_network` sets those that its class leaves out: `architecture`,
+its
 name in the table, and `config`, the arguments that build it again, as JSON holds them.
 
-It may offer `scalars()`, the figures of its last forward for the log, and `health(x)`, a record of how its parts fare;
+It may offer `scalars()`, the figures of its last forward for the log, and `health(x)`, a record of
+how its parts fare;
 and an attribute `fused`, where it has fused operators.
 """
 
@@ -58,10 +63,12 @@ class Outcome(NamedTuple):
 
 
 def as_output(output: Any) -> Outcome:
-    """Whatever a network of the contract returns, in one form; an `IntraSenseOutput` has the loss "whitening".
+    """Whatever a network of the contract returns, in one form; an `IntraSenseOutput` has the loss
+    "whitening".
 
     Raises:
-        TypeError: `output` is no tensor, and no NamedTuple of logits with auxiliary logits or losses.
+        TypeError: `output` is no tensor, and no NamedTuple of logits with auxiliary logits or
+            losses.
     """
     if isinstance(output, Tensor):
         return Outcome(output, (), {})
@@ -80,7 +87,9 @@ def as_output(output: Any) -> Outcome:
 
 
 def scalars_of(net: nn.Module) -> dict[str, Tensor]:
-    """The figures of the last forward that a network has for the log: detached scalars by name; often none."""
+    """The figures of the last forward that a network has for the log: detached scalars by name;
+    often none.
+    """
     scalars = getattr(net, "scalars", None)
     return scalars() if callable(scalars) else {}
 

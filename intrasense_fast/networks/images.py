@@ -13,7 +13,8 @@ _STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 
 
 class ResNetImages(nn.Module):
-    """A network on a ResNet-50 encoder: its images in [0, 1], normalised as ImageNet's and padded to a multiple of 32.
+    """A network on a ResNet-50 encoder: its images in [0, 1], normalised as ImageNet's and padded
+    to a multiple of 32.
 
     Args:
         in_channels: 1 or 3.
@@ -36,7 +37,8 @@ class ResNetImages(nn.Module):
         right, below = (
             (side + STRIDES[-1] - 1) // STRIDES[-1] * STRIDES[-1] - side for side in (width, height)
         )
-        # Not torch's replicate padding: where algorithms must be deterministic, torch.compile of 2.11 cannot trace that.
+        # Not torch's replicate padding: where algorithms must be deterministic, torch.compile of
+        # 2.11 cannot trace that.
         x = torch.cat((x, x[..., -1:].expand(*x.shape[:-1], right)), -1)
         x = torch.cat((x, x[..., -1:, :].expand(*x.shape[:-2], below, x.shape[-1])), -2)
         return (x - self.input_mean) / self.input_std  # type: ignore[operator]
@@ -46,7 +48,8 @@ class ResNetImages(nn.Module):
 
         Raises:
             TypeError: x is no tensor.
-            ValueError: another shape or dtype; or training on one image whose deepest map is a single position.
+            ValueError: another shape or dtype; or training on one image whose deepest map is a
+                single position.
         """
         name, channels = type(self).__name__, self.config["in_channels"]
         if not isinstance(x, Tensor):

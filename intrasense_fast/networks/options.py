@@ -36,7 +36,9 @@ _FINITE = Need(lambda value: abs(value) < math.inf, "finite, a number such as 0.
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """The options of IntraSense-Net beyond its channels. The constructor, config.json, flags and errors are made from it."""
+    """The options of IntraSense-Net beyond its channels. The constructor, config.json, flags and
+    errors are made from it.
+    """
 
     refine_strides: tuple[int, ...] = option(
         (8, 16, 32), "where GCP and CDR act: any of 4, 8, 16, 32; may be empty", _STRIDES, _DISTINCT

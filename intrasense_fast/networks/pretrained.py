@@ -1,4 +1,6 @@
-"""The folder of a network, config.json and model.safetensors: written as a pair, and read with every fault named."""
+"""The folder of a network, config.json and model.safetensors: written as a pair, and read with
+every fault named.
+"""
 
 import json
 import os
@@ -32,7 +34,8 @@ def save_network(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write `config.json` and `model.safetensors` of any network of the contract into a folder: both, or neither.
+    """Write `config.json` and `model.safetensors` of any network of the contract into a folder:
+    both, or neither.
 
     Args:
         net: with `architecture` and `config`.
@@ -43,7 +46,8 @@ def save_network(
     Raises:
         FileExistsError: the folder holds a network and `overwrite` is False.
         TypeError: `extra` holds what JSON cannot, or the network does not say how it was built.
-        ValueError: a tensor of the network is of a dtype that no layer computes in, such as an 8-bit float.
+        ValueError: a tensor of the network is of a dtype that no layer computes in, such as an
+            8-bit float.
     """
     about = {
         "arguments": dict(config_of(net)),
@@ -82,13 +86,16 @@ def load_folder(
             f"{file}: describes no network that can be built ({first_line(error)}); copy the checkpoint again"
         ) from error
     weights = read_weights(path, net.state_dict())
-    # Tensors inside the file are not aligned, and other alignments choose other CPU kernels with other last bits.
+    # Tensors inside the file are not aligned, and other alignments choose other CPU kernels with
+    # other last bits.
     net.load_state_dict({key: value.clone() for key, value in weights.items()}, assign=True)
     return net.eval()
 
 
 def _unloaded(build: Callable[[dict[str, Any]], _Network], arguments: dict[str, Any]) -> _Network:
-    """The network before its weights: without memory, or, where it holds tensors that are not saved, on the CPU."""
+    """The network before its weights: without memory, or, where it holds tensors that are not
+    saved, on the CPU.
+    """
     try:
         with torch.device("meta"):
             net = build(arguments)
@@ -133,12 +140,14 @@ def write_folder(
         )
         for new in (new_config, new_tensors):
             flush_to_disk(new)
-        # Whatever interrupts the two renames, the old configuration never stands beside the new weights.
+        # Whatever interrupts the two renames, the old configuration never stands beside the new
+        # weights.
         config.unlink(missing_ok=True)
 
 
 def read_config(path: str | os.PathLike[str], *, only: str | None = None) -> dict[str, Any]:
-    """config.json of a network's folder: "architecture", "version", "arguments" and what `extra` added.
+    """config.json of a network's folder: "architecture", "version", "arguments" and what `extra`
+    added.
 
     Args:
         path: the folder.
@@ -184,7 +193,8 @@ def read_config(path: str | os.PathLike[str], *, only: str | None = None) -> dic
 
 
 def read_weights(path: str | os.PathLike[str], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """model.safetensors of a folder, for a network whose state dict is `own`: its keys and its shapes.
+    """model.safetensors of a folder, for a network whose state dict is `own`: its keys and its
+    shapes.
 
     Raises:
         ValueError: the file is missing, damaged, or of another network.
@@ -221,7 +231,9 @@ def read_weights(path: str | os.PathLike[str], own: Mapping[str, Tensor]) -> dic
 
 
 def _dtype_fault(weights: Mapping[str, Tensor]) -> str:
-    """Which tensor is of a dtype that no layer computes in; several of the others may stand side by side, as for autocast."""
+    """Which tensor is of a dtype that no layer computes in; several of the others may stand side by
+    side, as for autocast.
+    """
     odd = next(
         (
             key

@@ -13,13 +13,15 @@ from intrasense_fast.networks.options import DECODER_CHANNELS, checked_channels
 
 
 class UNetResNet50(ResNetImages):
-    """A U-Net whose encoder is a ResNet-50; its weights are those of `IntraSenseNet(gcp=False, cdr=False)`.
+    """A U-Net whose encoder is a ResNet-50; its weights are those of `IntraSenseNet(gcp=False,
+    cdr=False)`.
 
     Args:
         in_channels: 1 or 3.
         num_classes: channels of the logits, one sigmoid each.
         decoder_channels: output channels of the five decoder blocks, deepest first.
-        encoder_weights: None, "imagenet", or a .pth / .safetensors file of ResNet-50 weights; see `load_encoder_weights`.
+        encoder_weights: None, "imagenet", or a .pth / .safetensors file of ResNet-50 weights; see
+            `load_encoder_weights`.
 
     Raises:
         ValueError: an argument of another type or outside its range.
@@ -54,11 +56,13 @@ class UNetResNet50(ResNetImages):
             load_encoder_weights(self.encoder, encoder_weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes, H, W) of images x (B, in_channels, H, W), in [0, 1], H and W >= 32.
+        """Logits (B, num_classes, H, W) of images x (B, in_channels, H, W), in [0, 1], H and W >=
+        32.
 
         Raises:
             TypeError: x is no tensor.
-            ValueError: another shape or dtype; or training on one image whose deepest map is a single position.
+            ValueError: another shape or dtype; or training on one image whose deepest map is a
+                single position.
         """
         height, width = self._check_input(x)
         return self.decoder(self.encoder(self._normalized(x)))[..., :height, :width]

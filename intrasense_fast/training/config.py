@@ -57,7 +57,9 @@ _PAIRS = Need(lambda value: all("=" in pair for pair in value), "written NAME=VA
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images come from, and which of them train, select and test; `phantom_*` count simulated ones, without `data`."""
+    """Where the images come from, and which of them train, select and test; `phantom_*` count
+    simulated ones, without `data`.
+    """
 
     data: str | None = option(
         None, "folder of a data set in any known layout; without it phantoms are simulated"
@@ -89,7 +91,9 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimisationConfig:
-    """How a network is trained: `size` in pixels, `lr` and `weight_decay` as in torch.optim.RMSprop, `patience` in epochs."""
+    """How a network is trained: `size` in pixels, `lr` and `weight_decay` as in
+    torch.optim.RMSprop, `patience` in epochs.
+    """
 
     size: int = option(256, "side of the square images in pixels", _SIZE)
     batch_size: int = option(4, "images a step", _BATCH)
@@ -131,7 +135,9 @@ class OptimisationConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig(NetworkOptions):
-    """Which network is trained. Options of IntraSense-Net are flags; those of another network are pairs NAME=VALUE."""
+    """Which network is trained. Options of IntraSense-Net are flags; those of another network are
+    pairs NAME=VALUE.
+    """
 
     network: str = option(
         INTRASENSE, "a network by name, or module:factory of one of your own", metavar="NAME"
@@ -155,7 +161,8 @@ class NetworkConfig(NetworkOptions):
 
 @dataclass(frozen=True)
 class TrainConfig(NetworkConfig, OptimisationConfig, DataConfig):
-    """One run: its data, its optimisation and its network, in one flat record, as config.json holds it.
+    """One run: its data, its optimisation and its network, in one flat record, as config.json holds
+    it.
 
     Defaults are the paper's values; where it is silent, those of this package.
     """
@@ -231,7 +238,9 @@ _GROUPS = {
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Every flag of a run, by groups; one that is not given stays None and takes the preset's value."""
+    """Every flag of a run, by groups; one that is not given stays None and takes the preset's
+    value.
+    """
     for title, part in _GROUPS.items():
         add_flags_of(parser.add_argument_group(title), part)
     add_flags_of(parser, TrainConfig, only=("preset",))

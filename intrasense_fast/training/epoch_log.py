@@ -1,4 +1,6 @@
-"""What the logs of a run hold: the values of a step, their means over an epoch, and the line that is printed."""
+"""What the logs of a run hold: the values of a step, their means over an epoch, and the line that
+is printed.
+"""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +21,9 @@ _LOSS = "_loss"
 def step_values(
     loss: Tensor, terms: Mapping[str, Tensor], gradient_norm: Tensor, scalars: Mapping[str, Tensor]
 ) -> dict[str, float]:
-    """The numbers of a step, in the order of the history; auxiliary losses other than L_IW are called NAME_loss."""
+    """The numbers of a step, in the order of the history; auxiliary losses other than L_IW are
+    called NAME_loss.
+    """
     tensors = {
         "loss": loss.detach(),
         **{name if name in TERMS else f"{name}{_LOSS}": term for name, term in terms.items()},

@@ -1,4 +1,6 @@
-"""Steps whose loss or gradient is not finite: they leave no trace, and too many in a row end the run."""
+"""Steps whose loss or gradient is not finite: they leave no trace, and too many in a row end the
+run.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,8 @@ class StepGuard:
     """Watches the steps of one network, and counts those skipped in the run's position.
 
     Args:
-        net: its buffers are put back after a step that was not finite: a single NaN would stay in BatchNorm's averages for ever.
+        net: its buffers are put back after a step that was not finite: a single NaN would stay in
+            BatchNorm's averages for ever.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -29,7 +32,9 @@ class StepGuard:
         self._before = [buffer.clone() for buffer in self._buffers]
 
     def accept(self, loss: Tensor, gradient_norm: Tensor, position: Position) -> bool:
-        """Is the step finite? If not, the buffers are as `begin` met them, and the step counts as skipped."""
+        """Is the step finite? If not, the buffers are as `begin` met them, and the step counts as
+        skipped.
+        """
         finite = bool(torch.isfinite(loss.detach()) & torch.isfinite(gradient_norm))
         if finite:
             position.skipped_in_a_row = 0
