@@ -72,7 +72,7 @@ def _guarded(args: argparse.Namespace) -> int:
     from intrasense_fast.data.verify import show
     from intrasense_fast.encoder import EncoderWeightsError
     from intrasense_fast.errors import UsageError
-    from intrasense_fast.kernels._common.capability import FusedUnavailableError
+    from intrasense_fast.kernels.runtime import FusedUnavailableError
 
     try:
         before = signal.signal(signal.SIGTERM, _terminate)

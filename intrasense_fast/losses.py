@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from intrasense_fast.functional import bce_dice
-from intrasense_fast.kernels._common.validation import statistics_dtype
+from intrasense_fast.kernels.runtime import statistics_dtype
 
 
 class IntraSenseLoss(nn.Module):

@@ -12,7 +12,7 @@ from intrasense_fast.decoder import UNetDecoder
 from intrasense_fast.encoder import CHANNELS, STRIDES, ResNet50Encoder, load_encoder_weights
 from intrasense_fast.errors import first_line
 from intrasense_fast.health import StrideHealth
-from intrasense_fast.kernels._common.capability import fused_status, use_fused
+from intrasense_fast.kernels.runtime import fused_status, use_fused
 from intrasense_fast.options import checked_fused, checked_options
 from intrasense_fast.pretrained import CONFIG_FILE, read_config, read_weights, write_folder
 from intrasense_fast.refine import ChannelDecoupling, GlobalLocalPerception, RefinementMaps

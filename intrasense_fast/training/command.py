@@ -17,7 +17,7 @@ from intrasense_fast.data.splits import Fold, Splits
 from intrasense_fast.data.torch_dataset import SegmentationDataset
 from intrasense_fast.data.verify import show
 from intrasense_fast.errors import UsageError, first_line
-from intrasense_fast.kernels._common.capability import fused_status
+from intrasense_fast.kernels.runtime import fused_status
 from intrasense_fast.metrics import summarize
 from intrasense_fast.model import IntraSenseNet
 from intrasense_fast.predict import usable_device

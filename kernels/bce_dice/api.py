@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from intrasense_fast.kernels._common.capability import use_fused
+from intrasense_fast.kernels._common.precision import statistics_dtype
 from intrasense_fast.kernels._common.validation import (
     check_dim,
     check_shape,
     check_tensors,
-    statistics_dtype,
 )
+from intrasense_fast.kernels.runtime import use_fused
 
 
 def bce_dice(logits: Tensor, target: Tensor, *, fused: bool | None = None) -> tuple[Tensor, Tensor]:

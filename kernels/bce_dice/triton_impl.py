@@ -7,8 +7,7 @@ from torch import Tensor
 from triton import cdiv, next_power_of_2
 
 from intrasense_fast.kernels._common.launch import launch
-from intrasense_fast.kernels._common.precision import compute_dtype
-from intrasense_fast.kernels._common.validation import statistics_dtype
+from intrasense_fast.kernels._common.precision import compute_dtype, statistics_dtype
 
 # Elements a program holds at once: eight 16-bit ones a thread are one 128-bit load.
 TILE = 1024

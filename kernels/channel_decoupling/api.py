@@ -4,7 +4,6 @@ import math
 
 from torch import Tensor
 
-from intrasense_fast.kernels._common.capability import use_fused
 from intrasense_fast.kernels._common.validation import (
     check_dim,
     check_number,
@@ -13,6 +12,7 @@ from intrasense_fast.kernels._common.validation import (
     check_tensors,
 )
 from intrasense_fast.kernels.channel_decoupling.eager import eager
+from intrasense_fast.kernels.runtime import use_fused
 
 SQUEEZES = ("input", "decoupled")
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from intrasense_fast.kernels._common.layout import as_rows, from_rows, without_autocast
-from intrasense_fast.kernels._common.validation import statistics_dtype
+from intrasense_fast.kernels._common.precision import statistics_dtype
 
 
 class Gram(torch.autograd.Function):

@@ -6,8 +6,7 @@ from triton import cdiv
 
 from intrasense_fast.kernels._common.configs import architecture
 from intrasense_fast.kernels._common.launch import launch
-from intrasense_fast.kernels._common.precision import compute_dtype, dot_precision
-from intrasense_fast.kernels._common.validation import statistics_dtype
+from intrasense_fast.kernels._common.precision import compute_dtype, dot_precision, statistics_dtype
 from intrasense_fast.kernels.channel_decoupling import configs
 from intrasense_fast.kernels.channel_decoupling.apply import (
     decoupling_apply,
