@@ -1,4 +1,4 @@
-"""What every kernel repeats, as functions of Triton."""
+"""What every kernel repeats: a program's share of the grid, tiles."""
 
 import triton
 import triton.language as tl
@@ -13,9 +13,19 @@ def block_of_image(blocks):
 
 @triton.jit
 def part_of_image(inner, outer):
-    """A program's index along two axes of an image, and the image (int64).
+    """A program's place along two axes of an image, and the image (int64).
 
     Grid: (inner * outer * B,).
     """
     pid = tl.program_id(0)
     return pid % inner, (pid // inner) % outer, (pid // (inner * outer)).to(tl.int64)
+
+
+@triton.jit
+def load_strided(START, row, column, row_stride, column_stride, row_in, column_in):
+    """The tile (rows, columns) at START with two strides, 0 where it does not exist."""
+    return tl.load(
+        START + (row[:, None] * row_stride + column[None, :] * column_stride),
+        mask=row_in[:, None] & column_in[None, :],
+        other=0.0,
+    )

@@ -1,5 +1,7 @@
 """Tiles of the two sweeps. They are bound by memory: one choice serves every architecture."""
 
+from typing import Any
+
 # Elements a program holds at once: eight 16-bit ones a thread are one 128-bit load.
 TILE = 1024
 # Programs of the forward sweep, and so partial sums of the finishing launch, unless there are more
@@ -8,7 +10,7 @@ PROGRAMS = 1024
 # Classes that a program takes together at most.
 MOST_CLASSES = 32
 # How every kernel is compiled.
-OPTIONS = {"num_warps": 4, "num_stages": 1}
+OPTIONS: dict[str, Any] = {"num_warps": 4, "num_stages": 1}
 
 
 def _padded(classes: int) -> int:
@@ -16,7 +18,7 @@ def _padded(classes: int) -> int:
     return min(1 << (classes - 1).bit_length(), MOST_CLASSES)
 
 
-def sweep_tile(classes: int, neighbours: bool) -> dict[str, int]:
+def sweep_tile(classes: int, neighbours: bool) -> dict[str, Any]:
     """Tile of a sweep: BLOCK_P positions, BLOCK_K classes.
 
     neighbours: whether the classes of a position lie side by side in memory.
@@ -34,7 +36,7 @@ def sweep_steps(plane: int, block_p: int, planes: int) -> int:
     return -(-blocks // max(1, PROGRAMS // planes))
 
 
-def finish_tile(classes: int) -> dict[str, int]:
+def finish_tile(classes: int) -> dict[str, Any]:
     """Tile of the finishing launch: BLOCK_K classes, BLOCK_R partial sums."""
     block_k = _padded(classes)
     return {"BLOCK_K": block_k, "BLOCK_R": TILE // block_k}

@@ -1,5 +1,7 @@
 """What bce_dice starts, in which order: tensors in, tensors out. Runs on meta tensors too."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from triton import cdiv
@@ -140,7 +142,7 @@ def _strides(maps: Tensor, flat: bool) -> tuple[int, int, int, int]:
     return batch, klass, 0, position
 
 
-def _sweep_tile(logits: Tensor) -> dict[str, int]:
+def _sweep_tile(logits: Tensor) -> dict[str, Any]:
     return configs.sweep_tile(logits.shape[1], neighbours=logits.stride(1) == 1)
 
 
