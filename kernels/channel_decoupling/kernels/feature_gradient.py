@@ -138,7 +138,7 @@ def decoupling_feature_gradient(
     else:
         weight = tl.load(WEIGHT + batch * L + tile * BLOCK_L + column, mask=l_in, other=0.0)
         weight = weight[None, :]
-        grad = grad * (weight / -unit)
+        grad = grad * -(weight / unit)
     grad = multiply(
         grad,
         HIGH + rows,
