@@ -1,6 +1,6 @@
 """IntraSense-Net for ultrasound segmentation, with fused Triton operators."""
 
-from intrasense_fast.kernels._common.capability import (
+from intrasense_fast.kernels.runtime import (
     FusedStatus,
     FusedUnavailableError,
     fused_status,

@@ -106,7 +106,7 @@ def _guarded(name: str, command: Any, args: argparse.Namespace) -> int:
     from intrasense_fast.console import show
     from intrasense_fast.data.records import DataError
     from intrasense_fast.errors import UsageError
-    from intrasense_fast.kernels._common.capability import FusedUnavailableError
+    from intrasense_fast.kernels.runtime import FusedUnavailableError
     from intrasense_fast.networks.encoder import EncoderWeightsError
 
     try:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from intrasense_fast.functional import bce_dice
-from intrasense_fast.kernels._common.validation import statistics_dtype
+from intrasense_fast.kernels.runtime import statistics_dtype
 from intrasense_fast.networks.contract import as_output
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from intrasense_fast.health import StrideHealth
-from intrasense_fast.kernels._common.capability import fused_status, use_fused
+from intrasense_fast.kernels.runtime import fused_status, use_fused
 from intrasense_fast.networks.decoder import UNetDecoder
 from intrasense_fast.networks.encoder import (
     CHANNELS,

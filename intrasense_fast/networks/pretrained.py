@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from intrasense_fast.errors import first_line
 from intrasense_fast.files import atomic_path, flush_to_disk
-from intrasense_fast.kernels._common.validation import DTYPES
+from intrasense_fast.kernels.runtime import DTYPES
 from intrasense_fast.networks.contract import config_of
 from intrasense_fast.version import __version__
 

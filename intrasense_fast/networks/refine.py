@@ -9,8 +9,8 @@ from torch.nn.functional import conv2d, linear
 
 from intrasense_fast.functional import channel_decoupling, entropy_whitening, nonlocal_attention
 from intrasense_fast.health import attention_rows, decoupling_health, perception_health
-from intrasense_fast.kernels._common.layout import as_rows, from_rows, without_autocast
 from intrasense_fast.kernels.entropy_whitening.api import entropy_map
+from intrasense_fast.kernels.runtime import as_rows, from_rows, without_autocast
 
 
 class RefinementMaps(NamedTuple):

@@ -18,7 +18,7 @@ from intrasense_fast.data.splits import Fold, Splits
 from intrasense_fast.data.torch_dataset import SegmentationDataset
 from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.inference import default_device, usable_device
-from intrasense_fast.kernels._common.capability import fused_status
+from intrasense_fast.kernels.runtime import fused_status
 from intrasense_fast.metrics import summarize
 from intrasense_fast.networks import build_network
 from intrasense_fast.networks.contract import set_fused

@@ -1,4 +1,7 @@
-"""Which table of tile sizes a device uses. Each operator keeps its own table, keyed by shape, dtype and architecture."""
+"""Which table of tile sizes a device uses.
+
+Each operator keeps its own tables, keyed by shape, dtype and architecture.
+"""
 
 import contextlib
 import functools
@@ -39,8 +42,9 @@ class KernelConfig:
 def architecture(device: torch.device) -> str:
     """The name of the table for `device`, one of ARCHITECTURES.
 
-    GPUs between two tables use the one whose shared memory they have: compute capability 8.9 and 12.x use sm_86's. Where there
-    is no GPU (the interpreter, meta tensors) it is the assumed one, sm_90 unless `assume` says otherwise.
+    GPUs between two tables use the one whose shared memory they have: compute capability 8.9 and
+    12.x use sm_86's. Where there is no GPU (the interpreter, meta tensors) it is the assumed one,
+    sm_90 unless `assume` says otherwise.
     """
     if device.type != "cuda":
         return _assumed.get()

@@ -1,4 +1,4 @@
-"""Memory formats and autocast: an operator returns the format it was given and never casts its inputs."""
+"""Memory formats and autocast: an operator keeps the format it was given, and never casts."""
 
 import contextlib
 
@@ -19,6 +19,12 @@ def as_rows(features: Tensor) -> Tensor:
     return features.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
 
 
+def contiguous_rows(tensor: Tensor) -> Tensor:
+    """The tensor itself where its last axis is dense, else a contiguous copy."""
+    dense = tensor.shape[-1] == 1 or tensor.stride(-1) == 1
+    return tensor if dense else tensor.contiguous()
+
+
 def from_rows(rows: Tensor, features: Tensor) -> Tensor:
     """(B, H * W, C) -> (B, C, H, W) in the memory format of `features`."""
     batch, channels, height, width = features.shape
@@ -37,6 +43,6 @@ _AUTOCAST = frozenset(
 def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
     """A context in which the operator's own products keep the dtypes it chose."""
     device = tensor.device.type
-    return (
-        torch.autocast(device, enabled=False) if device in _AUTOCAST else contextlib.nullcontext()
-    )
+    if device not in _AUTOCAST:
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)

@@ -41,8 +41,8 @@ def tunable(function: Callable[..., KernelConfig]) -> Callable[..., KernelConfig
     def answer(*args: object) -> KernelConfig:
         if override is _chosen and not _tuned:
             return shipped(*args)
-        found = override(question(function, args))
-        return shipped(*args) if found is None else found
+        config = override(question(function, args))
+        return shipped(*args) if config is None else config
 
     return answer
 

@@ -1,50 +1,65 @@
-"""Checks of the operators' arguments. Every message says what came, what is needed and what to do."""
+"""Checks of the operators' arguments: an error says what came, what is needed, what to do."""
 
 import numbers
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from intrasense_fast.kernels._common.precision import DTYPES
 
 
 def shape_of(tensor: Tensor) -> str:
-    return "(" + ", ".join(str(size) for size in tensor.shape) + ")"
+    """The shape as errors show it: (2, 3)."""
+    return _shown(tensor.shape)
+
+
+def _shown(sizes: Iterable[int]) -> str:
+    return "(" + ", ".join(str(size) for size in sizes) + ")"
 
 
 def check_tensors(operator: str, **tensors: Tensor) -> None:
-    """Raise TypeError for an argument that is no tensor, ValueError for one of another dtype or on another device."""
+    """Check that all arguments are dense float tensors on one device.
+
+    Raises:
+        TypeError: an argument that is no tensor.
+        ValueError: another dtype, a sparse layout, or another device than the first one's.
+    """
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{operator}: {name} must be a tensor, got {type(tensor).__name__}")
         if not tensor.dtype.is_floating_point:
             raise ValueError(
-                f"{operator}: {name} must be floating point, got {tensor.dtype}; convert it with .float()"
+                f"{operator}: {name} must be floating point, got {tensor.dtype}; "
+                "convert it with .float()"
             )
         if tensor.dtype not in DTYPES:
             needed = "float16, bfloat16, float32 or float64"
             raise ValueError(
-                f"{operator}: {name} must be {needed}, got {tensor.dtype}; convert it with .to(torch.bfloat16)"
+                f"{operator}: {name} must be {needed}, got {tensor.dtype}; "
+                "convert it with .to(torch.bfloat16)"
             )
         if tensor.layout != torch.strided:
             raise ValueError(
-                f"{operator}: {name} must be dense, got {tensor.layout}; convert it with .to_dense()"
+                f"{operator}: {name} must be dense, got {tensor.layout}; "
+                "convert it with .to_dense()"
             )
         if tensor.device != first.device:
             raise ValueError(
-                f"{operator}: {name} is on {tensor.device} and {first_name} on {first.device}; move them together with .to()"
+                f"{operator}: {name} is on {tensor.device} and {first_name} on {first.device}; "
+                "move them together with .to()"
             )
 
 
 def check_shape(
     operator: str, name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str
 ) -> None:
-    """Raise ValueError unless `tensor` has exactly the shape `expected`; `meaning` names its axes."""
+    """Raise ValueError unless `tensor` has the shape `expected`; `meaning` names its axes."""
     if tuple(tensor.shape) != tuple(expected):
-        wanted = "(" + ", ".join(str(size) for size in expected) + ")"
         raise ValueError(
-            f"{operator}: {name} must have shape {meaning} = {wanted}, got {shape_of(tensor)}"
+            f"{operator}: {name} must have shape {meaning} = {_shown(expected)}, "
+            f"got {shape_of(tensor)}"
         )
 
 
@@ -74,10 +89,6 @@ def check_same_dtype(operator: str, **tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if tensor.dtype != first.dtype:
             raise ValueError(
-                f"{operator}: {name} is {tensor.dtype} and {first_name} is {first.dtype}; convert one with .to()"
+                f"{operator}: {name} is {tensor.dtype} and {first_name} is {first.dtype}; "
+                "convert one with .to()"
             )
-
-
-def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of statistics and sums: float64 for float64, float32 for everything else."""
-    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,33 +1,33 @@
 """bce_dice: the contract, the checks and the choice of path."""
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
-from intrasense_fast.kernels._common.capability import use_fused
 from intrasense_fast.kernels._common.validation import (
     check_dim,
     check_shape,
     check_tensors,
-    statistics_dtype,
 )
+from intrasense_fast.kernels.bce_dice.eager import eager
+from intrasense_fast.kernels.runtime import use_fused
 
 
 def bce_dice(logits: Tensor, target: Tensor, *, fused: bool | None = None) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy and Dice loss from logits, in one pass (Eq. 14-15).
 
-    bce is the mean over all pixels of the batch; dice is 1 - 2 sum(y p) / (sum y + sum p) with p = sigmoid(logits) and
-    sums over the whole batch, one-vs-rest for each class, averaged over the classes. A zero denominator gives dice 0 and
-    no gradient; an empty batch gives 0 for both.
+    bce is the mean over all pixels of the batch; dice is 1 - 2 sum(y p) / (sum y + sum p) with
+    p = sigmoid(logits) and sums over the whole batch, one-vs-rest for each class, averaged over the
+    classes. A zero denominator gives dice 0 and no gradient; an empty batch gives 0 for both.
 
     Args:
         logits: (B, K, H, W), float32, float16, bfloat16 or float64 (float64 is eager on a GPU).
-        target: (B, K, H, W), bool, integer or float with values in [0, 1]; soft labels are allowed. Values outside are the
-            caller's error and are not looked for.
-        fused: True = the Triton kernels or an error; False = eager; None = the kernels where they can run.
+        target: (B, K, H, W), bool, integer or float with values in [0, 1]; soft labels are allowed.
+            Values outside are the caller's error and are not looked for.
+        fused: True = the Triton kernels or an error; False = the path without them; None = the
+            kernels where they can run.
 
     Returns:
-        (bce, dice): scalars, float64 for float64 logits and float32 otherwise. Gradients flow to `logits` only.
+        (bce, dice): scalars, float64 for float64 logits and float32 otherwise. Gradients flow to
+        `logits` only.
 
     Raises:
         ValueError: wrong shapes, logits that are not floating point, or two devices.
@@ -42,24 +42,11 @@ def bce_dice(logits: Tensor, target: Tensor, *, fused: bool | None = None) -> tu
         raise ValueError(f"bce_dice: target must be bool, integer or float, got {target.dtype}")
     if target.device != logits.device:
         raise ValueError(
-            f"bce_dice: target is on {target.device} and logits on {logits.device}; move them to one device with .to()"
+            f"bce_dice: target is on {target.device} and logits on {logits.device}; "
+            "move them to one device with .to()"
         )
     if use_fused(fused, logits, "bce_dice"):
         from intrasense_fast.kernels.bce_dice.autograd import bce_dice_fused
 
         return bce_dice_fused(logits, target)
     return eager(logits, target)
-
-
-def eager(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The path without kernels: PyTorch's own stable cross-entropy, and the Dice sums in the statistics' dtype."""
-    dtype = statistics_dtype(logits.dtype)
-    z, y = logits.to(dtype), target.detach().to(dtype)
-    if z.numel() == 0:
-        return z.sum(), z.sum()
-    bce = functional.binary_cross_entropy_with_logits(z, y)
-    p = torch.sigmoid(z)
-    total = y.sum((0, 2, 3)) + p.sum((0, 2, 3))
-    empty = total == 0
-    ratio = 2 * (y * p).sum((0, 2, 3)) / total.masked_fill(empty, 1)
-    return bce, (1 - ratio).masked_fill(empty, 0).mean()

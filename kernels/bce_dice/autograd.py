@@ -1,4 +1,4 @@
-"""Registration of bce_dice's launchers, and its gradient."""
+"""Registration of bce_dice's launches, and its gradient."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from intrasense_fast.kernels._common.registration import refuse_double_backward, register
-from intrasense_fast.kernels.bce_dice import triton_impl
+from intrasense_fast.kernels.bce_dice import launch
 
-_forward = register("bce_dice_forward", fake=triton_impl.forward_fake)(triton_impl.forward)
-_backward = register("bce_dice_backward", fake=triton_impl.backward_fake)(triton_impl.backward)
+_forward = register("bce_dice_forward", fake=launch.forward_fake)(launch.forward)
+_backward = register("bce_dice_backward", fake=launch.backward_fake)(launch.backward)
 
 
 def bce_dice_fused(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

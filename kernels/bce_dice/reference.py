@@ -19,14 +19,15 @@ def bce_dice(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if z.shape[0] == 0:
         return z.sum(), z.sum()
 
-    # Eq. 14: -[y log p + (1 - y) log(1 - p)] with p = sigmoid(z) is max(z, 0) - z y + log(1 + e^-|z|).
+    # Eq. 14: -[y log p + (1 - y) log(1 - p)] with p = sigmoid(z) is
+    # max(z, 0) - z y + log(1 + e^-|z|).
     bce = (z.clamp(min=0) - z * y + torch.log1p(torch.exp(-z.abs()))).mean()
 
-    # Eq. 15: 1 - 2 sum(y p) / (sum y + sum p), sums over the whole batch, averaged over the classes.
+    # Eq. 15: 1 - 2 sum(y p) / (sum y + sum p), sums over the whole batch, mean over the classes.
     p = torch.sigmoid(z)
-    overlap = 2 * (y * p).sum((0, 2, 3))
-    total = y.sum((0, 2, 3)) + p.sum((0, 2, 3))
-    empty = total == 0
-    ratio = overlap / torch.where(empty, torch.ones_like(total), total)
-    dice = torch.where(empty, torch.zeros_like(total), 1 - ratio).mean()
+    overlap = (y * p).sum((0, 2, 3))
+    area = y.sum((0, 2, 3)) + p.sum((0, 2, 3))
+    empty = area == 0
+    ratio = overlap / torch.where(empty, torch.ones_like(area), area)
+    dice = torch.where(empty, torch.zeros_like(area), 1 - 2 * ratio).mean()
     return bce, dice

@@ -4,7 +4,6 @@ import math
 
 from torch import Tensor
 
-from intrasense_fast.kernels._common.capability import use_fused
 from intrasense_fast.kernels._common.validation import (
     check_dim,
     check_number,
@@ -13,6 +12,7 @@ from intrasense_fast.kernels._common.validation import (
     check_tensors,
 )
 from intrasense_fast.kernels.channel_decoupling.eager import eager
+from intrasense_fast.kernels.runtime import use_fused
 
 SQUEEZES = ("input", "decoupled")
 
@@ -28,29 +28,35 @@ def channel_decoupling(
     squeeze: str = "input",
     fused: bool | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Suppress what all channels share, re-weight the channels, and measure both (Eq. 8-12 and the terms of Eq. 9).
+    """Suppress what all channels share, re-weight the channels, and measure both (Eq. 8-12).
 
-    F_dec = M F with M = lambda (F F^T + lambda I)^-1 and lambda = ridge tr(F F^T) / min(C, H W), per image; the output is
-    sigmoid(MLP(s)) F_dec with s the mean of F over the positions. A zero map returns itself. A NaN or Inf anywhere in an
-    image makes that image's three outputs NaN, and no other image's.
+    F_dec = M F with M = lambda (F F^T + lambda I)^-1 and lambda = ridge tr(F F^T) / min(C, H W),
+    per image; the output is sigmoid(MLP(s)) F_dec with s the mean of F over the positions. A zero
+    map returns itself. A NaN or Inf anywhere in an image makes that image's three outputs NaN, and
+    no other image's.
 
     Args:
-        features: (B, C, H, W), float32, float16, bfloat16 or float64 (float64 is eager on a GPU); NCHW or channels_last.
-        reduce_weight: (C_r, C), float; the MLP C -> C_r -> C with ReLU runs in float32 (float64 for float64 features).
+        features: (B, C, H, W), float32, float16, bfloat16 or float64 (float64 is eager on a GPU);
+            NCHW or channels_last.
+        reduce_weight: (C_r, C), float; the MLP C -> C_r -> C with ReLU runs in float32 (float64 for
+            float64 features).
         reduce_bias: (C_r,).
         expand_weight: (C, C_r).
         expand_bias: (C,).
         ridge: lambda in units of the mean energy of a direction; > 0.
         squeeze: what Eq. 10 averages: "input" (F) or "decoupled" (F_dec).
-        fused: True = the Triton kernels or an error; False = eager; None = the kernels where they can run.
+        fused: True = the Triton kernels or an error; False = the path without them; None = the
+            kernels where they can run.
 
     Returns:
-        (reweighted, rank_gap, distance): (B, C, H, W) in the features' dtype and memory format, and twice (B,), float64 for
-        float64 features and float32 otherwise: the terms of Eq. 9 before alpha and beta. rank_gap is negative where
-        decoupling raises the rank. The rank of F in it carries no gradient. B = 0 gives empty outputs.
+        (reweighted, rank_gap, distance): (B, C, H, W) in the features' dtype and memory format, and
+        twice (B,), float64 for float64 features and float32 otherwise: the terms of Eq. 9 before
+        alpha and beta. rank_gap is negative where decoupling raises the rank. The rank of F in it
+        carries no gradient. B = 0 gives empty outputs.
 
     Raises:
-        ValueError: shapes or devices that do not agree, integer tensors, an empty map, ridge <= 0, or an unknown squeeze.
+        ValueError: shapes or devices that do not agree, integer tensors, an empty map, ridge <= 0,
+            or an unknown squeeze.
         TypeError: an argument that is no tensor, or a ridge that is no number.
         FusedUnavailableError: fused=True where the kernels cannot run.
     """

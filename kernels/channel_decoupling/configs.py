@@ -1,8 +1,10 @@
-"""Tile sizes of the decoupling kernels by rank, dtype and architecture: every entry compiles without a spill.
+"""Tile sizes by rank, dtype and architecture, and splits: every entry compiles without a spill.
 
-A float32 product keeps its inner size at 32 or less a step, an `ieee` one at 16. Maps whose sides are no multiples of 16 load
-element by element, which takes registers: their tiles are smaller.
+A float32 product keeps its inner size at 32 or less a step, an `ieee` one at 16. Maps whose sides
+are no multiples of 16 load element by element, which takes registers: their tiles are smaller.
 """
+
+from typing import Any
 
 import torch
 
@@ -27,6 +29,15 @@ ALIAS = {"sm_100": "sm_90"}
 BLOCK = 64
 # Largest matrix that one program inverts alone.
 SMALL = 64
+# How kernels without a table are compiled: those that own rows or a block of a matrix, and the
+# others.
+BLOCKWISE: dict[str, Any] = {"num_warps": 8, "num_stages": 1}
+VECTORS: dict[str, Any] = {"num_warps": 4, "num_stages": 1}
+
+# Programs a product over the long axis aims at, an image; its parts are at most MAX_SPLITS
+# matrices.
+PROGRAMS = 64
+MAX_SPLITS = 8
 
 
 def power_of_two(size: int, least: int = 16) -> int:
@@ -39,8 +50,27 @@ def _row(table: dict, architecture: str, rank: int) -> tuple:
     return next(row for widest, row in rows.items() if widest is None or rank <= widest)
 
 
+def splits(pairs: int, rank: int, long: int, block: int) -> tuple[int, int]:
+    """(splits, positions each) of a product over the long axis.
+
+    Its parts are at most half a feature map. Never by batch: an image's bits do not depend on it.
+    """
+    wanted = min(
+        MAX_SPLITS,
+        _ceil(PROGRAMS, pairs),
+        _ceil(long, 4 * block),
+        max(1, long // (2 * rank)),
+    )
+    share = _ceil(_ceil(long, wanted), block) * block
+    return _ceil(long, share), share
+
+
+def _ceil(size: int, step: int) -> int:
+    return -(-size // step)
+
+
 def even(rank: int, long: int) -> bool:
-    """Whether rows of the map and of the matrices start aligned, so that tiles load in wide pieces."""
+    """Whether rows of the map and of the matrices start aligned: tiles load in wide pieces."""
     return rank % 16 == 0 and long % 16 == 0
 
 
@@ -69,7 +99,10 @@ def gram_config(
 def pull_config(
     rank: int, long: int, tall: bool, dtype: torch.dtype, architecture: str, precision: str
 ) -> KernelConfig:
-    """Tiles of decoupling_pull: those of decoupling_gram, on more warps, as N < C makes one operand in registers."""
+    """Tiles of decoupling_pull: decoupling_gram's on more warps.
+
+    N < C makes one operand in registers.
+    """
     block_r, block_l, _, stages = _gram_row(rank, long, dtype, architecture, precision)
     if not tall and not even(rank, long):
         block_l = min(block_l, 32)
@@ -84,7 +117,10 @@ def pull_config(
 def apply_config(
     rank: int, long: int, dtype: torch.dtype, architecture: str, precision: str
 ) -> KernelConfig:
-    """Tiles of decoupling_apply and decoupling_feature_gradient: BLOCK_R x BLOCK_L of the map, BLOCK_K of the rank a step."""
+    """Tiles of decoupling_apply and decoupling_feature_gradient.
+
+    BLOCK_R x BLOCK_L of the map, BLOCK_K of the rank a step.
+    """
     if architecture.startswith("gfx") or (precision == "ieee" and dtype.itemsize > 2):
         block_r, block_l, block_k, warps, stages = (64, 64, 16 if dtype.itemsize > 2 else 32, 8, 1)
     elif not even(rank, long):
@@ -110,8 +146,14 @@ def weight_gradient_config(rank: int, precision: str) -> KernelConfig:
 
 @tunable
 def matrix_config(rank: int, precision: str) -> KernelConfig:
-    """Tiles of the R x R products, BLOCK x BLOCK, BLOCK_K a step: four warps wait least, but spill where loads are narrow."""
-    block_k, warps, stages = (
-        (16, 8, 1) if precision == "ieee" else (32, 4, 3) if rank % 16 == 0 else (32, 8, 1)
-    )
+    """Tiles of the R x R products, BLOCK x BLOCK, BLOCK_K a step.
+
+    Four warps wait least, but spill where loads are narrow.
+    """
+    if precision == "ieee":
+        block_k, warps, stages = 16, 8, 1
+    elif rank % 16 == 0:
+        block_k, warps, stages = 32, 4, 3
+    else:
+        block_k, warps, stages = 32, 8, 1
     return KernelConfig({"BLOCK": BLOCK, "BLOCK_K": block_k}, warps, stages)

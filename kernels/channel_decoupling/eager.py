@@ -1,14 +1,20 @@
-"""channel_decoupling without kernels: factors the smaller side, folds the re-weighting into it, takes Eq. 9 from M alone."""
+"""channel_decoupling without kernels.
+
+Factors the smaller side, folds the re-weighting into it, takes Eq. 9 from M alone (README.md).
+"""
 
 import torch
 from torch import Tensor
 
 from intrasense_fast.kernels._common.layout import as_rows, from_rows, without_autocast
-from intrasense_fast.kernels._common.validation import statistics_dtype
+from intrasense_fast.kernels._common.precision import statistics_dtype
 
 
 class Gram(torch.autograd.Function):
-    """X^T X of (B, n, r): the gradient X (g + g^T) is one product, where autograd's of a product with itself are two."""
+    """X^T X of (B, n, r).
+
+    The gradient X (g + g^T) is one product, where autograd's of a product with itself are two.
+    """
 
     @staticmethod
     def forward(ctx, rows: Tensor) -> Tensor:
@@ -22,13 +28,15 @@ class Gram(torch.autograd.Function):
 
 
 class RidgeInverse(torch.autograd.Function):
-    """M = ridge (Gh + ridge I)^-1 for symmetric Gh (B, r, r), with the implicit gradient -(1 / ridge) M Mbar M (Eq. 12)."""
+    """M = ridge (Gh + ridge I)^-1 for symmetric Gh (B, r, r).
+
+    The gradient is implicit: -(1 / ridge) M Mbar M.
+    """
 
     @staticmethod
-    def forward(ctx, scaled: Tensor, ridge: float) -> Tensor:
-        shifted = scaled + ridge * torch.eye(
-            scaled.shape[-1], dtype=scaled.dtype, device=scaled.device
-        )
+    def forward(ctx, gram: Tensor, ridge: float) -> Tensor:
+        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        shifted = gram + ridge * identity
         factor, info = torch.linalg.cholesky_ex(shifted, check_errors=False)
         # cholesky_ex passes an Inf on the diagonal, so finiteness is looked at as well.
         bad = (info != 0) | ~shifted.isfinite().all(-1).all(-1)
@@ -52,55 +60,60 @@ def eager(
     ridge: float,
     squeeze: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The path without kernels; arguments and results as channel_decoupling's, all matrices in the statistics' dtype."""
+    """Arguments and results as channel_decoupling's, all matrices in the statistics' dtype."""
     dtype = statistics_dtype(features.dtype)
     with without_autocast(features):
         rows = as_rows(features).to(dtype)  # (B, N, C): F^T
         _, positions, channels = rows.shape
         tall = positions >= channels
         r = min(positions, channels)
-        gram = Gram.apply(rows if tall else rows.transpose(1, 2))
+        unscaled = Gram.apply(rows if tall else rows.transpose(1, 2))
 
-        trace = gram.diagonal(dim1=1, dim2=2).sum(-1)
+        trace = unscaled.diagonal(dim1=1, dim2=2).sum(-1)
         zero_map = trace == 0
-        # Divided first: r / trace, and its gradient more so, leave float32's range for maps that are tiny or huge.
-        scaled = gram / trace.masked_fill(zero_map, 1)[:, None, None] * r
-        matrix = RidgeInverse.apply(scaled, ridge)
-        rank_gap, distance = _terms(scaled, matrix, zero_map, r, ridge)
+        # Divided first: r / trace, and its gradient more so, leave float32's range for maps that
+        # are tiny or huge.
+        gram = unscaled / trace.masked_fill(zero_map, 1)[:, None, None] * r
+        matrix = RidgeInverse.apply(gram, ridge)
+        rank_gap, distance = _terms(gram, matrix, zero_map, r, ridge)
 
-        mean = rows.mean(1)
-        if squeeze == "decoupled":
-            mean = (
-                _apply(matrix, mean)
-                if tall
-                else _apply(rows.transpose(1, 2), matrix.sum(-1) / positions)
-            )
-        hidden = torch.relu(torch.addmm(reduce_bias.to(dtype), mean, reduce_weight.to(dtype).T))
-        weight = torch.sigmoid(
-            torch.addmm(expand_bias.to(dtype), hidden, expand_weight.to(dtype).T)
-        )
+        if squeeze == "input":
+            squeezed = rows.mean(1)
+        elif tall:
+            squeezed = _apply(matrix, rows.mean(1))
+        else:
+            row_mean = matrix.sum(-1) / positions
+            squeezed = _apply(rows.transpose(1, 2), row_mean)
+        reduced = torch.addmm(reduce_bias.to(dtype), squeezed, reduce_weight.to(dtype).T)
+        hidden = torch.relu(reduced)
+        logit = torch.addmm(expand_bias.to(dtype), hidden, expand_weight.to(dtype).T)
+        weight = torch.sigmoid(logit)[:, None, :]
 
-        # One product writes the output: (diag(w) M F)^T = F^T (M diag(w)), or diag(w) F M' transposed where N < C.
-        reweighted = (
-            rows @ (matrix * weight[:, None, :]) if tall else (matrix @ rows) * weight[:, None, :]
-        )
+        # One product writes the output: (diag(w) M F)^T = F^T (M diag(w)), or diag(w) F M'
+        # transposed where N < C.
+        reweighted = rows @ (matrix * weight) if tall else (matrix @ rows) * weight
         return from_rows(reweighted.to(features.dtype), features), rank_gap, distance
 
 
 def _terms(
-    scaled: Tensor, matrix: Tensor, zero_map: Tensor, r: int, ridge: float
+    gram: Tensor, matrix: Tensor, zero_map: Tensor, r: int, ridge: float
 ) -> tuple[Tensor, Tensor]:
-    """rank_gap and distance of Eq. 9 from Gh and M: with K = I - M and S = M K, F_dec F_dec^T = lambda S."""
-    # 1 - M_jj keeps few digits where the ridge is large: K's diagonal is that of M Gh / ridge, its gradient that of -M.
-    own = matrix.diagonal(dim1=1, dim2=2)
-    exact = (matrix * scaled).detach().sum(-1) / ridge
-    shared = torch.diagonal_scatter(-matrix, exact + (own.detach() - own), dim1=1, dim2=2)
-    kept = matrix @ shared
-    rank = r / scaled.detach().square().sum((1, 2)).masked_fill(zero_map, 1)
-    energy = kept.square().sum((1, 2)).masked_fill(zero_map, 1)
-    rank_decoupled = kept.diagonal(dim1=1, dim2=2).sum(-1).square() / (r * energy)
+    """rank_gap and distance of Eq. 9 from Gh and M.
+
+    With K = I - M and S = M K, F_dec F_dec^T = lambda S.
+    """
+    # 1 - M_jj keeps few digits where the ridge is large: K's diagonal is that of M Gh / ridge, its
+    # gradient that of -M.
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    exact = (matrix * gram).detach().sum(-1) / ridge
+    shared = torch.diagonal_scatter(-matrix, exact + (diagonal.detach() - diagonal), dim1=1, dim2=2)
+    decoupled_gram = matrix @ shared
+    decoupled_trace = decoupled_gram.diagonal(dim1=1, dim2=2).sum(-1)
+    rank = r / gram.detach().square().sum((1, 2)).masked_fill(zero_map, 1)
+    energy = decoupled_gram.square().sum((1, 2)).masked_fill(zero_map, 1)
+    rank_decoupled = decoupled_trace.square() / (r * energy)
     rank_gap = (rank - rank_decoupled).masked_fill(zero_map, 0)
-    distance = ((shared - kept) * scaled).sum((1, 2)).masked_fill(zero_map, 0) / r
+    distance = ((shared - decoupled_gram) * gram).sum((1, 2)).masked_fill(zero_map, 0) / r
     return rank_gap, distance
 
 

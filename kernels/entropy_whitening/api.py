@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from intrasense_fast.kernels._common.capability import use_fused
 from intrasense_fast.kernels._common.layout import without_autocast
+from intrasense_fast.kernels._common.precision import statistics_dtype
 from intrasense_fast.kernels._common.validation import (
     check_dim,
     check_number,
@@ -14,9 +14,9 @@ from intrasense_fast.kernels._common.validation import (
     check_shape,
     check_tensors,
     shape_of,
-    statistics_dtype,
 )
 from intrasense_fast.kernels.entropy_whitening.eager import eager, gated, scaled_entropy
+from intrasense_fast.kernels.runtime import use_fused
 
 ENTROPY_SCALES = ("score", "relative", "max", "nats")
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from intrasense_fast.kernels._common.layout import without_autocast
-from intrasense_fast.kernels._common.validation import statistics_dtype
+from intrasense_fast.kernels._common.precision import statistics_dtype
 
 
 def eager(

@@ -12,8 +12,7 @@ from triton import cdiv
 from intrasense_fast.kernels._common.configs import KernelConfig
 from intrasense_fast.kernels._common.launch import launch
 from intrasense_fast.kernels._common.layout import as_rows, memory_format
-from intrasense_fast.kernels._common.precision import compute_dtype
-from intrasense_fast.kernels._common.validation import statistics_dtype
+from intrasense_fast.kernels._common.precision import compute_dtype, statistics_dtype
 from intrasense_fast.kernels.entropy_whitening import backward as gradients
 from intrasense_fast.kernels.entropy_whitening import entropy as entropies
 from intrasense_fast.kernels.entropy_whitening import forward as kernels

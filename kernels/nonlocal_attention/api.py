@@ -5,16 +5,16 @@ import math
 import torch
 from torch import Tensor
 
-from intrasense_fast.kernels._common.capability import use_fused
 from intrasense_fast.kernels._common.layout import without_autocast
+from intrasense_fast.kernels._common.precision import statistics_dtype
 from intrasense_fast.kernels._common.validation import (
     check_dim,
     check_positive,
     check_same_dtype,
     check_shape,
     check_tensors,
-    statistics_dtype,
 )
+from intrasense_fast.kernels.runtime import use_fused
 
 # Scores the eager path holds at a time: 64 MiB of float32, whatever N.
 SCORES_AT_A_TIME = 2**24

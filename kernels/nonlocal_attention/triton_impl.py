@@ -8,9 +8,8 @@ from triton import cdiv
 
 from intrasense_fast.kernels._common.configs import architecture
 from intrasense_fast.kernels._common.launch import launch
-from intrasense_fast.kernels._common.precision import compute_dtype, dot_precision
-from intrasense_fast.kernels._common.registration import contiguous_rows
-from intrasense_fast.kernels._common.validation import statistics_dtype
+from intrasense_fast.kernels._common.layout import contiguous_rows
+from intrasense_fast.kernels._common.precision import compute_dtype, dot_precision, statistics_dtype
 from intrasense_fast.kernels.nonlocal_attention import configs
 from intrasense_fast.kernels.nonlocal_attention.backward import (
     attention_prepare,

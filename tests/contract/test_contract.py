@@ -1,6 +1,7 @@
 """The contract matrix: every property of every operator, generated from tests/proof."""
 
 import copy
+import importlib
 
 import pytest
 import torch
@@ -418,6 +419,7 @@ def test_autocast_changes_nothing(contract, dtype, device, rng):
 
 @every_operator
 def test_opcheck(contract, device, rng):
+    importlib.import_module(f"intrasense_fast.kernels.{contract.name}.autograd")
     row = Row(contract.shapes["odd"], torch.float32, device=device)
     arguments = contract.samples(row, rng)
     assert set(arguments) == set(contract.library)

@@ -38,20 +38,24 @@ FAULTS = [
     Fault(
         "loss of masked lanes counted",
         "bce_dice_partial",
-        "tl.where(inside, tl.where(z > 0, z, 0.0) - z * y + log1p, 0.0)",
-        "tl.where(z > 0, z, 0.0) - z * y + log1p",
+        "loss += tl.where(mask, entropy, 0.0)\noverlap += target * probability",
+        "loss += entropy\noverlap += target * probability",
     ),
     Fault(
         "probability of masked lanes counted",
         "bce_dice_partial",
-        "tl.where(inside, p, 0.0)",
-        "p",
+        "target_sum += target\nprobability_sum += tl.where(mask, probability, 0.0)",
+        "target_sum += target\nprobability_sum += probability",
     ),
     Fault(
         "log(1 + e)",
         "bce_dice_partial",
-        "tl.where(u == 1.0, e, tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0)))",
-        "tl.log(u)",
+        (
+            "lost = u == 1.0\n"
+            "log1p = tl.log(u) * (exponential / tl.where(lost, 1.0, u - 1.0))\n"
+            "log1p = tl.where(lost, exponential, log1p)"
+        ),
+        "log1p = tl.log(u)",
     ),
     Fault(
         "loss without the target",
@@ -61,22 +65,33 @@ FAULTS = [
     ),
     Fault(
         "sigmoid that overflows",
-        "probability",
+        "sigmoid",
         "tl.where(z >= 0, 1.0, e) / (1.0 + e)",
         "tl.exp(z) / (1.0 + tl.exp(z))",
     ),
     Fault(
         "sigmoid's side swapped",
-        "probability",
+        "sigmoid",
         "z >= 0",
         "z < 0",
     ),
     Fault(
         "target read with the logits' strides",
         "bce_dice_partial",
-        ("tl.load(y_base + offsets(at, y_row, y_column, W, FLAT)[:, None], mask=inside, other=0)"),
-        ("tl.load(y_base + offsets(at, z_row, z_column, W, FLAT)[:, None], mask=inside, other=0)"),
-        given=("offsets(at, z_row, z_column, W, FLAT)",),
+        (
+            "target_at = offsets(position, target_row, target_column, W, FLAT)[:, None]\n"
+            "target = tl.load(target_base + target_at, mask=mask, other=0).to(COMPUTE)"
+        ),
+        (
+            "target_at = offsets(position, logits_row, logits_column, W, FLAT)[:, None]\n"
+            "target = tl.load(target_base + target_at, mask=mask, other=0).to(COMPUTE)"
+        ),
+        given=(
+            (
+                "logits_at = offsets(position, logits_row, logits_column, W, FLAT)[:, None]\n"
+                "logit = tl.load(logits_base + logits_at, mask=mask, other=0.0).to(COMPUTE)"
+            ),
+        ),
     ),
     Fault(
         "target's class stride from the logits",
@@ -94,19 +109,20 @@ FAULTS = [
         "gradient stored with the logits' strides",
         "bce_dice_gradient",
         (
-            "d_at = DZ + image * d_batch + klass * d_class + offsets(at, d_row, d_column, W, "
-            "FLAT)[:, None]\n"
-            "z = tl.load(z_at, mask=inside, other=0.0).to(COMPUTE)"
+            "grad_base = GRAD_LOGITS + image * grad_batch + klass * grad_class\n"
+            "grad_at = grad_base + offsets(position, grad_row, grad_column, W, FLAT)[:, None]\n"
+            "logit = tl.load(logits_at, mask=mask, other=0.0).to(COMPUTE)"
         ),
         (
-            "d_at = DZ + image * z_batch + klass * z_class + offsets(at, z_row, z_column, W, "
-            "FLAT)[:, None]\n"
-            "z = tl.load(z_at, mask=inside, other=0.0).to(COMPUTE)"
+            "grad_base = GRAD_LOGITS + image * logits_batch + klass * logits_class\n"
+            "grad_at = grad_base + offsets(position, logits_row, logits_column, W, FLAT)[:, None]\n"
+            "logit = tl.load(logits_at, mask=mask, other=0.0).to(COMPUTE)"
         ),
         given=(
             (
-                "z_at = Z + image * z_batch + klass * z_class + offsets(at, z_row, z_column, W, "
-                "FLAT)[:, None]"
+                "logits_base = LOGITS + image * logits_batch + klass * logits_class\n"
+                "logits_at = logits_base + "
+                "offsets(position, logits_row, logits_column, W, FLAT)[:, None]"
             ),
         ),
     ),
@@ -118,8 +134,8 @@ FAULTS = [
     ),
     Fault(
         "any plane taken for a flat one",
-        "_flat",
-        "height == 1 or width == 1 or tensor.stride(2) == width * tensor.stride(3)",
+        "_is_flat",
+        "height == 1 or width == 1 or maps.stride(2) == width * maps.stride(3)",
         "True",
     ),
     Fault(
@@ -143,8 +159,8 @@ FAULTS = [
     Fault(
         "last block not started",
         "forward",
-        "cdiv(plane, block_p * steps)",
-        "max(1, plane // (block_p * steps))",
+        'cdiv(plane, tile["BLOCK_P"] * steps)',
+        'max(1, plane // (tile["BLOCK_P"] * steps))',
     ),
     Fault(
         "partial sums of two images on one place",
@@ -229,7 +245,7 @@ FAULTS = [
         "float64 computed in float32",
         "backward",
         "compute_dtype(logits.dtype)",
-        "tl.float32",
+        "compute_dtype(torch.float32)",
     ),
     Fault(
         "empty input launched",
@@ -240,8 +256,8 @@ FAULTS = [
     Fault(
         "image index in 32 bits",
         "bce_dice_gradient",
-        "(pid // (blocks * chunks)).to(tl.int64)",
-        "pid // (blocks * chunks)",
+        "block, chunk, image = part_of_image(blocks, chunks)",
+        "block, chunk, image = part_of_image(blocks, chunks)\nimage = image.to(tl.int32)",
     ),
     Fault(
         "logits rounded to 16 bits",

@@ -10,7 +10,7 @@ from torch.nn import functional
 pytest.importorskip("triton", reason="the kernels need Triton, which has wheels for Linux only")
 
 from intrasense_fast.functional import bce_dice
-from intrasense_fast.kernels.bce_dice import triton_impl
+from intrasense_fast.kernels.bce_dice import configs
 from intrasense_fast.kernels.bce_dice.reference import bce_dice as reference
 from tests.proof import budget
 
@@ -104,7 +104,7 @@ def test_soft_targets_of_any_dtype(dtype, device, rng):
 )
 @pytest.mark.parametrize("layout", (nchw, channels_last, cropped))
 def test_a_program_that_owns_several_blocks(programs, shape, layout, device, rng, monkeypatch):
-    monkeypatch.setattr(triton_impl, "PROGRAMS", programs)
+    monkeypatch.setattr(configs, "PROGRAMS", programs)
     logits, target = maps(shape, rng, device)
     compare(layout(logits), layout(target))
 

@@ -11,7 +11,9 @@ pytest.importorskip("triton", reason="the kernels need Triton, which has wheels 
 from intrasense_fast.functional import channel_decoupling
 from intrasense_fast.kernels._common.configs import assume
 from intrasense_fast.kernels._common.launch import recording
-from intrasense_fast.kernels.channel_decoupling import configs, launchers, triton_impl
+from intrasense_fast.kernels._common.precision import exact_precision
+from intrasense_fast.kernels.channel_decoupling import configs, launch
+from intrasense_fast.kernels.channel_decoupling.launch import forward_pass
 from intrasense_fast.kernels.channel_decoupling.reference import channel_decoupling as reference
 from tests.kernels.decoupling_cases import (
     INPUTS,
@@ -190,15 +192,15 @@ def test_transposed_weights_are_read_as_they_are(device, rng):
 def test_splits_cover_everything_and_stay_below_the_map(rank, long, block):
     tiles = -(-rank // 128)
     for programs in (tiles * (tiles + 1) // 2, tiles * tiles):
-        count, share = launchers.splits(programs, rank, long, block)
+        count, share = configs.splits(programs, rank, long, block)
         assert share % block == 0 and (count - 1) * share < long <= count * share
-        assert count <= launchers.MAX_SPLITS and (count == 1 or 2 * count * rank <= long)
+        assert count <= configs.MAX_SPLITS and (count == 1 or 2 * count * rank <= long)
 
 
 @pytest.mark.parametrize("squeeze", SQUEEZES)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
 def test_several_splits_with_a_last_one_that_is_short(dtype, squeeze, device, rng):
-    assert launchers.splits(1, 8, 330, 64)[0] > 1
+    assert configs.splits(1, 8, 330, 64)[0] > 1
     for shape in ((2, 8, 15, 22), (2, 330, 2, 4)):
         compare(tensors(shape, rng, device, dtype), rng, squeeze=squeeze)
 
@@ -210,7 +212,7 @@ def test_gram_computes_one_triangle(device, rng):
     inputs = tensors((1, 320, 20, 20), rng, device, torch.bfloat16)
     with pytest.MonkeyPatch.context() as patch, torch.no_grad(), meter() as launches:
         # Only the first launch is looked at: the rest of the forward would take most of the time.
-        patch.setattr(triton_impl, "decoupling_normalise", None)
+        patch.setattr(forward_pass, "decoupling_normalise", None)
         with pytest.raises(TypeError):
             channel_decoupling(*inputs, fused=True)
     (gram,) = launches
@@ -219,7 +221,7 @@ def test_gram_computes_one_triangle(device, rng):
     pairs = tiles * (tiles + 1) // 2
     assert gram.kernel == "decoupling_gram" and tiles > 1
     # A program a tile of the triangle, and one a tile of rows for the squeeze.
-    assert gram.programs == (pairs + tiles) * launchers.splits(pairs, 320, 400, columns)[0]
+    assert gram.programs == (pairs + tiles) * configs.splits(pairs, 320, 400, columns)[0]
     assert gram.dot_flops <= pairs * 2 * block**2 * -(-400 // columns) * columns
 
 
@@ -240,13 +242,11 @@ def test_launches(channels, positions, decoupled):
             )
             reduced = max(1, channels // 16)
             shapes = ((reduced, channels), (reduced,), (channels, reduced), (channels,))
-            weights = [torch.empty(shape, device="meta") for shape in shapes]
-            out, *rest = triton_impl.forward(features, *weights, 10.0, decoupled)
+            mlp = launch.Mlp(*(torch.empty(shape, device="meta") for shape in shapes))
+            outputs, saved = launch.forward(features, mlp, 10.0, decoupled)
             assert 7 <= len(started) <= 2 * blocks + 8
             started.clear()
-            triton_impl.backward(
-                features, *weights, *rest[2:], out, *rest[:2], 10.0, decoupled, True, True
-            )
+            launch.backward(features, mlp, saved, outputs, 10.0, decoupled, True, True)
             assert 9 <= len(started) <= 12
             started.clear()
 
@@ -268,7 +268,7 @@ def test_the_user_chooses_the_precision_of_the_map_but_not_of_the_inverse(
     try:
         inputs = tensors((1, 66, 9, 9), rng, device)
         out, *_ = channel_decoupling(*inputs, fused=True)
-        assert launchers.matrix_precision(torch.float32, device) == "tf32x3"
+        assert exact_precision(torch.float32, device) == "tf32x3"
     finally:
         torch.set_float32_matmul_precision(before)
     expected, *_ = reference(*(t.double() for t in inputs))

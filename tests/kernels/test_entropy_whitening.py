@@ -11,7 +11,7 @@ from torch.nn import functional
 pytest.importorskip("triton", reason="the kernels need Triton, which has wheels for Linux only")
 
 from intrasense_fast.functional import entropy_whitening
-from intrasense_fast.kernels._common.validation import statistics_dtype
+from intrasense_fast.kernels._common.precision import statistics_dtype
 from intrasense_fast.kernels.entropy_whitening import triton_impl
 from intrasense_fast.kernels.entropy_whitening.reference import entropy_whitening as reference
 from intrasense_fast.kernels.entropy_whitening.reference import scaled_entropy

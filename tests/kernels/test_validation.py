@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from intrasense_fast import functional
-from intrasense_fast.kernels._common.capability import FusedUnavailableError, fused_status
+from intrasense_fast.kernels.runtime import FusedUnavailableError, fused_status
 
 MAP = torch.zeros(2, 4, 5, 6)
 POSITIONS = torch.zeros(2, 5, 6)
@@ -165,7 +165,7 @@ def test_fused_on_a_cpu_without_the_interpreter_says_what_to_do():
     code = """
 import torch
 from intrasense_fast import functional
-from intrasense_fast.kernels._common.capability import FusedUnavailableError, fused_status
+from intrasense_fast.kernels.runtime import FusedUnavailableError, fused_status
 z = torch.zeros(1, 1, 2, 2)
 assert not fused_status(z).available
 functional.bce_dice(z, z)

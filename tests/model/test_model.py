@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from intrasense_fast import FusedUnavailableError, IntraSenseNet, IntraSenseOutput
-from intrasense_fast.kernels._common import capability
+from intrasense_fast.kernels import runtime
 from intrasense_fast.kernels.channel_decoupling.reference import channel_decoupling
 from intrasense_fast.kernels.entropy_whitening.reference import entropy_whitening
 from intrasense_fast.kernels.nonlocal_attention.reference import nonlocal_attention
@@ -269,7 +269,7 @@ def test_empty_batch() -> None:
 
 @pytest.fixture
 def no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capability, "interpreting", lambda: False)
+    monkeypatch.setattr(runtime, "interpreting", lambda: False)
 
 
 @pytest.mark.parametrize("amp", [torch.bfloat16, torch.float16])

@@ -15,7 +15,7 @@ SHAPES = ((4, 512, 64, 64), (4, 1024, 16, 16))
 
 def _start(backward: bool) -> Callable[[Shape], Callable[[], object]]:
     def start(shape: Shape) -> Callable[[], object]:
-        from intrasense_fast.kernels.channel_decoupling import triton_impl
+        from intrasense_fast.kernels.channel_decoupling import launch
 
         channels, reduced = shape[1], max(1, shape[1] // 16)
         x, d = (
@@ -25,14 +25,15 @@ def _start(backward: bool) -> Callable[[Shape], Callable[[], object]]:
             for _ in range(2)
         )
         draw = lambda *size: torch.randn(*size, device="cuda") / 8
-        weights = draw(reduced, channels), draw(reduced), draw(channels, reduced), draw(channels)
-        found = triton_impl.forward(x, *weights, 10.0, False)
-        if not backward:
-            return lambda: triton_impl.forward(x, *weights, 10.0, False)
-        ones = torch.ones_like(found[1])
-        return lambda: triton_impl.backward(
-            x, *weights, *found[3:], d, ones, ones, 10.0, False, True, True
+        mlp = launch.Mlp(
+            draw(reduced, channels), draw(reduced), draw(channels, reduced), draw(channels)
         )
+        if not backward:
+            return lambda: launch.forward(x, mlp, 10.0, False)
+        outputs, saved = launch.forward(x, mlp, 10.0, False)
+        ones = torch.ones_like(outputs.rank_gap)
+        grads = launch.Outputs(d, ones, ones)
+        return lambda: launch.backward(x, mlp, saved, grads, 10.0, False, True, True)
 
     return start
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from intrasense_fast.kernels.bce_dice import triton_impl
+from intrasense_fast.kernels.bce_dice import launch
 from tests.proof.jobs import CompileJob, recorded_jobs, unique
 from tests.proof.records import BadInput, Bound, Compilation, Contract, Cost, Row
 
@@ -21,7 +21,7 @@ def make_inputs(row: Row, generator: torch.Generator) -> dict[str, Tensor]:
 def samples(row: Row, generator: torch.Generator) -> dict[str, tuple]:
     """Arguments of the registered operators, for opcheck."""
     logits, target = make_inputs(row, generator).values()
-    bce, dice, slope, ratio = triton_impl.forward(logits, target)
+    bce, dice, slope, ratio = launch.forward(logits, target)
     return {
         "bce_dice_forward": (logits, target),
         "bce_dice_backward": (
@@ -123,8 +123,8 @@ def jobs(level: str) -> list[CompileJob]:
 
         def run(logits: Tensor = logits, mask: torch.dtype = mask) -> None:
             target = torch.empty_like(logits, dtype=mask)
-            bce, dice, slope, ratio = triton_impl.forward(logits, target)
-            triton_impl.backward(logits, target, slope, ratio, bce, dice)
+            bce, dice, slope, ratio = launch.forward(logits, target)
+            launch.backward(logits, target, slope, ratio, bce, dice)
 
         found += recorded_jobs(run, target, label)
     return unique(found)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from intrasense_fast.kernels.channel_decoupling import triton_impl
+from intrasense_fast.kernels.channel_decoupling import launch
 from tests.proof.jobs import CompileJob, recorded_jobs
 from tests.proof.records import BadInput, Bound, Compilation, Contract, Cost, Row, Tolerance
 
@@ -37,10 +37,9 @@ def samples(row: Row, generator: torch.Generator) -> dict[str, tuple]:
     """Arguments of the registered operators, for opcheck."""
     inputs = tuple(make_inputs(row, generator).values())
     call: tuple[Any, ...] = (*inputs, 10.0, True)
-    reweighted, rank_gap, distance, *saved = triton_impl.forward(*call)
-    grads = [
-        torch.randn(t.shape, generator=generator).to(t) for t in (reweighted, rank_gap, distance)
-    ]
+    features, *weights = inputs
+    outputs, saved = launch.forward(features, launch.Mlp(*weights), 10.0, True)
+    grads = [torch.randn(t.shape, generator=generator).to(t) for t in outputs]
     return {
         "channel_decoupling_forward": call,
         "channel_decoupling_backward": (*inputs, *saved, *grads, 10.0, True, True, True),
@@ -124,12 +123,10 @@ def launches(
         features = torch.empty(shape, dtype=dtype, device="meta", memory_format=layout)
         reduced = max(1, channels // 16)
         shapes = ((reduced, channels), (reduced,), (channels, reduced), (channels,))
-        parameters = [torch.empty(size, device="meta") for size in shapes]
+        mlp = launch.Mlp(*(torch.empty(size, device="meta") for size in shapes))
         for decoupled in squeezes:
-            call: tuple[Any, ...] = (features, *parameters, 10.0, decoupled)
-            out, gap, distance, *saved = triton_impl.forward(*call)
-            call = (features, *parameters, *saved, out, gap, distance, 10.0, decoupled, True, True)
-            triton_impl.backward(*call)
+            outputs, saved = launch.forward(features, mlp, 10.0, decoupled)
+            launch.backward(features, mlp, saved, outputs, 10.0, decoupled, True, True)
 
     return run
 
@@ -168,7 +165,7 @@ def distinct(jobs: list[CompileJob]) -> list[CompileJob]:
         fixed = {
             name: value
             for name, value in job.constexprs.items()
-            if name not in COUNTS and not name.startswith("m_")
+            if name not in COUNTS and not name.startswith("matrix_")
         }
         pointers = [kind for kind in job.signature.values() if kind.startswith("*")]
         key = (

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from intrasense_fast.kernels._common.validation import statistics_dtype
+from intrasense_fast.kernels._common.precision import statistics_dtype
 from intrasense_fast.kernels.entropy_whitening import triton_impl
 from tests.proof.jobs import CompileJob, recorded_jobs, unique
 from tests.proof.records import BadInput, Bound, Compilation, Contract, Cost, Row

@@ -1,4 +1,8 @@
-"""One predicate for dispatch, error text and test skips: can the Triton kernels serve this tensor?"""
+"""What callers outside this folder may use, beside the operators themselves.
+
+`fused_status` is the one predicate behind dispatch, error texts and test skips: can the Triton
+kernels serve this tensor? The rest are the operators' conventions: dtypes, layouts, autocast.
+"""
 
 import importlib.util
 import os
@@ -8,6 +12,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from intrasense_fast.kernels._common.layout import as_rows, from_rows, without_autocast
+from intrasense_fast.kernels._common.precision import DTYPES, statistics_dtype
+from intrasense_fast.kernels._common.tuned import use_tuned_configs
+
+__all__ = [
+    "DTYPES",
+    "FUSED_DTYPES",
+    "FusedStatus",
+    "FusedUnavailableError",
+    "as_rows",
+    "from_rows",
+    "fused_status",
+    "interpreting",
+    "statistics_dtype",
+    "use_fused",
+    "use_tuned_configs",
+    "without_autocast",
+]
+
 # Looked up once: torch.compile of 2.11 cannot trace the search.
 _TRITON = importlib.util.find_spec("triton") is not None
 
@@ -15,7 +38,7 @@ FUSED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class FusedUnavailableError(RuntimeError):
-    """`fused=True` was asked for and the Triton kernels cannot run: the message says why and what to do."""
+    """`fused=True` and the Triton kernels cannot run: the message says why and what to do."""
 
 
 class FusedStatus(NamedTuple):
@@ -26,7 +49,10 @@ class FusedStatus(NamedTuple):
 
 
 def interpreting() -> bool:
-    """True where Triton's kernels run in its interpreter (TRITON_INTERPRET=1 before Triton is first imported)."""
+    """Whether Triton's kernels run in its interpreter.
+
+    They do where TRITON_INTERPRET=1 was set before Triton was first imported.
+    """
     # torch.compile traces the environment, but no table of modules.
     language = None if torch.compiler.is_compiling() else sys.modules.get("triton.language")
     if language is not None:
@@ -42,8 +68,8 @@ def fused_status(tensor: Tensor) -> FusedStatus:
         tensor: any tensor; only its device and dtype are looked at.
 
     Returns:
-        FusedStatus(available, reason). On a CPU the kernels run only in Triton's interpreter, a correctness check that
-        `fused=True` alone starts: `fused=None` stays eager there.
+        FusedStatus(available, reason). On a CPU the kernels run only in Triton's interpreter, a
+        correctness check that `fused=True` alone starts: `fused=None` stays eager there.
     """
     if not tensor.dtype.is_floating_point:
         return FusedStatus(False, f"the kernels take floating-point tensors, got {tensor.dtype}")
@@ -54,14 +80,16 @@ def fused_status(tensor: Tensor) -> FusedStatus:
         if tensor.dtype not in FUSED_DTYPES:
             return FusedStatus(
                 False,
-                f"{tensor.dtype} runs eager on a GPU; the kernels take float32, float16 and bfloat16",
+                f"{tensor.dtype} runs eager on a GPU; "
+                "the kernels take float32, float16 and bfloat16",
             )
         return FusedStatus(True, f"Triton kernels on {tensor.device}")
     if device == "cpu":
         if not interpreting():
             return FusedStatus(
                 False,
-                "the kernels need a CUDA or ROCm GPU; to check them on a CPU set TRITON_INTERPRET=1 before Python starts",
+                "the kernels need a CUDA or ROCm GPU; "
+                "to check them on a CPU set TRITON_INTERPRET=1 before Python starts",
             )
         return FusedStatus(
             True, "Triton interpreter on the CPU (a check of correctness, not of speed)"
