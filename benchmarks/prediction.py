@@ -7,7 +7,7 @@ runs eager in training, the N x N scores: 4 N^2 bytes an image, N = H W / stride
 from collections.abc import Sequence
 
 from intrasense_fast.encoder import CHANNELS, STRIDES
-from intrasense_fast.kernels.nonlocal_attention.api import SCORES_AT_A_TIME
+from intrasense_fast.kernels.nonlocal_attention.eager import SCORES_AT_A_TIME
 
 # width, blocks, stride of the input, stride of the output
 LAYERS = ((64, 3, 4, 4), (128, 4, 4, 8), (256, 6, 8, 16), (512, 3, 16, 32))

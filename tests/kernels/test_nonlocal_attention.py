@@ -14,8 +14,8 @@ pytest.importorskip("triton", reason="the kernels need Triton, which has wheels 
 
 from intrasense_fast.functional import nonlocal_attention
 from intrasense_fast.kernels._common.configs import assume
-from intrasense_fast.kernels.nonlocal_attention import configs, triton_impl
-from intrasense_fast.kernels.nonlocal_attention.api import eager
+from intrasense_fast.kernels.nonlocal_attention import configs, launch
+from intrasense_fast.kernels.nonlocal_attention.eager import eager
 from intrasense_fast.kernels.nonlocal_attention.reference import nonlocal_attention as reference
 from tests.proof import budget
 from tests.proof.operators.nonlocal_attention import COMPILATION, separate_maxima
@@ -150,11 +150,11 @@ def test_gradcheck(batch, positions, depth, channels, device, rng):
 
 def test_many_splits_sum_to_the_same(device, rng, monkeypatch):
     """Several programs share the keys and the queries, unevenly."""
-    monkeypatch.setattr(triton_impl, "PROGRAMS", 6)
+    monkeypatch.setattr(configs, "PROGRAMS", 6)
     inputs = tensors(
         1, 150, 5, 20, torch.float64 if device.type == "cpu" else torch.float32, rng, device
     )
-    assert triton_impl.splits(1, 5, 5) == (3, 2, 2, 3)
+    assert configs.splits(1, 5, 5) == (3, 2, 2, 3)
     compare(inputs, rng)
 
 
@@ -166,16 +166,16 @@ def test_resident_values_of_the_table_in_uneven_splits(
     depth, channels, dtype, device, rng, monkeypatch
 ):
     """Each program adds several tiles of keys into its dQ, over tiles of queries that do not end with N."""
-    monkeypatch.setattr(triton_impl, "PROGRAMS", 4)
+    monkeypatch.setattr(configs, "PROGRAMS", 4)
     blocks = configs.score_gradient_config(depth, channels, dtype, "sm_90", "ieee").blocks
     row_tiles, key_tiles = -(-300 // blocks["BLOCK_M"]), -(-300 // blocks["BLOCK_N"])
-    assert blocks["BLOCK_V"] >= channels and triton_impl.splits(1, row_tiles, key_tiles)[:3] == (
+    assert blocks["BLOCK_V"] >= channels and configs.splits(1, row_tiles, key_tiles)[:3] == (
         2,
         2,
         2,
     )
     inputs = tensors(1, 300, depth, channels, dtype, rng, device, key=2.0)
-    assert triton_impl.aligned(channels, *inputs)
+    assert launch.aligned(channels, *inputs)
     with assume("sm_90"):
         compare(inputs, rng)
 
@@ -185,7 +185,7 @@ def test_resident_values_of_the_table_in_uneven_splits(
     "row_tiles, key_tiles", [(1, 1), (2, 1), (7, 5), (64, 32), (1024, 512), (10**6, 10**6)]
 )
 def test_splits_cover_everything_and_stay_bounded(batch, row_tiles, key_tiles):
-    keys, tiles, queries, rows = triton_impl.splits(batch, row_tiles, key_tiles)
+    keys, tiles, queries, rows = configs.splits(batch, row_tiles, key_tiles)
     assert (keys - 1) * tiles < key_tiles <= keys * tiles
     assert (queries - 1) * rows < row_tiles <= queries * rows
     assert keys + queries <= 32
@@ -195,17 +195,18 @@ def test_splits_cover_everything_and_stay_bounded(batch, row_tiles, key_tiles):
 
 def test_workspace_is_bounded_whatever_n(monkeypatch, device):
     allocated = []
-    launch = triton_impl.launch
+    start = launch.launch
     monkeypatch.setattr(
-        triton_impl, "launch", lambda kernel, grid, *args, **options: allocated.extend(args)
+        launch, "launch", lambda kernel, grid, *args, **options: allocated.extend(args)
     )
     positions, depth, channels = 65536, 32, 256
     q, k, v, x = (
         torch.empty(1, positions, n, dtype=torch.bfloat16, device="meta")
         for n in (depth, depth, channels, channels)
     )
-    features, mean, top, argmax, lse, attended = triton_impl.forward(q, k, v, x, True)
-    grads = triton_impl.backward(q, k, v, attended, lse, argmax, features, mean, top, True, True)
+    features, mean, top, argmax, lse, attended = launch.forward(q, k, v, x, True)
+    saved = launch.Saved(q, k, v, attended, lse, argmax)
+    grads = launch.backward(saved, features, mean, top, True, True)
     given = (q, k, v, x, features, mean, top, argmax, lse, attended, *grads)
     workspace = {
         id(t): t
@@ -213,7 +214,7 @@ def test_workspace_is_bounded_whatever_n(monkeypatch, device):
         if isinstance(t, torch.Tensor) and not any(t is g for g in given)
     }
     total = sum(t.numel() * t.element_size() for t in workspace.values())
-    assert launch is not triton_impl.launch and len(workspace) >= 3
+    assert start is not launch.launch and len(workspace) >= 3
     assert total <= 4 * 32 * positions * depth + 2 * positions * channels + 4 * positions
 
 
@@ -326,13 +327,13 @@ def test_attended_is_saved_only_for_the_gradients_that_need_it(device, rng):
 def test_nothing_is_copied_from_a_projection(device, rng, monkeypatch):
     """query, key and value of one projection reach the kernels as the views they are."""
     seen = []
-    launch = triton_impl.launch
+    start = launch.launch
 
     def spy(kernel, grid, *args, **options):
         seen.extend(t.untyped_storage().data_ptr() for t in args if isinstance(t, torch.Tensor))
-        return launch(kernel, grid, *args, **options)
+        return start(kernel, grid, *args, **options)
 
-    monkeypatch.setattr(triton_impl, "launch", spy)
+    monkeypatch.setattr(launch, "launch", spy)
     q, k, v, x = tensors(2, 20, 3, 40, torch.float32, rng, device)
     nonlocal_attention(q, k, v, x, fused=True)
     assert seen.count(q.untyped_storage().data_ptr()) == 3
