@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="the kernels need Triton, which has wheels 
 
 from intrasense_fast.functional import entropy_whitening
 from intrasense_fast.kernels._common.validation import statistics_dtype
-from intrasense_fast.kernels.entropy_whitening import triton_impl
+from intrasense_fast.kernels.entropy_whitening import configs
 from intrasense_fast.kernels.entropy_whitening.reference import entropy_whitening as reference
 from intrasense_fast.kernels.entropy_whitening.reference import scaled_entropy
 from tests.proof import budget
@@ -355,8 +355,8 @@ def test_images_apart_in_memory_are_read_where_they_lie(device, rng):
 
 def test_statistics_of_images_of_many_blocks(device, rng, monkeypatch):
     """More partial results than a program reads at once, the last block short."""
-    monkeypatch.setattr(triton_impl, "PARTIALS", 1)
-    monkeypatch.setattr(triton_impl, "MAP_BLOCK", 8)
+    monkeypatch.setattr(configs, "PARTIALS", 1)
+    monkeypatch.setattr(configs, "MAP_BLOCK", 8)
     inputs = tensors((2, 32, 7, 11), rng, device)
     # Blocks of different means: what separates them decides the deviation.
     inputs[0] = inputs[0] * torch.linspace(0.3, 3, 7, device=device)[:, None]
@@ -371,7 +371,7 @@ def test_stored_and_recomputed_moments_give_the_same_gradients(device, rng, monk
     grad = torch.randn(inputs[0].shape, generator=rng).to(device)
     run = lambda: with_gradients(entropy_whitening, inputs, grad, window=3, fused=True)[2]
     recomputed = run()
-    monkeypatch.setattr(triton_impl, "WIDEST_RECOMPUTED", 1)
+    monkeypatch.setattr(configs, "WIDEST_RECOMPUTED", 1)
     for name, actual, expected in zip(NAMES, run(), recomputed, strict=True):
         assert budget.error(actual, expected) <= 1e-5, name
 
