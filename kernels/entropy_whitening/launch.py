@@ -177,11 +177,11 @@ def backward(
         )
     config = configs.gather_config(channels, features.dtype, stored)
     tiling = configs.tiling_of(config, channels, height, width)
-    gate_parts = gate.new_empty(batch, tiling.chunks, height * width)
+    grad_gate_parts = gate.new_empty(batch, tiling.chunks, height * width)
     launch(
         whiten_gather,
         (tiling.tiles * tiling.chunks * batch,),
-        *(rows, gate, mask, grad_rows, y, rstd, grad_features, gate_parts),
+        *(rows, gate, mask, grad_rows, y, rstd, grad_features, grad_gate_parts),
         *(rows.stride(0), grad_rows.stride(0)),
         *(height, width, channels),
         *tiling,
@@ -190,7 +190,7 @@ def backward(
         **config.options(),
     )
     if through_gate:
-        _through_gate(saved, gate_parts, gradients)
+        _through_gate(saved, grad_gate_parts, gradients)
     return gradients._replace(features=_as_given(grad_features, features))
 
 
@@ -259,11 +259,11 @@ def _entropy(rows: Tensor, gate: Tensor, entropy_scale: str) -> tuple[Tensor, Te
     return entropy, statistics
 
 
-def _through_gate(saved: Saved, gate_parts: Tensor, gradients: Gradients) -> None:
+def _through_gate(saved: Saved, grad_gate_parts: Tensor, gradients: Gradients) -> None:
     """From the chunks' shares of the gate's gradient to all but the features', in `gradients`."""
     gate, gate_weight = saved.gate, saved.gate_weight.contiguous()
     batch, height, width = gate.shape
-    positions, chunks = height * width, gate_parts.shape[1]
+    positions, chunks = height * width, grad_gate_parts.shape[1]
     taps, side = gate_weight.numel(), gate_weight.shape[-1]
     compute = compute_dtype(gate.dtype)
     blocks = cdiv(positions, configs.MAP_BLOCK)
@@ -271,7 +271,7 @@ def _through_gate(saved: Saved, gate_parts: Tensor, gradients: Gradients) -> Non
     launch(
         gate_logit_gradient,
         (blocks * batch,),
-        *(gate, gate_parts, grad_logit),
+        *(gate, grad_gate_parts, grad_logit),
         *(positions, blocks, chunks),
         BLOCK=configs.MAP_BLOCK,
         COMPUTE=compute,
@@ -280,12 +280,12 @@ def _through_gate(saved: Saved, gate_parts: Tensor, gradients: Gradients) -> Non
     )
     config = configs.gate_config(side * side)
     blocks = cdiv(positions, config.blocks["BLOCK"])
-    weight_parts = gate.new_empty(taps + 1, blocks * batch)
+    grad_weight_parts = gate.new_empty(taps + 1, blocks * batch)
     launch(
         gate_gradient,
         (blocks * batch,),
         *(grad_logit, saved.channel_mean.contiguous(), saved.channel_max.contiguous(), gate_weight),
-        *(gradients.channel_mean, gradients.channel_max, weight_parts),
+        *(gradients.channel_mean, gradients.channel_max, grad_weight_parts),
         *(height, width, positions),
         *(blocks, blocks * batch),
         R=side // 2,
@@ -295,7 +295,7 @@ def _through_gate(saved: Saved, gate_parts: Tensor, gradients: Gradients) -> Non
     launch(
         gate_weight_gradient,
         (taps + 1,),
-        *(weight_parts, gradients.gate_weight, gradients.gate_bias),
+        *(grad_weight_parts, gradients.gate_weight, gradients.gate_bias),
         *(blocks * batch, taps),
         BLOCK=4 * configs.PARTIALS,
         COMPUTE=compute,

@@ -262,8 +262,8 @@ def score_gradient(
     key_splits, tiles, query_splits, row_tiles = configs.splits(
         batch, cdiv(positions, block_m), cdiv(positions, block_n)
     )
-    query_parts = lse.new_empty(batch, key_splits, positions, depth)
-    key_parts = lse.new_empty(batch, query_splits, positions, depth)
+    grad_query_parts = lse.new_empty(batch, key_splits, positions, depth)
+    grad_key_parts = lse.new_empty(batch, query_splits, positions, depth)
     kernel = attention_score_gradient
     if "BLOCK_V" in config.blocks:
         kernel = attention_score_gradient_resident
@@ -273,7 +273,7 @@ def score_gradient(
         kernel,
         (key_splits * query_splits * batch,),
         *(query, key, value, grad_attended, lse, delta),
-        *(query_parts, key_parts),
+        *(grad_query_parts, grad_key_parts),
         *_strides(query, key, value),
         *(positions, depth, channels),
         *(key_splits, query_splits, tiles, row_tiles * block_m),
@@ -288,7 +288,7 @@ def score_gradient(
     launch(
         attention_reduce,
         (blocks * batch,),
-        *(query_parts, key_parts, grad_query, grad_key),
+        *(grad_query_parts, grad_key_parts, grad_query, grad_key),
         *(positions * depth, key_splits, query_splits, blocks),
         1 / math.sqrt(depth),
         BLOCK=REDUCE_BLOCK,

@@ -60,7 +60,7 @@ def whiten(
     tiles_x,
     tiles,
     chunks,
-    threshold,
+    limit,
     NORMALIZE: tl.constexpr,
     EPS: tl.constexpr,
     R: tl.constexpr,
@@ -71,7 +71,7 @@ def whiten(
     EVEN_C: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """Mask, (ENTROPY - shift) / unit < threshold by the image's STATISTICS, and Eq. 7.
+    """Mask, (ENTROPY - shift) / unit < limit by the image's STATISTICS, and Eq. 7.
 
     NORMALIZE: else the gate alone.
     Pointers: F, OUT (B, H W, C); GATE, ENTROPY (B, H W); STATISTICS (B, 2); MASK (B, H W), bytes.
@@ -90,7 +90,7 @@ def whiten(
     strips = (pivot, home, x, column, known)
     if NORMALIZE:
         upper = upper_sums(maps, strips, top, size, R, TILE_H, STRIP, EVEN_C, COMPUTE)
-        limit = tl.load(STATISTICS + image * 2 + 1) * threshold
+        bound = tl.load(STATISTICS + image * 2 + 1) * limit
     else:
         upper = zeros(2 * TILE_H * STRIP, LANES, BLOCK_C, COMPUTE)
     lower = zeros(2 * STRIP, LANES, BLOCK_C, COMPUTE)
@@ -102,7 +102,7 @@ def whiten(
             position = first + i * W + x + j
             if NORMALIZE:
                 entropy = tl.load(ENTROPY + position, mask=inside, other=0.0)
-                masked = entropy - tl.load(STATISTICS + image * 2) < limit
+                masked = entropy - tl.load(STATISTICS + image * 2) < bound
             else:
                 masked = x < 0
             if chunk == 0:
