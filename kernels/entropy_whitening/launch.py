@@ -157,18 +157,18 @@ def backward(
     mask = saved.mask.view(torch.uint8)
     radius = configs.radius_of(window, height, width) if normalize else 0
     settings = {"EPS": eps, "R": radius, "COMPUTE": compute_dtype(features.dtype)}
-    y, rstd = rows, rows
+    normalised, rstd = rows, rows
     stored = 2 * radius + 1 > configs.WIDEST_RECOMPUTED
     if stored:
         # In 16 bits they would cost the gate's gradient, a float32 sum, all but three digits.
-        y = torch.empty_like(rows, dtype=gate.dtype, memory_format=torch.contiguous_format)
-        rstd = torch.empty_like(y)
+        normalised = torch.empty_like(rows, dtype=gate.dtype, memory_format=torch.contiguous_format)
+        rstd = torch.empty_like(normalised)
         config = configs.whiten_config(channels, radius, width)
         tiling = configs.tiling_of(config, channels, height, width)
         launch(
             whiten_moments,
             (tiling.tiles * tiling.chunks * batch,),
-            *(rows, gate, mask, y, rstd),
+            *(rows, gate, mask, normalised, rstd),
             rows.stride(0),
             *(height, width, channels),
             *tiling,
@@ -181,7 +181,7 @@ def backward(
     launch(
         whiten_gather,
         (tiling.tiles * tiling.chunks * batch,),
-        *(rows, gate, mask, grad_rows, y, rstd, grad_features, grad_gate_parts),
+        *(rows, gate, mask, grad_rows, normalised, rstd, grad_features, grad_gate_parts),
         *(rows.stride(0), grad_rows.stride(0)),
         *(height, width, channels),
         *tiling,
@@ -280,12 +280,12 @@ def _through_gate(saved: Saved, grad_gate_parts: Tensor, gradients: Gradients) -
     )
     config = configs.gate_config(side * side)
     blocks = cdiv(positions, config.blocks["BLOCK"])
-    grad_weight_parts = gate.new_empty(taps + 1, blocks * batch)
+    grad_gate_weight_parts = gate.new_empty(taps + 1, blocks * batch)
     launch(
         gate_gradient,
         (blocks * batch,),
         *(grad_logit, saved.channel_mean.contiguous(), saved.channel_max.contiguous(), gate_weight),
-        *(gradients.channel_mean, gradients.channel_max, grad_weight_parts),
+        *(gradients.channel_mean, gradients.channel_max, grad_gate_weight_parts),
         *(height, width, positions),
         *(blocks, blocks * batch),
         R=side // 2,
@@ -295,7 +295,7 @@ def _through_gate(saved: Saved, grad_gate_parts: Tensor, gradients: Gradients) -
     launch(
         gate_weight_gradient,
         (taps + 1,),
-        *(grad_weight_parts, gradients.gate_weight, gradients.gate_bias),
+        *(grad_gate_weight_parts, gradients.gate_weight, gradients.gate_bias),
         *(blocks * batch, taps),
         BLOCK=4 * configs.PARTIALS,
         COMPUTE=compute,

@@ -18,8 +18,8 @@ def _backward_fake(
     lse: Tensor,
     channel_argmax: Tensor,
     grad_features: Tensor,
-    grad_mean: Tensor,
-    grad_max: Tensor,
+    grad_channel_mean: Tensor,
+    grad_channel_max: Tensor,
     scores: bool,
     values: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -43,13 +43,15 @@ def _backward(
     lse: Tensor,
     channel_argmax: Tensor,
     grad_features: Tensor,
-    grad_mean: Tensor,
-    grad_max: Tensor,
+    grad_channel_mean: Tensor,
+    grad_channel_max: Tensor,
     scores: bool,
     values: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     saved = Saved(query, key, value, attended, lse, channel_argmax)
-    return launch.backward(saved, grad_features, grad_mean, grad_max, scores, values)
+    return launch.backward(
+        saved, grad_features, grad_channel_mean, grad_channel_max, scores, values
+    )
 
 
 def nonlocal_attention_fused(
@@ -81,12 +83,17 @@ class _NonlocalAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, grad_features: Tensor, grad_mean: Tensor, grad_max: Tensor
+        ctx: Any, grad_features: Tensor, grad_channel_mean: Tensor, grad_channel_max: Tensor
     ) -> tuple[Tensor | None, ...]:
         refuse_double_backward("nonlocal_attention")
         query, key, value, residual, _ = ctx.needs_input_grad
         gradients = _backward(
-            *ctx.saved_tensors, grad_features, grad_mean, grad_max, query or key, value
+            *ctx.saved_tensors,
+            grad_features,
+            grad_channel_mean,
+            grad_channel_max,
+            query or key,
+            value,
         )
         needed = (query, key, value, residual)
         wanted = (grad if need else None for grad, need in zip(gradients, needed, strict=True))

@@ -140,8 +140,8 @@ def forward_fake(
 def backward(
     saved: Saved,
     grad_features: Tensor,
-    grad_mean: Tensor,
-    grad_max: Tensor,
+    grad_channel_mean: Tensor,
+    grad_channel_max: Tensor,
     scores: bool,
     values: bool,
 ) -> Gradients:
@@ -149,10 +149,12 @@ def backward(
 
     Args:
         saved: `attended` must have been saved if `scores`.
-        grad_features: (B, N, C), any strides. grad_mean, grad_max: (B, N).
+        grad_features: (B, N, C), any strides. grad_channel_mean, grad_channel_max: (B, N).
     """
     query, key, value, attended, lse, channel_argmax = saved
-    grad_attended, delta = prepare(grad_features, grad_mean, grad_max, channel_argmax, attended)
+    grad_attended, delta = prepare(
+        grad_features, grad_channel_mean, grad_channel_max, channel_argmax, attended
+    )
     grad_query, grad_key, grad_value = query.new_empty(0), query.new_empty(0), query.new_empty(0)
     if values:
         grad_value = value_gradient(query, key, grad_attended, lse)
@@ -174,15 +176,15 @@ def backward_fake(saved: Saved, scores: bool, values: bool) -> Gradients:
 
 def prepare(
     grad_features: Tensor,
-    grad_mean: Tensor,
-    grad_max: Tensor,
+    grad_channel_mean: Tensor,
+    grad_channel_max: Tensor,
     channel_argmax: Tensor,
     attended: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Fold the gradients of the statistics into the features' (README.md, step 1).
 
     Args:
-        grad_features: (B, N, C), any strides. grad_mean, grad_max, channel_argmax: (B, N).
+        grad_features: (B, N, C), any strides. grad_channel_mean, grad_channel_max, channel_argmax: (B, N).
         attended: (B, N, C), the saved A V, or empty.
 
     Returns:
@@ -190,19 +192,22 @@ def prepare(
         `attended` is empty.
     """
     grad_features = contiguous_rows(grad_features)
-    grad_mean, grad_max = grad_mean.contiguous(), grad_max.contiguous()
+    grad_channel_mean, grad_channel_max = (
+        grad_channel_mean.contiguous(),
+        grad_channel_max.contiguous(),
+    )
     batch, positions, channels = grad_features.shape
     saved = attended.numel() > 0
     block_m = 32 if aligned(channels, grad_features) else 8
     block_c = min(128, max(16, 1 << (channels - 1).bit_length()))
     blocks = cdiv(positions, block_m)
     grad_attended = grad_features.new_empty(batch, positions, channels)
-    delta = grad_mean.new_empty(batch, positions)
+    delta = grad_channel_mean.new_empty(batch, positions)
     launch(
         attention_prepare,
         (blocks * batch,),
         *(grad_features, attended if saved else grad_attended),
-        *(grad_mean, grad_max, channel_argmax),
+        *(grad_channel_mean, grad_channel_max, channel_argmax),
         *(grad_attended, delta),
         *_strides(grad_features),
         *(positions, channels),

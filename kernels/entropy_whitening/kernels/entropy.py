@@ -8,9 +8,16 @@ from intrasense_fast.kernels._common.device import block_of_image
 
 @triton.jit
 def row_entropy(
-    F, gate, row_in, rows, C, BLOCK_C: tl.constexpr, EVEN_C: tl.constexpr, COMPUTE: tl.constexpr
+    FEATURES,
+    gate,
+    row_in,
+    rows,
+    C,
+    BLOCK_C: tl.constexpr,
+    EVEN_C: tl.constexpr,
+    COMPUTE: tl.constexpr,
 ):
-    """Eq. 6: entropy of softmax(x) over the channels, x = gate * F, online.
+    """Eq. 6: entropy of softmax(x) over the channels, x = gate * FEATURES, online.
 
     With z = x - max x: log sum e^z - sum e^z z / sum e^z. A NaN or an infinity anywhere in a row
     makes its entropy NaN, through e or e (x - max), whatever the maximum does with it.
@@ -22,7 +29,7 @@ def row_entropy(
     for c in range(0, C, BLOCK_C):
         known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - c)[None, :]
         offsets = rows[:, None] + column[None, :]
-        x = tl.load(F + c + offsets, mask=row_in[:, None] & known, other=0.0).to(COMPUTE)
+        x = tl.load(FEATURES + c + offsets, mask=row_in[:, None] & known, other=0.0).to(COMPUTE)
         x *= gate[:, None]
         best = tl.maximum(highest, tl.max(tl.where(known, x, float("-inf")), 1))
         e = tl.where(known, tl.exp(x - best[:, None]), 0.0)
@@ -38,11 +45,11 @@ def row_entropy(
 
 @triton.jit
 def channel_entropy(
-    F,
+    FEATURES,
     GATE,
     ENTROPY,
     PARTS,
-    f_batch,
+    features_batch,
     N,
     C,
     blocks,
@@ -56,7 +63,7 @@ def channel_entropy(
     """Entropy of BLOCK_P positions, and what their image's statistics need of them.
 
     That is mean and centred second moment if SCORE, else minimum and maximum (NaN if any is).
-    Pointers: F (B, N, C); GATE, ENTROPY (B, N); PARTS (2, parts), parts = B * blocks.
+    Pointers: FEATURES (B, N, C); GATE, ENTROPY (B, N); PARTS (2, parts), parts = B * blocks.
     Grid: (parts,); a program owns BLOCK_P positions.
     """
     pid = tl.program_id(0)
@@ -65,7 +72,7 @@ def channel_entropy(
     row_in = row < N - block * BLOCK_P
     start = block.to(tl.int64) * BLOCK_P
     gate = tl.load(GATE + image * N + start + row, mask=row_in, other=0.0)
-    f_tile = F + image * f_batch + start * C
+    f_tile = FEATURES + image * features_batch + start * C
     entropy = row_entropy(f_tile, gate, row_in, row * C, C, BLOCK_C, EVEN_C, COMPUTE)
     tl.store(ENTROPY + image * N + start + row, entropy, mask=row_in)
     if SCORE:

@@ -15,10 +15,10 @@ def sigmoid(x):
 
 @triton.jit
 def gate_map(
-    MEAN,
-    MAX,
-    WEIGHT,
-    BIAS,
+    CHANNEL_MEAN,
+    CHANNEL_MAX,
+    GATE_WEIGHT,
+    GATE_BIAS,
     GATE,
     H,
     W,
@@ -28,10 +28,10 @@ def gate_map(
     BLOCK: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """Eq. 4: GATE = sigmoid(conv([MEAN, MAX])) with zero padding.
+    """Eq. 4: GATE = sigmoid(conv([CHANNEL_MEAN, CHANNEL_MAX])) with zero padding.
 
-    Pointers: MEAN, MAX, GATE (B, H, W); WEIGHT (2, 2 R + 1, 2 R + 1); BIAS (1,). N = H W.
-    Grid: (blocks * B,); a program owns BLOCK positions.
+    Pointers: CHANNEL_MEAN, CHANNEL_MAX, GATE (B, H, W); GATE_WEIGHT (2, 2 R + 1, 2 R + 1);
+    GATE_BIAS (1,). N = H W. Grid: (blocks * B,); a program owns BLOCK positions.
     """
     block, image = block_of_image(blocks)
     image = image * N
@@ -39,26 +39,26 @@ def gate_map(
     position_in = position < N
     y, x = position // W, position % W
     side: tl.constexpr = 2 * R + 1
-    logit = tl.zeros([BLOCK], COMPUTE) + tl.load(BIAS).to(COMPUTE)
+    logit = tl.zeros([BLOCK], COMPUTE) + tl.load(GATE_BIAS).to(COMPUTE)
     for dy in range(-R, R + 1):
         for dx in range(-R, R + 1):
             tap_in = position_in & (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
             there = position + dy * W + dx
-            tap = WEIGHT + (dy + R) * side + dx + R
-            mean = tl.load(MEAN + image + there, mask=tap_in, other=0.0).to(COMPUTE)
+            tap = GATE_WEIGHT + (dy + R) * side + dx + R
+            mean = tl.load(CHANNEL_MEAN + image + there, mask=tap_in, other=0.0).to(COMPUTE)
             logit += mean * tl.load(tap).to(COMPUTE)
-            highest = tl.load(MAX + image + there, mask=tap_in, other=0.0).to(COMPUTE)
+            highest = tl.load(CHANNEL_MAX + image + there, mask=tap_in, other=0.0).to(COMPUTE)
             logit += highest * tl.load(tap + side * side).to(COMPUTE)
     tl.store(GATE + image + position, sigmoid(logit), mask=position_in)
 
 
 @triton.jit
 def gate_logit_gradient(
-    GATE, DGATE_PARTS, DLOGIT, N, blocks, chunks, BLOCK: tl.constexpr, COMPUTE: tl.constexpr
+    GATE, GRAD_GATE_PARTS, GRAD_LOGIT, N, blocks, chunks, BLOCK: tl.constexpr, COMPUTE: tl.constexpr
 ):
-    """DLOGIT = GATE (1 - GATE) sum over chunks of DGATE_PARTS, in one order.
+    """GRAD_LOGIT = GATE (1 - GATE) sum over chunks of GRAD_GATE_PARTS, in one order.
 
-    Pointers: GATE, DLOGIT (B, N); DGATE_PARTS (B, chunks, N).
+    Pointers: GATE, GRAD_LOGIT (B, N); GRAD_GATE_PARTS (B, chunks, N).
     Grid: (blocks * B,); a program owns BLOCK positions.
     """
     block, image = block_of_image(blocks)
@@ -66,22 +66,22 @@ def gate_logit_gradient(
     position_in = position < N
     gate = tl.load(GATE + image * N + position, mask=position_in, other=0.0)
     dgate = tl.zeros([BLOCK], COMPUTE)
-    part = DGATE_PARTS + image * chunks * N
+    part = GRAD_GATE_PARTS + image * chunks * N
     for _ in range(0, chunks):
         dgate += tl.load(part + position, mask=position_in, other=0.0)
         part += N
-    tl.store(DLOGIT + image * N + position, dgate * gate * (1.0 - gate), mask=position_in)
+    tl.store(GRAD_LOGIT + image * N + position, dgate * gate * (1.0 - gate), mask=position_in)
 
 
 @triton.jit
 def gate_gradient(
-    DLOGIT,
-    MEAN,
-    MAX,
-    WEIGHT,
-    DMEAN,
-    DMAX,
-    DWEIGHT_PARTS,
+    GRAD_LOGIT,
+    CHANNEL_MEAN,
+    CHANNEL_MAX,
+    GATE_WEIGHT,
+    GRAD_CHANNEL_MEAN,
+    GRAD_CHANNEL_MAX,
+    GRAD_GATE_WEIGHT_PARTS,
     H,
     W,
     N,
@@ -92,13 +92,13 @@ def gate_gradient(
     TAPS: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """DMEAN and DMAX: DLOGIT correlated with the mirrored weights; and these positions' DWEIGHT.
+    """GRAD_LOGIT correlated with the mirrored weights; and what these positions add to the weights.
 
     TAPS taps at once, as the rows of a tile: every load is independent, and a tile is reduced once
-    along each side. The last row of DWEIGHT_PARTS is the bias's.
-    Pointers: DLOGIT, MEAN, MAX, DMEAN, DMAX (B, H, W); WEIGHT (2, 2 R + 1, 2 R + 1); DWEIGHT_PARTS
-    (2 (2 R + 1)^2 + 1, programs). N = H W. Grid: (programs,) = (blocks * B,); a program owns BLOCK
-    positions.
+    along each side. The last row of GRAD_GATE_WEIGHT_PARTS is the bias's.
+    Pointers: GRAD_LOGIT, CHANNEL_MEAN, CHANNEL_MAX, GRAD_CHANNEL_MEAN, GRAD_CHANNEL_MAX (B, H, W);
+    GATE_WEIGHT (2, 2 R + 1, 2 R + 1); GRAD_GATE_WEIGHT_PARTS (2 (2 R + 1)^2 + 1, programs).
+    N = H W. Grid: (programs,) = (blocks * B,); a program owns BLOCK positions.
     """
     pid = tl.program_id(0)
     image = (pid // blocks).to(tl.int64) * N
@@ -108,7 +108,7 @@ def gate_gradient(
     y = tl.where(position_in, position // W, -4 * R - H)[None, :]
     x = (position % W)[None, :]
     side: tl.constexpr = 2 * R + 1
-    dlogit = tl.load(DLOGIT + image + position, mask=position_in, other=0.0)
+    dlogit = tl.load(GRAD_LOGIT + image + position, mask=position_in, other=0.0)
     dmean = tl.zeros([BLOCK], COMPUTE)
     dmax = tl.zeros([BLOCK], COMPUTE)
     for first in range(0, side * side, TAPS):
@@ -117,40 +117,56 @@ def gate_gradient(
         dy, dx = (tap // side - R)[:, None], (tap % side - R)[:, None]
         there = image + position[None, :] + (dy * W + dx)
         seen = tap_in[:, None] & (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
-        mean = tl.load(MEAN + there, mask=seen, other=0.0).to(COMPUTE)
-        highest = tl.load(MAX + there, mask=seen, other=0.0).to(COMPUTE)
-        part = DWEIGHT_PARTS + pid + tap.to(tl.int64) * programs
+        mean = tl.load(CHANNEL_MEAN + there, mask=seen, other=0.0).to(COMPUTE)
+        highest = tl.load(CHANNEL_MAX + there, mask=seen, other=0.0).to(COMPUTE)
+        part = GRAD_GATE_WEIGHT_PARTS + pid + tap.to(tl.int64) * programs
         tl.store(part, tl.sum(dlogit[None, :] * mean, 1), mask=tap_in)
         part_max = part + side * side * programs
         tl.store(part_max, tl.sum(dlogit[None, :] * highest, 1), mask=tap_in)
         sends = tap_in[:, None] & (y - dy >= 0) & (y - dy < H) & (x - dx >= 0) & (x - dx < W)
         back = image + position[None, :] - (dy * W + dx)
-        sent = tl.load(DLOGIT + back, mask=sends, other=0.0)
-        weight = tl.load(WEIGHT + tap, mask=tap_in, other=0.0).to(COMPUTE)
+        sent = tl.load(GRAD_LOGIT + back, mask=sends, other=0.0)
+        weight = tl.load(GATE_WEIGHT + tap, mask=tap_in, other=0.0).to(COMPUTE)
         dmean += tl.sum(sent * weight[:, None], 0)
-        weight = tl.load(WEIGHT + side * side + tap, mask=tap_in, other=0.0).to(COMPUTE)
+        weight = tl.load(GATE_WEIGHT + side * side + tap, mask=tap_in, other=0.0).to(COMPUTE)
         dmax += tl.sum(sent * weight[:, None], 0)
-    tl.store(DWEIGHT_PARTS + pid + 2 * side * side * programs, tl.sum(dlogit, 0))
-    tl.store(DMEAN + image + position, dmean.to(DMEAN.dtype.element_ty), mask=position_in)
-    tl.store(DMAX + image + position, dmax.to(DMAX.dtype.element_ty), mask=position_in)
+    tl.store(GRAD_GATE_WEIGHT_PARTS + pid + 2 * side * side * programs, tl.sum(dlogit, 0))
+    tl.store(
+        GRAD_CHANNEL_MEAN + image + position,
+        dmean.to(GRAD_CHANNEL_MEAN.dtype.element_ty),
+        mask=position_in,
+    )
+    tl.store(
+        GRAD_CHANNEL_MAX + image + position,
+        dmax.to(GRAD_CHANNEL_MAX.dtype.element_ty),
+        mask=position_in,
+    )
 
 
 @triton.jit
 def gate_weight_gradient(
-    DWEIGHT_PARTS, DWEIGHT, DBIAS, programs, taps, BLOCK: tl.constexpr, COMPUTE: tl.constexpr
+    GRAD_GATE_WEIGHT_PARTS,
+    GRAD_GATE_WEIGHT,
+    GRAD_GATE_BIAS,
+    programs,
+    taps,
+    BLOCK: tl.constexpr,
+    COMPUTE: tl.constexpr,
 ):
-    """Sums of DWEIGHT_PARTS over the programs in one order.
+    """Sums of GRAD_GATE_WEIGHT_PARTS over the programs in one order.
 
-    Pointers: DWEIGHT_PARTS (taps + 1, programs); DWEIGHT (taps,) and, of the last row, DBIAS (1,).
-    Grid: (taps + 1,); a program owns a row.
+    Pointers: GRAD_GATE_WEIGHT_PARTS (taps + 1, programs); GRAD_GATE_WEIGHT (taps,) and, of the last
+    row, GRAD_GATE_BIAS (1,). Grid: (taps + 1,); a program owns a row.
     """
     row = tl.program_id(0)
     slot = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], COMPUTE)
-    DWEIGHT_PARTS += row.to(tl.int64) * programs
+    GRAD_GATE_WEIGHT_PARTS += row.to(tl.int64) * programs
     for start in range(0, programs, BLOCK):
-        total += tl.load(DWEIGHT_PARTS + start + slot, mask=slot < programs - start, other=0.0)
+        total += tl.load(
+            GRAD_GATE_WEIGHT_PARTS + start + slot, mask=slot < programs - start, other=0.0
+        )
     if row == taps:
-        tl.store(DBIAS, tl.sum(total, 0).to(DBIAS.dtype.element_ty))
+        tl.store(GRAD_GATE_BIAS, tl.sum(total, 0).to(GRAD_GATE_BIAS.dtype.element_ty))
     else:
-        tl.store(DWEIGHT + row, tl.sum(total, 0).to(DWEIGHT.dtype.element_ty))
+        tl.store(GRAD_GATE_WEIGHT + row, tl.sum(total, 0).to(GRAD_GATE_WEIGHT.dtype.element_ty))

@@ -18,7 +18,7 @@ from intrasense_fast.kernels.entropy_whitening.kernels.windows import (
 
 @triton.jit
 def write_whitened(
-    OUT,
+    WHITENED,
     maps,
     strips,
     masked,
@@ -41,19 +41,19 @@ def write_whitened(
     centre = attended(maps, position, inside, column, known, C, COMPUTE)
     mean, rstd = mean_and_rstd(first, second, top + i, x, H, W, EPS, R, COMPUTE)
     out = tl.where(masked[:, None], (centre - pivot - mean) * rstd, centre)
-    address = OUT + (position[:, None] * C + column[None, :])
-    tl.store(address, out.to(OUT.dtype.element_ty), mask=inside[:, None] & known)
+    address = WHITENED + (position[:, None] * C + column[None, :])
+    tl.store(address, out.to(WHITENED.dtype.element_ty), mask=inside[:, None] & known)
 
 
 @triton.jit
 def whiten(
-    F,
+    FEATURES,
     GATE,
     ENTROPY,
     STATISTICS,
-    OUT,
+    WHITENED,
     MASK,
-    f_batch,
+    features_batch,
     H,
     W,
     C,
@@ -74,17 +74,18 @@ def whiten(
     """Mask, (ENTROPY - shift) / unit < limit by the image's STATISTICS, and Eq. 7.
 
     NORMALIZE: else the gate alone.
-    Pointers: F, OUT (B, H W, C); GATE, ENTROPY (B, H W); STATISTICS (B, 2); MASK (B, H W), bytes.
+    Pointers: FEATURES, WHITENED (B, H W, C); GATE, ENTROPY (B, H W); STATISTICS (B, 2);
+    MASK (B, H W), bytes.
     Grid: (tiles * chunks * B,); a program owns LANES strips and a chunk of BLOCK_C channels.
     """
     top, origin, x, chunk, image = strips_of(W, tiles_x, tiles, chunks, TILE_H, STRIP, LANES)
     column = tl.arange(0, BLOCK_C)
     known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - chunk * BLOCK_C)[None, :]
     first = image * H * W + origin
-    F += image * f_batch + origin * C + chunk * BLOCK_C
-    OUT += first * C + chunk * BLOCK_C
+    FEATURES += image * features_batch + origin * C + chunk * BLOCK_C
+    WHITENED += first * C + chunk * BLOCK_C
     GATE += first
-    maps, size = (F, GATE), (H, W, C)
+    maps, size = (FEATURES, GATE), (H, W, C)
     home = home_of(top, x, size, TILE_H, STRIP)
     pivot = attended(maps, home, x >= 0, column, known, C, COMPUTE)
     strips = (pivot, home, x, column, known)
@@ -110,7 +111,7 @@ def whiten(
             sum_first = upper[2 * STRIP * i + j] + lower[j]
             sum_second = upper[2 * STRIP * i + STRIP + j] + lower[STRIP + j]
             write_whitened(
-                OUT,
+                WHITENED,
                 maps,
                 strips,
                 masked,
@@ -128,11 +129,11 @@ def whiten(
 
 @triton.jit
 def entropy_whiten(
-    F,
+    FEATURES,
     GATE,
-    OUT,
+    WHITENED,
     MASK,
-    f_batch,
+    features_batch,
     H,
     W,
     C,
@@ -157,8 +158,8 @@ def entropy_whiten(
     top, origin, x, _, image = strips_of(W, tiles_x, tiles, 1, TILE_H, STRIP, LANES)
     column = tl.arange(0, BLOCK_C)
     first = image * H * W + origin
-    F += image * f_batch + origin * C
-    OUT += first * C
+    FEATURES += image * features_batch + origin * C
+    WHITENED += first * C
     GATE += first
     size = (H, W, C)
     # A bit a position of the strip: a loop of one body cannot fill a tuple.
@@ -168,7 +169,7 @@ def entropy_whiten(
         inside = columns_inside(x + j, top + i, H, W)
         position = i * W + x + j
         gate = tl.load(GATE + position, mask=inside, other=0.0)
-        entropy = row_entropy(F, gate, inside, position * C, C, BLOCK_C, EVEN_C, COMPUTE)
+        entropy = row_entropy(FEATURES, gate, inside, position * C, C, BLOCK_C, EVEN_C, COMPUTE)
         masked = entropy / unit < threshold
         tl.store(MASK + first + position, masked.to(tl.uint8), mask=inside)
         mask_bits |= masked.to(tl.int32) << strip_position
@@ -176,7 +177,7 @@ def entropy_whiten(
         # c // C is 0; without it the addresses of a whole tile are computed before the loop and
         # held in registers.
         x_now = x + c // C
-        maps = (F, GATE)
+        maps = (FEATURES, GATE)
         home = home_of(top, x_now, size, TILE_H, STRIP)
         known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - c)[None, :]
         pivot = attended(maps, home, x_now >= 0, column, known, C, COMPUTE)
@@ -191,7 +192,7 @@ def entropy_whiten(
                 sum_first = upper[2 * STRIP * i + j] + lower[j]
                 sum_second = upper[2 * STRIP * i + STRIP + j] + lower[STRIP + j]
                 write_whitened(
-                    OUT,
+                    WHITENED,
                     maps,
                     strips,
                     masked,
@@ -205,5 +206,5 @@ def entropy_whiten(
                     R,
                     COMPUTE,
                 )
-        F += BLOCK_C
-        OUT += BLOCK_C
+        FEATURES += BLOCK_C
+        WHITENED += BLOCK_C

@@ -1,12 +1,12 @@
 """Backward of the whitening, on rows (B, H * W, C). No atomics: a program gathers what it receives.
 
-With g = MASK * DOUT, rstd = 1 / sigma, y = (x_o - mean_o) rstd and n of a window, position j
-receives from every masked window o that holds it
+With g = MASK * GRAD_WHITENED, rstd = 1 / sigma, y = (x_o - mean_o) rstd and n of a window, position
+j receives from every masked window o that holds it
 
     -(g rstd / n)_o (1 + y_o ((x_j - x_o) rstd_o + y_o)),
 
-and g rstd from its own, or DOUT where it is not masked. Programs own what those of the forward own:
-k taps a row, then the row's sums go to every tile whose windows hold that row.
+and g rstd from its own, or GRAD_WHITENED where it is not masked. Programs own what those of the
+forward own: k taps a row, then the row's sums go to every tile whose windows hold that row.
 """
 
 import triton
@@ -28,12 +28,12 @@ from intrasense_fast.kernels.entropy_whitening.kernels.windows import (
 
 @triton.jit
 def whiten_moments(
-    F,
+    FEATURES,
     GATE,
     MASK,
-    Y,
+    NORMALISED,
     RSTD,
-    f_batch,
+    features_batch,
     H,
     W,
     C,
@@ -49,19 +49,20 @@ def whiten_moments(
     EVEN_C: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """Wide windows, first of two launches: Y and RSTD of the masked positions.
+    """Wide windows, first of two launches: NORMALISED and RSTD of the masked positions.
 
-    What is not masked stays unwritten. Pointers: F, Y, RSTD (B, H W, C); GATE, MASK (B, H W).
+    What is not masked stays unwritten.
+    Pointers: FEATURES, NORMALISED, RSTD (B, H W, C); GATE, MASK (B, H W).
     Grid: (tiles * chunks * B,); a program owns LANES strips and a chunk of BLOCK_C channels.
     """
     top, origin, x, chunk, image = strips_of(W, tiles_x, tiles, chunks, TILE_H, STRIP, LANES)
     column = tl.arange(0, BLOCK_C)
     known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - chunk * BLOCK_C)[None, :]
     first = image * H * W + origin
-    F += image * f_batch + origin * C + chunk * BLOCK_C
+    FEATURES += image * features_batch + origin * C + chunk * BLOCK_C
     GATE += first
     base = first * C + chunk * BLOCK_C
-    maps, size = (F, GATE), (H, W, C)
+    maps, size = (FEATURES, GATE), (H, W, C)
     home = home_of(top, x, size, TILE_H, STRIP)
     pivot = attended(maps, home, x >= 0, column, known, C, COMPUTE)
     strips = (pivot, home, x, column, known)
@@ -80,7 +81,7 @@ def whiten_moments(
             mean, rstd = mean_and_rstd(sum_first, sum_second, top + i, x + j, H, W, EPS, R, COMPUTE)
             offsets = position[:, None] * C + column[None, :]
             y = (centre - pivot - mean) * rstd
-            tl.store(Y + base + offsets, y, mask=masked[:, None] & known)
+            tl.store(NORMALISED + base + offsets, y, mask=masked[:, None] & known)
             tl.store(RSTD + base + offsets, rstd, mask=masked[:, None] & known)
 
 
@@ -132,8 +133,8 @@ def tap_moments(
 def row_sent(
     maps,
     MASK,
-    DOUT,
-    Y,
+    GRAD_WHITENED,
+    NORMALISED,
     RSTD,
     pivot,
     start,
@@ -163,13 +164,13 @@ def row_sent(
         offsets = position[:, None] * C + column[None, :]
         shown = masked[:, None] & known
         if STORED:
-            y = tl.load(Y + offsets, mask=shown, other=0.0)
+            y = tl.load(NORMALISED + offsets, mask=shown, other=0.0)
             rstd = tl.load(RSTD + offsets, mask=shown, other=0.0)
         else:
             y, rstd = tap_moments(
                 maps, centre, start, row, x + dx, masked, column, known, size, EPS, R, COMPUTE
             )
-        g = tl.load(DOUT + offsets, mask=shown, other=0.0).to(COMPUTE) * rstd
+        g = tl.load(GRAD_WHITENED + offsets, mask=shown, other=0.0).to(COMPUTE) * rstd
         if dx == 0:
             own = g
         share = g * (1.0 / inside_count(x + dx, W, R, COMPUTE))[:, None]
@@ -181,16 +182,16 @@ def row_sent(
 
 @triton.jit
 def whiten_gather(
-    F,
+    FEATURES,
     GATE,
     MASK,
-    DOUT,
-    Y,
+    GRAD_WHITENED,
+    NORMALISED,
     RSTD,
-    DF,
-    DGATE_PARTS,
-    f_batch,
-    d_batch,
+    GRAD_FEATURES,
+    GRAD_GATE_PARTS,
+    features_batch,
+    grad_whitened_batch,
     H,
     W,
     C,
@@ -206,11 +207,12 @@ def whiten_gather(
     EVEN_C: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """Gradients of F and, a chunk of channels at a time, of the gate.
+    """Gradients of FEATURES and, a chunk of channels at a time, of the gate.
 
-    STORED: Y and RSTD come from whiten_moments; else they are recomputed tap by tap, for narrow
-    windows, in this one launch.
-    Pointers: F, DOUT, Y, RSTD, DF (B, H W, C); GATE, MASK (B, H W); DGATE_PARTS (B, chunks, H W).
+    STORED: NORMALISED and RSTD come from whiten_moments; else they are recomputed tap by tap, for
+    narrow windows, in this one launch.
+    Pointers: FEATURES, GRAD_WHITENED, NORMALISED, RSTD, GRAD_FEATURES (B, H W, C); GATE, MASK
+    (B, H W); GRAD_GATE_PARTS (B, chunks, H W).
     Grid: (tiles * chunks * B,); a program owns TILE_H x TILE_W positions and a chunk of channels.
     """
     top, origin, x, chunk, image = tile_of(W, tiles_x, tiles, chunks, TILE_H, TILE_W)
@@ -218,20 +220,22 @@ def whiten_gather(
     known = (column < BLOCK_C)[None, :] if EVEN_C else (column < C - chunk * BLOCK_C)[None, :]
     first = image * H * W + origin
     base = first * C + chunk * BLOCK_C
-    F += image * f_batch + origin * C + chunk * BLOCK_C
-    DOUT += image * d_batch + origin * C + chunk * BLOCK_C
+    FEATURES += image * features_batch + origin * C + chunk * BLOCK_C
+    GRAD_WHITENED += image * grad_whitened_batch + origin * C + chunk * BLOCK_C
     GATE += first
     MASK += first
-    Y += base
+    NORMALISED += base
     RSTD += base
-    maps, size = (F, GATE), (H, W, C)
+    maps, size = (FEATURES, GATE), (H, W, C)
     grads, values = (), ()
     for i in tl.static_range(TILE_H):
         position = i * W + x
         inside = columns_inside(x, top + i, H, W)
         unmasked = inside & (tl.load(MASK + position, mask=inside, other=1) == 0)
         offsets = position[:, None] * C + column[None, :]
-        grad = tl.load(DOUT + offsets, mask=unmasked[:, None] & known, other=0.0).to(COMPUTE)
+        grad = tl.load(GRAD_WHITENED + offsets, mask=unmasked[:, None] & known, other=0.0).to(
+            COMPUTE
+        )
         grads = grads + (grad,)
         values = values + (finite(attended(maps, position, inside, column, known, C, COMPUTE)),)
     for row in range(tl.maximum(top - R, 0), tl.minimum(top + TILE_H + R, H)):
@@ -240,8 +244,8 @@ def whiten_gather(
         total, slope, own = row_sent(
             maps,
             MASK,
-            DOUT,
-            Y,
+            GRAD_WHITENED,
+            NORMALISED,
             RSTD,
             pivot,
             start,
@@ -264,15 +268,15 @@ def whiten_gather(
                 grad += own
             merged = merged + (grad,)
         grads = merged
-    DF += base
-    DGATE_PARTS += (image * chunks + chunk) * H * W + origin
+    GRAD_FEATURES += base
+    GRAD_GATE_PARTS += (image * chunks + chunk) * H * W + origin
     for i in tl.static_range(TILE_H):
         position = i * W + x
         inside = columns_inside(x, top + i, H, W)
         offsets = position[:, None] * C + column[None, :]
         shown = inside[:, None] & known
         gate = tl.load(GATE + position, mask=inside, other=0.0)
-        f = tl.load(F + offsets, mask=shown, other=0.0).to(COMPUTE)
-        df = (grads[i] * gate[:, None]).to(DF.dtype.element_ty)
-        tl.store(DF + offsets, df, mask=shown)
-        tl.store(DGATE_PARTS + position, tl.sum(grads[i] * f, 1), mask=inside)
+        f = tl.load(FEATURES + offsets, mask=shown, other=0.0).to(COMPUTE)
+        df = (grads[i] * gate[:, None]).to(GRAD_FEATURES.dtype.element_ty)
+        tl.store(GRAD_FEATURES + offsets, df, mask=shown)
+        tl.store(GRAD_GATE_PARTS + position, tl.sum(grads[i] * f, 1), mask=inside)

@@ -5,8 +5,8 @@ channels. A whitening program owns LANES strips of TILE_H x STRIP positions, sid
 BLOCK_C channels: a tuple of tiles (LANES, BLOCK_C), so that a thread holds whole strips of its
 channels. A strip is no larger than a window: all of its windows hold its middle, the pivot.
 
-What goes together is passed together, as tuples: maps = (F, GATE), at the tile's first position;
-size = (H, W, C); strips = (pivot, home, x, column, known), x the first column of each strip.
+What goes together is passed together, as tuples: maps = (FEATURES, GATE), at the tile's first
+position; size = (H, W, C); strips = (pivot, home, x, column, known), x each strip's first column.
 """
 
 import triton
@@ -49,11 +49,11 @@ def inside_count(at, size, R: tl.constexpr, COMPUTE: tl.constexpr):
 
 @triton.jit
 def attended(maps, position, position_in, column, known, C, COMPUTE: tl.constexpr):
-    """x = GATE * F (Eq. 5) at the positions: (positions, channels); 0 outside."""
-    F, GATE = maps
+    """x = GATE * FEATURES (Eq. 5) at the positions: (positions, channels); 0 outside."""
+    FEATURES, GATE = maps
     gate = tl.load(GATE + position, mask=position_in, other=0.0)
     offsets = position[:, None] * C + column[None, :]
-    f = tl.load(F + offsets, mask=position_in[:, None] & known, other=0.0)
+    f = tl.load(FEATURES + offsets, mask=position_in[:, None] & known, other=0.0)
     return f.to(COMPUTE) * gate[:, None]
 
 
@@ -88,16 +88,16 @@ def added(a, b, COUNT: tl.constexpr):
 
 @triton.jit
 def apart(maps, strips, start, dx, size, EVEN_C: tl.constexpr, COMPUTE: tl.constexpr):
-    """GATE * F - pivot at columns x + dx of the row that starts at `start`.
+    """x - pivot at columns x + dx of the row that starts at `start`.
 
     Outside the row it is the pivot's own, 0, by its address.
     """
-    F, GATE = maps
+    FEATURES, GATE = maps
     pivot, home, x, column, known = strips
     _, W, C = size
     x = x + dx
     position = tl.where((x >= 0) & (x < W), start + x, home)
-    address = F + (position[:, None] * C + column[None, :])
+    address = FEATURES + (position[:, None] * C + column[None, :])
     f = tl.load(address) if EVEN_C else tl.load(address, mask=known, other=0.0)
     return f.to(COMPUTE) * tl.load(GATE + position)[:, None] - pivot
 
@@ -113,7 +113,7 @@ def row_sums(
     EVEN_C: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """Sums of d = GATE * F - pivot, then of d^2, over the row's part of a strip's windows.
+    """Sums of d = attended - pivot, then of d^2, over the row's part of a strip's windows.
 
     2 STRIP tiles. What all windows hold is summed once; what lies left of it from the right on,
     what lies right of it from the left on.

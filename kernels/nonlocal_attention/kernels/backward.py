@@ -19,15 +19,15 @@ from intrasense_fast.kernels._common.device import (
 
 @triton.jit
 def attention_prepare(
-    DF,
-    Y,
-    DMEAN,
-    DMAX,
-    ARGMAX,
-    DY,
+    GRAD_FEATURES,
+    ATTENDED,
+    GRAD_CHANNEL_MEAN,
+    GRAD_CHANNEL_MAX,
+    CHANNEL_ARGMAX,
+    GRAD_ATTENDED,
     DELTA,
-    df_batch,
-    df_row,
+    grad_features_batch,
+    grad_features_row,
     N,
     C,
     blocks,
@@ -37,13 +37,13 @@ def attention_prepare(
     SAVED: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """The gradient of Y (and of X): DY = DF + DMEAN / C + DMAX at the maximum, and DELTA.
+    """The gradient of ATTENDED, which is the residual's too, and DELTA.
 
-    DELTA = rowsum(DY * Y), from the saved Y: output minus residual loses DELTA to rounding, and
-    with it DQ as soon as the keys have a mean.
-    Pointers: DF (B, N, C), rows at a stride; Y, DY (B, N, C); DMEAN, DMAX, ARGMAX, DELTA (B, N).
-    Without SAVED, Y is not read and DELTA is 0. Grid: (blocks * B,); a program owns BLOCK_M
-    positions.
+    dy = df + dmean / C + dmax at the maximum; delta = rowsum(dy * y), from the saved y: output
+    minus residual loses delta to rounding, and with it dq as soon as the keys have a mean.
+    Pointers: GRAD_FEATURES (B, N, C), rows at a stride; ATTENDED, GRAD_ATTENDED (B, N, C);
+    GRAD_CHANNEL_MEAN, GRAD_CHANNEL_MAX, CHANNEL_ARGMAX, DELTA (B, N). Without SAVED, ATTENDED is
+    not read and DELTA is 0. Grid: (blocks * B,); a program owns BLOCK_M positions.
     """
     block, image = block_of_image(blocks)
     first = block.to(tl.int64) * BLOCK_M
@@ -51,38 +51,38 @@ def attention_prepare(
     column = tl.arange(0, BLOCK_C)
     row_in = row < N - block * BLOCK_M
     position = image * N + first + row
-    dmean = tl.load(DMEAN + position, mask=row_in, other=0.0).to(COMPUTE) / C
-    dmax = tl.load(DMAX + position, mask=row_in, other=0.0).to(COMPUTE)
-    argmax = tl.load(ARGMAX + position, mask=row_in, other=-1)
-    df_tile = DF + image * df_batch + first * df_row
+    dmean = tl.load(GRAD_CHANNEL_MEAN + position, mask=row_in, other=0.0).to(COMPUTE) / C
+    dmax = tl.load(GRAD_CHANNEL_MAX + position, mask=row_in, other=0.0).to(COMPUTE)
+    argmax = tl.load(CHANNEL_ARGMAX + position, mask=row_in, other=-1)
+    df_tile = GRAD_FEATURES + image * grad_features_batch + first * grad_features_row
     dense = (image * N + first) * C
     delta = tl.zeros([BLOCK_M], COMPUTE)
     for start in range(0, C, BLOCK_C):
         mask = tile_mask(row_in, column < C - start, EVEN_C)
-        df_offsets = row[:, None] * df_row + column[None, :]
+        df_offsets = row[:, None] * grad_features_row + column[None, :]
         df = tl.load(df_tile + start + df_offsets, mask=mask, other=0.0).to(COMPUTE)
         offsets = row[:, None] * C + column[None, :]
         at_maximum = column[None, :] + start == argmax[:, None]
         dy = df + dmean[:, None] + tl.where(at_maximum, dmax[:, None], 0.0)
-        dy = dy.to(DY.dtype.element_ty)
-        tl.store(DY + dense + start + offsets, dy, mask=mask)
+        dy = dy.to(GRAD_ATTENDED.dtype.element_ty)
+        tl.store(GRAD_ATTENDED + dense + start + offsets, dy, mask=mask)
         if SAVED:
-            y = tl.load(Y + dense + start + offsets, mask=mask, other=0.0).to(COMPUTE)
+            y = tl.load(ATTENDED + dense + start + offsets, mask=mask, other=0.0).to(COMPUTE)
             delta += tl.sum(tl.where(mask, dy.to(COMPUTE) * y, 0.0), 1)
     tl.store(DELTA + position, delta, mask=row_in)
 
 
 @triton.jit
 def attention_value_gradient(
-    Q,
-    K,
-    DY,
+    QUERY,
+    KEY,
+    GRAD_ATTENDED,
     LSE,
-    DV,
-    q_batch,
-    q_row,
-    k_batch,
-    k_row,
+    GRAD_VALUE,
+    query_batch,
+    query_row,
+    key_batch,
+    key_row,
     N,
     D,
     C,
@@ -99,10 +99,11 @@ def attention_value_gradient(
     PRECISION: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """DV = P^T DY with P^T = 2^(K Q^T scale_log2 - LSE), keys stationary.
+    """dv = p^T dy with p^T = 2^(k q^T scale_log2 - lse), keys stationary.
 
-    Pointers: Q, K (B, N, D), rows at a stride; DY, DV (B, N, C); LSE (B, N).
-    Grid: (tiles * chunks * B,); a program owns BLOCK_N keys and one chunk of BLOCK_C channels.
+    Pointers: QUERY, KEY (B, N, D), rows at a stride; GRAD_ATTENDED, GRAD_VALUE (B, N, C);
+    LSE (B, N). Grid: (tiles * chunks * B,); a program owns BLOCK_N keys and one chunk of BLOCK_C
+    channels.
     """
     tile, chunk, image = part_of_image(tiles, chunks)
     first = tile.to(tl.int64) * BLOCK_N
@@ -112,44 +113,44 @@ def attention_value_gradient(
     column = tl.arange(0, BLOCK_C)
     channels_left = C - chunk * BLOCK_C
     key_in = key < N - tile * BLOCK_N
-    k_tile = K + image * k_batch + first * k_row
+    k_tile = KEY + image * key_batch + first * key_row
     if BLOCK_S == BLOCK_D:
-        k = load_tile(k_tile, key, depth, k_row, key_in, depth < D, EVEN_D)
-    q_tile = Q + image * q_batch
-    dy_tile = DY + image * N * C + chunk * BLOCK_C
+        k = load_tile(k_tile, key, depth, key_row, key_in, depth < D, EVEN_D)
+    q_tile = QUERY + image * query_batch
+    dy_tile = GRAD_ATTENDED + image * N * C + chunk * BLOCK_C
     lse_tile = LSE + image * N
     dv = tl.zeros([BLOCK_N, BLOCK_C], COMPUTE)
     for start in range(0, N, BLOCK_M):
         row_in = row < N - start
         lse = tl.load(lse_tile + row, mask=row_in, other=float("inf"))
         if BLOCK_S == BLOCK_D:
-            q = load_transposed(q_tile, row, depth, q_row, row_in, depth < D, EVEN_D)
+            q = load_transposed(q_tile, row, depth, query_row, row_in, depth < D, EVEN_D)
             s = tl.dot(k, q, input_precision=PRECISION, out_dtype=COMPUTE)
         else:
             s = tl.zeros([BLOCK_N, BLOCK_M], COMPUTE)
             for d in range(0, D, BLOCK_S):
-                k_part = load_tile(k_tile + d, key, depth, k_row, key_in, depth < D - d, False)
+                k_part = load_tile(k_tile + d, key, depth, key_row, key_in, depth < D - d, False)
                 q_part = load_transposed(
-                    q_tile + d, row, depth, q_row, row_in, depth < D - d, False
+                    q_tile + d, row, depth, query_row, row_in, depth < D - d, False
                 )
                 s = tl.dot(k_part, q_part, s, input_precision=PRECISION, out_dtype=COMPUTE)
         p = tl.exp2(s * scale_log2 - lse[None, :])
         dy = load_tile(dy_tile, row, column, C, row_in, column < channels_left, EVEN_C)
-        p = operand(p, DY.dtype.element_ty, PRECISION)
+        p = operand(p, GRAD_ATTENDED.dtype.element_ty, PRECISION)
         dv = tl.dot(p, dy, dv, input_precision=PRECISION, out_dtype=COMPUTE)
-        q_tile += BLOCK_M * q_row
+        q_tile += BLOCK_M * query_row
         dy_tile += BLOCK_M * C
         lse_tile += BLOCK_M
-    dv_tile = DV + (image * N + first) * C + chunk * BLOCK_C
+    dv_tile = GRAD_VALUE + (image * N + first) * C + chunk * BLOCK_C
     store_tile(dv_tile, dv, key, column, C, key_in, column < channels_left, EVEN_C)
 
 
 @triton.jit
 def attention_reduce(
-    DQ_PARTS,
-    DK_PARTS,
-    DQ,
-    DK,
+    GRAD_QUERY_PARTS,
+    GRAD_KEY_PARTS,
+    GRAD_QUERY,
+    GRAD_KEY,
     size,
     key_splits,
     query_splits,
@@ -157,19 +158,29 @@ def attention_reduce(
     scale,
     BLOCK: tl.constexpr,
 ):
-    """DQ = scale * sum over key splits, DK = scale * sum over query splits, in fixed order.
+    """Gradients of query and key: scale * the sums over the splits, in fixed order.
 
-    Pointers: DQ_PARTS (B, key_splits, N, D), DK_PARTS (B, query_splits, N, D) in COMPUTE;
-    DQ, DK (B, N, D); size = N D. Grid: (blocks * B,); a program owns BLOCK elements of one image's
-    DQ and DK.
+    Pointers: GRAD_QUERY_PARTS (B, key_splits, N, D), GRAD_KEY_PARTS (B, query_splits, N, D) in
+    COMPUTE; GRAD_QUERY, GRAD_KEY (B, N, D); size = N D. Grid: (blocks * B,); a program owns BLOCK
+    elements of one image's gradients.
     """
     block, image = block_of_image(blocks)
     index = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     sum_parts(
-        DQ_PARTS + image * key_splits * size, DQ + image * size, index, size, key_splits, scale
+        GRAD_QUERY_PARTS + image * key_splits * size,
+        GRAD_QUERY + image * size,
+        index,
+        size,
+        key_splits,
+        scale,
     )
     sum_parts(
-        DK_PARTS + image * query_splits * size, DK + image * size, index, size, query_splits, scale
+        GRAD_KEY_PARTS + image * query_splits * size,
+        GRAD_KEY + image * size,
+        index,
+        size,
+        query_splits,
+        scale,
     )
 
 

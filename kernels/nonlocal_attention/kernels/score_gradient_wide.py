@@ -28,20 +28,20 @@ def add_product(
 
 @triton.jit
 def attention_score_gradient_wide(
-    Q,
-    K,
-    V,
-    DY,
+    QUERY,
+    KEY,
+    VALUE,
+    GRAD_ATTENDED,
     LSE,
     DELTA,
-    DQ,
-    DK,
-    q_batch,
-    q_row,
-    k_batch,
-    k_row,
-    v_batch,
-    v_row,
+    GRAD_QUERY_PARTS,
+    GRAD_KEY_PARTS,
+    query_batch,
+    query_row,
+    key_batch,
+    key_row,
+    value_batch,
+    value_row,
     N,
     D,
     C,
@@ -58,9 +58,9 @@ def attention_score_gradient_wide(
     PRECISION: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """attention_score_gradient for a depth whose DK and DQ do not fit registers beside S and DP.
+    """attention_score_gradient for a depth whose dk and dq do not fit registers beside s and dp.
 
-    Pointers, grid and ownership as there; DK, too, is added up in its buffer, in slices of BLOCK_S
+    Pointers, grid and ownership as there; dk, too, is added up in its buffer, in slices of BLOCK_S
     of the depth.
     """
     key_split, query_split, image = part_of_image(key_splits, query_splits)
@@ -74,10 +74,10 @@ def attention_score_gradient_wide(
         first = tile.to(tl.int64) * BLOCK_N
         if first < N:
             key_in = key < N - tile * BLOCK_N
-            k_tile = K + image * k_batch + first * k_row
-            v_tile = V + image * v_batch + first * v_row
-            q_tile = Q + image * q_batch + begin.to(tl.int64) * q_row
-            dk_tile = DK + ((image * query_splits + query_split) * N + first) * D
+            k_tile = KEY + image * key_batch + first * key_row
+            v_tile = VALUE + image * value_batch + first * value_row
+            q_tile = QUERY + image * query_batch + begin.to(tl.int64) * query_row
+            dk_tile = GRAD_KEY_PARTS + ((image * query_splits + query_split) * N + first) * D
             for offset in range(0, end - begin, BLOCK_M):
                 start = begin + offset
                 row_in = row < N - start
@@ -85,13 +85,13 @@ def attention_score_gradient_wide(
                 s = tl.zeros([BLOCK_N, BLOCK_M], COMPUTE)
                 for d in range(0, D, BLOCK_S):
                     depth_in = depth < D - d
-                    k = load_tile(k_tile + d, key, depth, k_row, key_in, depth_in, False)
-                    q = load_transposed(q_tile + d, row, depth, q_row, row_in, depth_in, False)
+                    k = load_tile(k_tile + d, key, depth, key_row, key_in, depth_in, False)
+                    q = load_transposed(q_tile + d, row, depth, query_row, row_in, depth_in, False)
                     s = tl.dot(k, q, s, input_precision=PRECISION, out_dtype=COMPUTE)
                 dp = value_product(
                     v_tile,
-                    DY + position * C,
-                    v_row,
+                    GRAD_ATTENDED + position * C,
+                    value_row,
                     key,
                     row,
                     key_in,
@@ -107,19 +107,19 @@ def attention_score_gradient_wide(
                 lse = tl.load(LSE + position + row, mask=row_in, other=float("inf"))
                 delta = tl.load(DELTA + position + row, mask=row_in, other=0.0)
                 ds = score_slope(s, dp, lse, delta, key_in, scale_log2)
-                ds = operand(ds, Q.dtype.element_ty, PRECISION)
+                ds = operand(ds, QUERY.dtype.element_ty, PRECISION)
                 ds_rows = tl.trans(ds)
-                dq_tile = DQ + ((image * key_splits + key_split) * N + start) * D
+                dq_tile = GRAD_QUERY_PARTS + ((image * key_splits + key_split) * N + start) * D
                 # Another thread may have stored an element of the partial sums before.
                 tl.debug_barrier()
                 for d in range(0, D, BLOCK_S):
                     depth_in = depth < D - d
-                    q = load_tile(q_tile + d, row, depth, q_row, row_in, depth_in, False)
+                    q = load_tile(q_tile + d, row, depth, query_row, row_in, depth_in, False)
                     key_mask = key_in[:, None] & depth_in[None, :]
                     add_product(
                         dk_tile + d, ds, q, key, depth, D, key_mask, offset > 0, PRECISION, COMPUTE
                     )
-                    k = load_tile(k_tile + d, key, depth, k_row, key_in, depth_in, False)
+                    k = load_tile(k_tile + d, key, depth, key_row, key_in, depth_in, False)
                     row_mask = row_in[:, None] & depth_in[None, :]
                     add_product(
                         dq_tile + d,
@@ -133,4 +133,4 @@ def attention_score_gradient_wide(
                         PRECISION,
                         COMPUTE,
                     )
-                q_tile += BLOCK_M * q_row
+                q_tile += BLOCK_M * query_row

@@ -172,11 +172,11 @@ def instructions(job: CompileJob) -> tuple[str, ...]:
     """
     name = job.name
     # A tile's row is 16 bytes a thread of 4 warps of 32, so 8 on gfx942.
-    if "F" not in job.signature or not job.constexprs["EVEN_C"] or job.target == "gfx942":
+    if "FEATURES" not in job.signature or not job.constexprs["EVEN_C"] or job.target == "gfx942":
         return ()
     if name == "channel_entropy":
         return ("LDG.E.128",)
-    if name == "whiten_gather" or job.signature["F"] == "*fp32":
+    if name == "whiten_gather" or job.signature["FEATURES"] == "*fp32":
         return ("LDG.E.128", "STG.E.128")
     return ("STG.E.128",) if name == "whiten_moments" else ()
 

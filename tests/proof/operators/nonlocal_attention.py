@@ -204,7 +204,7 @@ def instructions(job: CompileJob) -> tuple[str, ...]:
     if "PRECISION" not in blocks:
         return ()
     stationary = blocks["BLOCK_M" if name == "attention_forward" else "BLOCK_N"]
-    tensor_cores = blocks["PRECISION"] != "ieee" or job.signature["Q"] != "*fp32"
+    tensor_cores = blocks["PRECISION"] != "ieee" or job.signature["QUERY"] != "*fp32"
     needed = ("cp.async",) if job.options["num_stages"] > 1 else ()
     return (
         (*needed, "HGMMA")
