@@ -184,8 +184,9 @@ def prepare(
     """Fold the gradients of the statistics into the features' (README.md, step 1).
 
     Args:
-        grad_features: (B, N, C), any strides. grad_channel_mean, grad_channel_max, channel_argmax: (B, N).
-        attended: (B, N, C), the saved A V, or empty.
+        grad_features: (B, N, C), any strides.
+        grad_channel_mean, grad_channel_max, channel_argmax: (B, N).
+        attended: (B, N, C), the saved one, or empty.
 
     Returns:
         grad_attended (B, N, C), which is the residual's gradient too, and delta (B, N), 0 where
