@@ -38,21 +38,14 @@ def finish_slice(
     """Columns [start, start + WIDTH) of a tile: store y and f = y + x, fold f into the statistics.
 
     statistics: (sum, maximum, its column) of the columns before. place: the tile's pointers
-    RESIDUAL, FEATURES and ATTENDED, their strides from row to row, the rows, whether these exist,
-    and the channels left.
+    (RESIDUAL, FEATURES, ATTENDED), strides from row to row (of the residual, of the other two),
+    (rows, whether they exist), and the channels left.
     """
     total, highest, argmax = statistics
-    (
-        RESIDUAL,
-        FEATURES,
-        ATTENDED,
-        residual_row,
-        features_row,
-        attended_row,
-        row,
-        row_in,
-        channels_left,
-    ) = place
+    tiles, strides, rows, channels_left = place
+    RESIDUAL, FEATURES, ATTENDED = tiles
+    residual_row, features_row = strides
+    row, row_in = rows
     # Without the barrier ptxas hoists the next slice's loads and spills.
     tl.debug_barrier()
     column = start + tl.arange(0, WIDTH)
@@ -60,16 +53,12 @@ def finish_slice(
     mask = tile_mask(row_in, column_in, EVEN_C)
     f = y
     if SAVE:
-        y_tile = ATTENDED + (row[:, None] * attended_row + column[None, :])
+        y_tile = ATTENDED + (row[:, None] * features_row + column[None, :])
         tl.store(y_tile, y.to(ATTENDED.dtype.element_ty), mask=mask)
-    f += tl.load(
-        RESIDUAL + (row[:, None] * residual_row + column[None, :]), mask=mask, other=0.0
-    ).to(COMPUTE)
-    tl.store(
-        FEATURES + (row[:, None] * features_row + column[None, :]),
-        f.to(FEATURES.dtype.element_ty),
-        mask=mask,
-    )
+    x = tl.load(RESIDUAL + (row[:, None] * residual_row + column[None, :]), mask=mask, other=0.0)
+    f += x.to(COMPUTE)
+    f_tile = FEATURES + (row[:, None] * features_row + column[None, :])
+    tl.store(f_tile, f.to(FEATURES.dtype.element_ty), mask=mask)
     total += tl.sum(f if EVEN_C else tl.where(column_in[None, :], f, 0.0), 1)
     shown = f if EVEN_C else tl.where(column_in[None, :], f, float("-inf"))
     best = tl.max(shown, 1)
@@ -209,7 +198,8 @@ def attention_forward(
     total = tl.zeros([BLOCK_M], COMPUTE)
     highest = tl.full([BLOCK_M], float("-inf"), COMPUTE)
     argmax = tl.zeros([BLOCK_M], tl.int32)
-    place = (x_tile, f_tile, y_tile, residual_row, C, C, row, row_in, channels_left)
+    slices = (x_tile, f_tile, y_tile)
+    place = (slices, (residual_row, C), (row, row_in), channels_left)
     statistics = (total, highest, argmax)
     total, highest, argmax = finish(y, statistics, place, 0, SLICES, BLOCK_C, EVEN_C, SAVE, COMPUTE)
     position = (image * chunks + chunk) * N + first + row
