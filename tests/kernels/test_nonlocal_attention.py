@@ -97,7 +97,7 @@ def compare(inputs, rng, *, forward=budget.FORWARD):
 def test_gradients_of_diffuse_attention_over_keys_with_a_mean(
     positions, channels, dtype, scales, device, rng
 ):
-    """Delta from the rounded output ruins dQ here, and only here: data around zero does not show it."""
+    """Delta from the rounded output ruins dq here, and only here: not with data around zero."""
     compare(
         tensors(1, positions, max(8, channels // 8), channels, dtype, rng, device, **scales), rng
     )
@@ -165,7 +165,7 @@ def test_many_splits_sum_to_the_same(device, rng, monkeypatch):
 def test_resident_values_of_the_table_in_uneven_splits(
     depth, channels, dtype, device, rng, monkeypatch
 ):
-    """Each program adds several tiles of keys into its dQ, over tiles of queries that do not end with N."""
+    """A program adds several tiles of keys into its dq; the tiles of queries do not end with N."""
     monkeypatch.setattr(configs, "PROGRAMS", 4)
     blocks = configs.score_gradient_config(depth, channels, dtype, "sm_90", "ieee").blocks
     row_tiles, key_tiles = -(-300 // blocks["BLOCK_M"]), -(-300 // blocks["BLOCK_N"])
@@ -228,7 +228,10 @@ def test_workspace_is_bounded_whatever_n(monkeypatch, device):
 )
 @pytest.mark.parametrize("sign", (-1.0, 1.0))
 def test_scores_far_from_zero(sign, architecture, depth, channels, dtype, device, rng):
-    """2^(0 - lse) overflows for keys past the end when every score is very negative; very positive ones must not either."""
+    """2^(0 - lse) overflows for keys past the end when every score is very negative.
+
+    Very positive ones must not overflow either.
+    """
     q, k, v, x = tensors(1, 37, depth, channels, dtype, rng, device)
     q[..., 0], k[..., 0] = sign * 20, 20
     # Exponents near 288 have a spacing of 3e-5, which the forward passes on.
@@ -237,7 +240,7 @@ def test_scores_far_from_zero(sign, architecture, depth, channels, dtype, device
 
 
 def test_a_score_of_minus_infinity_is_a_masked_key(device, rng):
-    """The first tile of keys may hold nothing but -inf; a row that holds nothing else is NaN, as in softmax."""
+    """The first tile of keys may hold only -inf; a row of nothing else is NaN, as in softmax."""
     q, k, v, x = (t.clone() for t in tensors(1, 200, 4, 6, torch.float32, rng, device))
     q[..., 0], k[..., 0] = 1, 0
     k[:, :150, 0] = -torch.inf
@@ -302,7 +305,8 @@ def test_statistics_are_taken_before_rounding(device, rng):
     q, k, v, x = tensors(1, 40, 4, 50, torch.bfloat16, rng, device)
     _, mean, top = nonlocal_attention(q, k, v, x, fused=True)
     truth = reference(*(t.double() for t in (q, k, v, x)))
-    # Rounding the features to bfloat16 first would cost the maximum 2^-9 of itself. P and its products cost less.
+    # Rounding the features to bfloat16 first would cost the maximum 2^-9 of itself; p and its
+    # products cost less.
     assert ((top.double() - truth[2]).abs() / truth[2].abs()).median() <= 2**-11
     assert mean.dtype == top.dtype == torch.float32
 
@@ -361,7 +365,7 @@ def test_every_shape_has_a_configuration(aligned, architecture, dtype):
 @pytest.mark.parametrize("dtype", ("bfloat16", "float16", "float32"))
 @pytest.mark.parametrize("target", ("sm_80", "sm_86", "sm_90"))
 def test_the_full_table_holds_every_promised_shape(target, dtype):
-    """What holds of the committed table (tests/contract/test_compiled.py: no spill, tensor cores) holds of these."""
+    """What holds of the committed table (test_compiled.py) holds of these."""
     jobs = [
         job
         for job in COMPILATION.jobs("full")
