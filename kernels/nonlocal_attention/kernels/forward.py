@@ -72,27 +72,45 @@ def finish_slice(
 
 
 @triton.jit
-def finish(
+def finish_pair(
     y,
     statistics,
     place,
     start,
+    WIDTH: tl.constexpr,
+    EVEN_C: tl.constexpr,
+    SAVE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """finish_slice on the left and then the right half of WIDTH columns."""
+    HALF: tl.constexpr = WIDTH // 2
+    MIDDLE: tl.constexpr = start + HALF
+    left, right = halves(y, y.shape[0], WIDTH)
+    statistics = finish_slice(left, statistics, place, start, HALF, EVEN_C, SAVE, COMPUTE)
+    return finish_slice(right, statistics, place, MIDDLE, HALF, EVEN_C, SAVE, COMPUTE)
+
+
+@triton.jit
+def finish(
+    y,
+    statistics,
+    place,
     SLICES: tl.constexpr,
     WIDTH: tl.constexpr,
     EVEN_C: tl.constexpr,
     SAVE: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """finish_slice on SLICES slices of a tile, from the left to the right."""
+    """finish_slice on the 1, 2 or 4 slices of a tile of WIDTH columns, from left to right."""
     if SLICES == 1:
-        statistics = finish_slice(y, statistics, place, start, WIDTH, EVEN_C, SAVE, COMPUTE)
+        statistics = finish_slice(y, statistics, place, 0, WIDTH, EVEN_C, SAVE, COMPUTE)
+    elif SLICES == 2:
+        statistics = finish_pair(y, statistics, place, 0, WIDTH, EVEN_C, SAVE, COMPUTE)
     else:
-        COUNT: tl.constexpr = SLICES // 2
         HALF: tl.constexpr = WIDTH // 2
-        MIDDLE: tl.constexpr = start + HALF
         left, right = halves(y, y.shape[0], WIDTH)
-        statistics = finish(left, statistics, place, start, COUNT, HALF, EVEN_C, SAVE, COMPUTE)
-        statistics = finish(right, statistics, place, MIDDLE, COUNT, HALF, EVEN_C, SAVE, COMPUTE)
+        statistics = finish_pair(left, statistics, place, 0, HALF, EVEN_C, SAVE, COMPUTE)
+        statistics = finish_pair(right, statistics, place, HALF, HALF, EVEN_C, SAVE, COMPUTE)
     return statistics
 
 
@@ -201,7 +219,7 @@ def attention_forward(
     slices = (x_tile, f_tile, y_tile)
     place = (slices, (residual_row, C), (row, row_in), channels_left)
     statistics = (total, highest, argmax)
-    total, highest, argmax = finish(y, statistics, place, 0, SLICES, BLOCK_C, EVEN_C, SAVE, COMPUTE)
+    total, highest, argmax = finish(y, statistics, place, SLICES, BLOCK_C, EVEN_C, SAVE, COMPUTE)
     position = (image * chunks + chunk) * N + first + row
     tl.store(CHANNEL_MEAN + position, total / C if WHOLE else total, mask=row_in)
     tl.store(CHANNEL_MAX + position, highest, mask=row_in)
