@@ -88,7 +88,7 @@ def forward(query: Tensor, key: Tensor, value: Tensor, residual: Tensor, save: b
     chunks = cdiv(channels, config.blocks["BLOCK_C"])
     results = forward_fake(query, key, value, residual, save)
     statistics = (results.channel_mean, results.channel_max, results.channel_argmax)
-    parts = statistics
+    parts: tuple[Tensor, ...] = statistics
     if chunks > 1:
         parts = tuple(t.new_empty(batch, chunks, positions) for t in statistics)
     launch(
