@@ -6,7 +6,7 @@ runs eager in training, the N x N scores: 4 N^2 bytes an image, N = H W / stride
 
 from collections.abc import Sequence
 
-from intrasense_fast.kernels.nonlocal_attention.api import SCORES_AT_A_TIME
+from intrasense_fast.kernels.nonlocal_attention.eager import SCORES_AT_A_TIME
 from intrasense_fast.networks.encoder import CHANNELS, STRIDES
 
 # width, blocks, stride of the input, stride of the output

@@ -1,4 +1,4 @@
-"""What every kernel repeats: a program's share of the grid, tiles."""
+"""What every kernel repeats: a program's share of the grid, tiles of rows, operands."""
 
 import triton
 import triton.language as tl
@@ -22,6 +22,33 @@ def part_of_image(inner, outer):
 
 
 @triton.jit
+def tile_mask(row_in, column_in, EVEN: tl.constexpr):
+    """Which elements of a tile (rows, columns) exist. EVEN: every column does."""
+    if EVEN:
+        mask = row_in[:, None]
+    else:
+        mask = row_in[:, None] & column_in[None, :]
+    return mask
+
+
+@triton.jit
+def load_tile(START, row, column, stride, row_in, column_in, EVEN: tl.constexpr):
+    """The tile (rows, columns) at START, rows `stride` elements apart; 0 where none exists."""
+    mask = tile_mask(row_in, column_in, EVEN)
+    return tl.load(START + (row[:, None] * stride + column[None, :]), mask=mask, other=0.0)
+
+
+@triton.jit
+def load_transposed(START, row, column, stride, row_in, column_in, EVEN: tl.constexpr):
+    """The same tile as (columns, rows)."""
+    if EVEN:
+        mask = row_in[None, :]
+    else:
+        mask = row_in[None, :] & column_in[:, None]
+    return tl.load(START + (row[None, :] * stride + column[:, None]), mask=mask, other=0.0)
+
+
+@triton.jit
 def load_strided(START, row, column, row_stride, column_stride, row_in, column_in):
     """The tile (rows, columns) at START with two strides, 0 where it does not exist."""
     return tl.load(
@@ -29,3 +56,22 @@ def load_strided(START, row, column, row_stride, column_stride, row_in, column_i
         mask=row_in[:, None] & column_in[None, :],
         other=0.0,
     )
+
+
+@triton.jit
+def store_tile(START, tile, row, column, stride, row_in, column_in, EVEN: tl.constexpr):
+    """Store a tile (rows, columns) at START in its dtype."""
+    mask = tile_mask(row_in, column_in, EVEN)
+    offsets = row[:, None] * stride + column[None, :]
+    tl.store(START + offsets, tile.to(START.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def operand(x, DTYPE: tl.constexpr, PRECISION: tl.constexpr):
+    """x as an operand of a product in DTYPE; for TF32 to nearest: tensor cores cut it off."""
+    x = x.to(DTYPE)
+    if PRECISION == "tf32":
+        rounded = ((x.to(tl.int32, bitcast=True) + 4096) & -8192).to(tl.float32, bitcast=True)
+        # The bits of a NaN may overflow.
+        x = tl.where(x == x, rounded, x)
+    return x

@@ -35,33 +35,39 @@ def entropy_whitening(
     normalize: bool = True,
     fused: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Gate the map by its channel statistics, then whiten it locally where its channel entropy is low (Eq. 4-7).
+    """Gate the map by its channel statistics, then whiten it where its entropy is low (Eq. 4-7).
 
-    gate = sigmoid(conv([channel_mean, channel_max])); attended = gate * features; mask = Ent_s(attended) < threshold, strictly,
-    and without gradient; whitened = (attended - mean) / sqrt(variance + eps) where mask, else attended; mean and biased
+    gate = sigmoid(conv([channel_mean, channel_max])); attended = gate * features;
+    mask = Ent_s(attended) < threshold, strictly, and without gradient;
+    whitened = (attended - mean) / sqrt(variance + eps) where mask, else attended; mean and biased
     variance over the part of the window that lies inside the image, per channel.
 
     Args:
-        features: (B, C, H, W), float32, float16, bfloat16 or float64 (float64 is eager on a GPU); NCHW or channels_last.
+        features: (B, C, H, W), float32, float16, bfloat16 or float64 (float64 is eager on a GPU);
+            NCHW or channels_last.
         channel_mean: (B, H, W), float: what nonlocal_attention returns, or features.mean(1).
         channel_max: (B, H, W), float.
         gate_weight: (1, 2, k, k), k odd; zero padding.
         gate_bias: (1,).
         threshold: tau of Eq. 6, >= 0 and finite.
-        entropy_scale: what is compared with tau. "score" = sigmoid((Ent - mean) / sd) over the image's positions; "relative" =
-            (Ent - min) / (max - min); "max" = Ent / log C; "nats" = Ent itself, the paper's letter.
+        entropy_scale: what is compared with tau. "score" = sigmoid((Ent - mean) / sd) over the
+            image's positions; "relative" = (Ent - min) / (max - min); "max" = Ent / log C;
+            "nats" = Ent itself, the paper's letter.
         window: side of the whitening window in positions, odd; may exceed the map.
         eps: added to the variance, > 0.
         normalize: False = the gate alone: the entropy is not computed and the mask is all False.
-        fused: True = the Triton kernels or an error; False = eager; None = the kernels where they can run.
+        fused: True = the Triton kernels or an error; False = eager; None = the kernels where they
+            can run.
 
     Returns:
-        (whitened, mask): (B, C, H, W) in the features' dtype and memory format, and (B, H, W) bool. Gradients reach the
-        features, the statistics, the gate's weight and its bias. B = 0 gives empty outputs.
+        (whitened, mask): (B, C, H, W) in the features' dtype and memory format, and (B, H, W) bool.
+        Gradients reach the features, the statistics, the gate's weight and its bias. B = 0 gives
+        empty outputs.
 
     Raises:
-        ValueError: shapes or devices that do not agree, integer tensors, an empty map, an even or non-positive window or gate,
-            a negative or non-finite threshold, eps <= 0, or an unknown scale.
+        ValueError: shapes or devices that do not agree, integer tensors, an empty map, an even or
+            non-positive window or gate, a negative or non-finite threshold, eps <= 0, or an unknown
+            scale.
         TypeError: an argument that is no tensor, or an option that is no number.
         FusedUnavailableError: fused=True where the kernels cannot run.
     """
@@ -69,7 +75,8 @@ def entropy_whitening(
     _check(name, features, channel_mean, channel_max, gate_weight, gate_bias, entropy_scale)
     if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
         raise ValueError(
-            f"{name}: window must be an odd integer >= 1, got {window!r}; the nearest are 3, 5 and 7"
+            f"{name}: window must be an odd integer >= 1, got {window!r}; "
+            "the nearest are 3, 5 and 7"
         )
     check_number(name, threshold=threshold, eps=eps)
     if not 0 <= threshold < math.inf:
@@ -96,10 +103,14 @@ def entropy_map(
     *,
     entropy_scale: str = "score",
 ) -> Tensor:
-    """Ent_s of Eq. 6, for pictures: what entropy_whitening compares with its threshold. Arguments as there.
+    """Ent_s of Eq. 6, for pictures: what entropy_whitening compares with its threshold.
+
+    Args:
+        features, channel_mean, channel_max, gate_weight, gate_bias, entropy_scale: as there.
 
     Returns:
-        (B, H, W), float64 for float64 features and float32 otherwise; NaN where the scale leaves the mask empty.
+        (B, H, W), float64 for float64 features and float32 otherwise; NaN where the scale leaves
+        the mask empty.
     """
     _check(
         "entropy_map", features, channel_mean, channel_max, gate_weight, gate_bias, entropy_scale
@@ -143,7 +154,8 @@ def _check(
     side = gate_weight.shape[-1] if gate_weight.dim() else 0
     if tuple(gate_weight.shape) != (1, 2, side, side) or side % 2 == 0:
         raise ValueError(
-            f"{name}: gate_weight must have shape (1, 2, k, k) with k odd, got {shape_of(gate_weight)}"
+            f"{name}: gate_weight must have shape (1, 2, k, k) with k odd, "
+            f"got {shape_of(gate_weight)}"
         )
     check_shape(name, "gate_bias", gate_bias, (1,), "(1,)")
     if entropy_scale not in ENTROPY_SCALES:

@@ -1,4 +1,4 @@
-"""Registration of entropy_whitening's launchers, and its gradient."""
+"""Registration of entropy_whitening's launches as torch operators, and its gradient."""
 
 from typing import Any
 
@@ -6,20 +6,70 @@ import torch
 from torch import Tensor
 
 from intrasense_fast.kernels._common.registration import refuse_double_backward, register
-from intrasense_fast.kernels.entropy_whitening import triton_impl
+from intrasense_fast.kernels.entropy_whitening import launch
+from intrasense_fast.kernels.entropy_whitening.launch import Forward, Saved
 
-_forward = register("entropy_whitening_forward", fake=triton_impl.forward_fake)(triton_impl.forward)
-_backward = register("entropy_whitening_backward", fake=triton_impl.backward_fake)(
-    triton_impl.backward
-)
+
+@register("entropy_whitening_forward", fake=launch.forward_fake)
+def _forward(
+    features: Tensor,
+    channel_mean: Tensor,
+    channel_max: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    threshold: float,
+    entropy_scale: str,
+    window: int,
+    eps: float,
+    normalize: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = (features, channel_mean, channel_max, gate_weight, gate_bias)
+    return launch.forward(*inputs, threshold, entropy_scale, window, eps, normalize)
+
+
+def _backward_fake(
+    features: Tensor,
+    channel_mean: Tensor,
+    channel_max: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    mask: Tensor,
+    gate: Tensor,
+    grad_whitened: Tensor,
+    window: int,
+    eps: float,
+    normalize: bool,
+    through_gate: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    saved = Saved(features, channel_mean, channel_max, gate_weight, gate_bias, mask, gate)
+    return launch.backward_fake(saved)
+
+
+@register("entropy_whitening_backward", fake=_backward_fake)
+def _backward(
+    features: Tensor,
+    channel_mean: Tensor,
+    channel_max: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    mask: Tensor,
+    gate: Tensor,
+    grad_whitened: Tensor,
+    window: int,
+    eps: float,
+    normalize: bool,
+    through_gate: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    saved = Saved(features, channel_mean, channel_max, gate_weight, gate_bias, mask, gate)
+    return launch.backward(saved, grad_whitened, window, eps, normalize, through_gate)
 
 
 def entropy_whitening_fused(
     features: Tensor,
-    mean: Tensor,
-    top: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    channel_mean: Tensor,
+    channel_max: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
     threshold: float,
     entropy_scale: str,
     window: int,
@@ -31,53 +81,44 @@ def entropy_whitening_fused(
     Returns:
         (whitened (B, C, H, W), mask (B, H, W) bool). The mask takes no gradient.
     """
-    arguments = (
-        features,
-        mean,
-        top,
-        weight,
-        bias,
-        threshold,
-        entropy_scale,
-        window,
-        eps,
-        normalize,
-    )
+    inputs = (features, channel_mean, channel_max, gate_weight, gate_bias)
+    options = (threshold, entropy_scale, window, eps, normalize)
     if not torch.is_grad_enabled():
-        return _forward(*arguments)[:2]
-    return _EntropyWhitening.apply(*arguments)
+        return _forward(*inputs, *options)[:2]
+    return _EntropyWhitening.apply(*inputs, *options)
 
 
 class _EntropyWhitening(torch.autograd.Function):
-    """Saves its inputs and two maps of one value a position: the mask and the gate."""
+    """Saves what Saved names: its inputs, the mask and the gate."""
 
     @staticmethod
     def forward(
         ctx: Any,
         features: Tensor,
-        mean: Tensor,
-        top: Tensor,
-        weight: Tensor,
-        bias: Tensor,
+        channel_mean: Tensor,
+        channel_max: Tensor,
+        gate_weight: Tensor,
+        gate_bias: Tensor,
         threshold: float,
         entropy_scale: str,
         window: int,
         eps: float,
         normalize: bool,
     ) -> tuple[Tensor, Tensor]:
-        whitened, mask, gate = _forward(
-            features, mean, top, weight, bias, threshold, entropy_scale, window, eps, normalize
-        )  # fmt: skip
-        ctx.save_for_backward(features, mean, top, weight, bias, mask, gate)
-        ctx.mark_non_differentiable(mask)
-        ctx.options = window, eps, normalize
-        return whitened, mask
+        inputs = (features, channel_mean, channel_max, gate_weight, gate_bias)
+        options = (threshold, entropy_scale, window, eps, normalize)
+        result = Forward(*_forward(*inputs, *options))
+        ctx.save_for_backward(*Saved(*inputs, result.mask, result.gate))
+        ctx.mark_non_differentiable(result.mask)
+        ctx.options = (window, eps, normalize)
+        return result.whitened, result.mask
 
     @staticmethod
     def backward(ctx: Any, grad_whitened: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_double_backward("entropy_whitening", "differentiate its reference.py")
         needed = ctx.needs_input_grad[:5]
-        grads = _backward(*ctx.saved_tensors, grad_whitened, *ctx.options, any(needed[1:]))
-        return *(grad if wanted else None for grad, wanted in zip(grads, needed, strict=True)), *(
-            None,
-        ) * 5
+        through_gate = any(needed[1:])
+        gradients = _backward(*ctx.saved_tensors, grad_whitened, *ctx.options, through_gate)
+        wanted = (grad if need else None for grad, need in zip(gradients, needed, strict=True))
+        options = (None,) * 5
+        return *wanted, *options

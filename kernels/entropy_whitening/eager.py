@@ -1,4 +1,4 @@
-"""entropy_whitening without kernels: window sums by rows, then by columns, each with a pivot of its own."""
+"""entropy_whitening without kernels: window sums by rows, then by columns, each with a pivot."""
 
 import math
 
@@ -55,7 +55,10 @@ def gated(
 
 
 def scaled_entropy(attended: Tensor, entropy_scale: str) -> Tensor:
-    """Ent_s of Eq. 6 from F_att: (B, H, W); NaN, which no threshold exceeds, where the mask must be empty."""
+    """Ent_s of Eq. 6 from F_att: (B, H, W).
+
+    NaN, which no threshold exceeds, where the mask must be empty.
+    """
     z = attended - attended.amax(1, keepdim=True)
     e = z.exp()
     total = e.sum(1)
@@ -63,11 +66,8 @@ def scaled_entropy(attended: Tensor, entropy_scale: str) -> Tensor:
     if entropy_scale == "nats":
         return entropy
     if entropy_scale == "max":
-        return (
-            entropy / math.log(attended.shape[1])
-            if attended.shape[1] > 1
-            else torch.full_like(entropy, torch.nan)
-        )
+        unit = math.log(attended.shape[1]) if attended.shape[1] > 1 else torch.nan
+        return entropy / unit
     if entropy_scale == "relative":
         low, high = entropy.amin((1, 2), keepdim=True), entropy.amax((1, 2), keepdim=True)
         span = high - low
@@ -78,15 +78,18 @@ def scaled_entropy(attended: Tensor, entropy_scale: str) -> Tensor:
 
 
 class MaskedWhitening(torch.autograd.Function):
-    """Eq. 7 from F_att (B, C, H, W) and the mask; saves F_att, the windows' mean and 1 / sigma, not one map a tap."""
+    """Eq. 7 from F_att (B, C, H, W) and the mask.
+
+    Saves F_att, the windows' mean and rstd = 1 / sigma, not one map a tap.
+    """
 
     @staticmethod
     def forward(ctx, attended: Tensor, mask: Tensor, window: int, eps: float) -> Tensor:
         mean, variance = window_moments(attended, window)
-        scale = torch.rsqrt(variance + eps)
-        ctx.save_for_backward(attended, mask, mean, scale)
+        rstd = torch.rsqrt(variance + eps)
+        ctx.save_for_backward(attended, mask, mean, rstd)
         ctx.window = window
-        return torch.where(mask[:, None], (attended - mean) * scale, attended)
+        return torch.where(mask[:, None], (attended - mean) * rstd, attended)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
@@ -94,21 +97,23 @@ class MaskedWhitening(torch.autograd.Function):
             raise NotImplementedError(
                 "entropy_whitening has no double backward; differentiate its reference.py instead"
             )
-        attended, mask, mean, scale = ctx.saved_tensors
+        attended, mask, mean, rstd = ctx.saved_tensors
         window = ctx.window
         height, width = attended.shape[-2:]
         masked = mask[:, None]
-        # Eq. 7 backward: g s - box(g s / n) - sum over the windows i that hold j of q_i (F_j - mu_i), q = g y s^2 / n.
-        g = torch.where(masked, grad * scale, 0)
-        count = (
-            _counts(height, window, attended)[:, None] * _counts(width, window, attended)[None, :]
-        )
+        # Eq. 7 backward, s = rstd, n = count: g s - box(g s / n) - the sum over the windows i that
+        # hold j of q_i (x_j - mean_i), q = g y s^2 / n.
+        g = torch.where(masked, grad * rstd, 0)
+        rows, columns = _counts(height, window, attended), _counts(width, window, attended)
+        count = rows[:, None] * columns
         share = g / count
-        q = torch.where(masked, share * (attended - mean) * scale * scale, 0)
-        # A window with a value that is not finite sends NaN by its q; a pivot must send none where q is 0.
+        q = torch.where(masked, share * (attended - mean) * rstd * rstd, 0)
+        # A window with a value that is not finite sends NaN by its q; a pivot must send none where
+        # q is 0.
         attended = torch.where(attended.isfinite(), attended, 0)
         moment = torch.where(masked, mean, 0)
-        # Rows first, each with its own pivot p = F at (row, column of j): sums of q and of q (mu - p) - g s / n; then columns.
+        # Rows first, each with its own pivot p = x at (row, column of j): sums of q and of
+        # q (mean - p) - g s / n; then columns.
         row_q, row_first = q.clone(), torch.addcmul(-share, q, moment - attended)
         for here, there in _shifts(width, window):
             row_q[..., here] += q[..., there]
@@ -124,10 +129,11 @@ class MaskedWhitening(torch.autograd.Function):
 
 
 def window_moments(values: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over the window's positions inside the map, without cancellation and without mixing windows.
+    """Mean and biased variance over the window's positions inside the map, without cancellation.
 
-    Rows of the window first, each with its centre as pivot, then the rows' (count, mean, M2) merged, the centre's row as pivot:
-    a NaN stays inside the windows that hold it, and an offset costs no accuracy.
+    Rows of the window first, each with its centre as pivot, then the rows' (count, mean, M2)
+    merged, the centre's row as pivot: windows do not mix, so that a NaN stays inside those that
+    hold it, and an offset costs no accuracy.
     """
     height, width = values.shape[-2:]
     count, rows = _counts(width, window, values), _counts(height, window, values)[:, None]
@@ -137,7 +143,8 @@ def window_moments(values: Tensor, window: int) -> tuple[Tensor, Tensor]:
         first[..., here] += difference
         second[..., here].addcmul_(difference, difference)
     shift = first / count
-    # The pivot is in the window, so its own share of the sum, shift^2, bounds what is subtracted: nothing cancels.
+    # The pivot is in the window, so its own share of the sum, shift^2, bounds what is subtracted:
+    # nothing cancels.
     row_second = second.addcmul_(first, shift, value=-1)
     row_mean = values + shift
     first, second, merged = torch.zeros_like(values), torch.zeros_like(values), row_second.clone()
@@ -152,7 +159,7 @@ def window_moments(values: Tensor, window: int) -> tuple[Tensor, Tensor]:
 
 
 def _shifts(size: int, window: int) -> list[tuple[slice, slice]]:
-    """For each offset but zero of the window along an axis: where it stays inside, and the positions it then reads."""
+    """For each offset but zero of the window along an axis: where it stays inside, and reads."""
     radius = min(window // 2, size - 1)
     return [
         (
@@ -166,8 +173,8 @@ def _shifts(size: int, window: int) -> list[tuple[slice, slice]]:
 
 def _counts(size: int, window: int, like: Tensor) -> Tensor:
     """How many positions of the window lie inside, for each position along an axis of `size`."""
-    at = torch.arange(size, device=like.device)
+    position = torch.arange(size, device=like.device)
     radius = window // 2
-    return (torch.clamp(at + radius, max=size - 1) - torch.clamp(at - radius, min=0) + 1).to(
-        like.dtype
-    )
+    last = torch.clamp(position + radius, max=size - 1)
+    first = torch.clamp(position - radius, min=0)
+    return (last - first + 1).to(like.dtype)

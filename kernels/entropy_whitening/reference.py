@@ -24,7 +24,8 @@ def entropy_whitening(
     """Eq. 4 to 7 as written.
 
     Args:
-        features: (B, C, H, W). channel_mean, channel_max: (B, H, W). gate_weight: (1, 2, k, k). gate_bias: (1,).
+        features: (B, C, H, W). channel_mean, channel_max: (B, H, W).
+        gate_weight: (1, 2, k, k). gate_bias: (1,).
         threshold, entropy_scale, window, eps, normalize: as in entropy_whitening.
         mask: forces Eq. 6's mask (B, H, W) bool, so that a comparison does not hang on a tie.
 

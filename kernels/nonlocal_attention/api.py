@@ -1,12 +1,7 @@
 """nonlocal_attention: the contract, the checks and the choice of path."""
 
-import math
-
-import torch
 from torch import Tensor
 
-from intrasense_fast.kernels._common.layout import without_autocast
-from intrasense_fast.kernels._common.precision import statistics_dtype
 from intrasense_fast.kernels._common.validation import (
     check_dim,
     check_positive,
@@ -14,34 +9,37 @@ from intrasense_fast.kernels._common.validation import (
     check_shape,
     check_tensors,
 )
+from intrasense_fast.kernels.nonlocal_attention.eager import eager
 from intrasense_fast.kernels.runtime import use_fused
-
-# Scores the eager path holds at a time: 64 MiB of float32, whatever N.
-SCORES_AT_A_TIME = 2**24
 
 
 def nonlocal_attention(
     query: Tensor, key: Tensor, value: Tensor, residual: Tensor, *, fused: bool | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Single-head attention over all positions, plus a residual, with channel statistics (Eq. 2-3 and the input of Eq. 4).
+    """Single-head attention over all positions, plus a residual, with channel statistics (Eq. 2-4).
 
-    features = softmax(query key^T / sqrt(d)) value + residual; channel_mean and channel_max are taken over the channels of
-    `features` before it is rounded to the inputs' dtype. The maximum's gradient goes to the lowest channel that attains it.
+    features = softmax(query key^T / sqrt(d)) value + residual; channel_mean and channel_max are
+    taken over the channels of `features` before it is rounded to the inputs' dtype, as Eq. 4 reads
+    them. The maximum's gradient goes to the lowest channel that attains it.
 
     Args:
-        query: (B, N, d), float32, float16, bfloat16 or float64 (float64 is eager on a GPU); strided views are fine.
+        query: (B, N, d), float32, float16, bfloat16 or float64 (float64 is eager on a GPU); strided
+            views are fine.
         key: (B, N, d), as query.
         value: (B, N, C), as query; C may be much larger than d.
         residual: (B, N, C), as query.
-        fused: True = the Triton kernels or an error; False = eager; None = the kernels where they can run. Eager products are
-            in the inputs' dtype: a float16 score above 65504 is infinite there, in the kernels it is not.
+        fused: True = the Triton kernels or an error; False = eager; None = the kernels where they
+            can run. Eager products are in the inputs' dtype: a float16 score above 65504 is
+            infinite there, in the kernels it is not.
 
     Returns:
-        (features, channel_mean, channel_max): (B, N, C) in the inputs' dtype, and twice (B, N) in float64 for float64 inputs,
-        float32 otherwise. Gradients flow through all three. B = 0 gives empty outputs.
+        (features, channel_mean, channel_max): (B, N, C) in the inputs' dtype, and twice (B, N) in
+        float64 for float64 inputs, float32 otherwise. Gradients flow through all three. B = 0
+        gives empty outputs.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not agree, integer tensors, or N, d or C of zero.
+        ValueError: shapes, dtypes or devices that do not agree, integer tensors, or N, d or C of
+            zero.
         FusedUnavailableError: fused=True where the kernels cannot run.
     """
     name = "nonlocal_attention"
@@ -62,32 +60,3 @@ def nonlocal_attention(
 
         return nonlocal_attention_fused(query, key, value, residual)
     return eager(query, key, value, residual)
-
-
-def eager(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    residual: Tensor,
-    *,
-    scores_at_a_time: int = SCORES_AT_A_TIME,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The path without kernels: rows of queries in chunks, so that inference never holds an N x N matrix."""
-    batch, positions, depth = query.shape
-    rows = max(1, scores_at_a_time // (max(1, batch) * positions))
-    keys = key.transpose(1, 2)
-    with without_autocast(query):
-        attended = [
-            _attend(query[:, start : start + rows], keys, value, 1 / math.sqrt(depth))
-            for start in range(0, positions, rows)
-        ]
-        total = torch.cat(attended, 1) if len(attended) > 1 else attended[0]
-        features = total + residual.to(total.dtype)
-        return features.to(query.dtype), features.mean(-1), features.max(-1).values
-
-
-def _attend(query: Tensor, keys: Tensor, value: Tensor, scale: float) -> Tensor:
-    """softmax(scale query keys) value in the statistics' dtype; the products run in the inputs' dtype."""
-    dtype = statistics_dtype(query.dtype)
-    scores = torch.bmm(query * scale, keys)
-    return torch.bmm(torch.softmax(scores, -1, dtype=dtype).to(value.dtype), value).to(dtype)

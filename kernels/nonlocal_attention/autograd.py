@@ -1,4 +1,4 @@
-"""Registration of nonlocal_attention's launchers, and its gradient."""
+"""Registration of nonlocal_attention's launches as torch operators, and its gradient."""
 
 from typing import Any
 
@@ -6,14 +6,52 @@ import torch
 from torch import Tensor
 
 from intrasense_fast.kernels._common.registration import refuse_double_backward, register
-from intrasense_fast.kernels.nonlocal_attention import triton_impl
+from intrasense_fast.kernels.nonlocal_attention import launch
+from intrasense_fast.kernels.nonlocal_attention.launch import Forward, Saved
 
-_forward = register("nonlocal_attention_forward", fake=triton_impl.forward_fake)(
-    triton_impl.forward
-)
-_backward = register("nonlocal_attention_backward", fake=triton_impl.backward_fake)(
-    triton_impl.backward
-)
+
+def _backward_fake(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attended: Tensor,
+    lse: Tensor,
+    channel_argmax: Tensor,
+    grad_features: Tensor,
+    grad_channel_mean: Tensor,
+    grad_channel_max: Tensor,
+    scores: bool,
+    values: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    saved = Saved(query, key, value, attended, lse, channel_argmax)
+    return launch.backward_fake(saved, scores, values)
+
+
+@register("nonlocal_attention_forward", fake=launch.forward_fake)
+def _forward(
+    query: Tensor, key: Tensor, value: Tensor, residual: Tensor, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return launch.forward(query, key, value, residual, save)
+
+
+@register("nonlocal_attention_backward", fake=_backward_fake)
+def _backward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attended: Tensor,
+    lse: Tensor,
+    channel_argmax: Tensor,
+    grad_features: Tensor,
+    grad_channel_mean: Tensor,
+    grad_channel_max: Tensor,
+    scores: bool,
+    values: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    saved = Saved(query, key, value, attended, lse, channel_argmax)
+    return launch.backward(
+        saved, grad_features, grad_channel_mean, grad_channel_max, scores, values
+    )
 
 
 def nonlocal_attention_fused(
@@ -27,30 +65,36 @@ def nonlocal_attention_fused(
     if not torch.is_grad_enabled():
         return _forward(query, key, value, residual, False)[:3]
     # A V is one more feature map: only the gradients of query and key read it.
-    return _NonlocalAttention.apply(
-        query, key, value, residual, query.requires_grad or key.requires_grad
-    )
+    save = query.requires_grad or key.requires_grad
+    return _NonlocalAttention.apply(query, key, value, residual, save)
 
 
 class _NonlocalAttention(torch.autograd.Function):
-    """Saves query, key, value, A V, the log-sum-exp and the index of the maximum; neither residual nor output."""
+    """Saves what Saved names: neither residual nor output."""
 
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, residual: Tensor, save: bool
-    ) -> tuple[Tensor, ...]:
-        features, mean, top, argmax, lse, attended = _forward(query, key, value, residual, save)
-        ctx.save_for_backward(query, key, value, attended, lse, argmax)
-        return features, mean, top
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        result = Forward(*_forward(query, key, value, residual, save))
+        saved = Saved(query, key, value, result.attended, result.lse, result.channel_argmax)
+        ctx.save_for_backward(*saved)
+        return result.features, result.channel_mean, result.channel_max
 
     @staticmethod
     def backward(
-        ctx: Any, grad_features: Tensor, grad_mean: Tensor, grad_max: Tensor
+        ctx: Any, grad_features: Tensor, grad_channel_mean: Tensor, grad_channel_max: Tensor
     ) -> tuple[Tensor | None, ...]:
         refuse_double_backward("nonlocal_attention")
-        scores, values = ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[2]
-        grads = _backward(*ctx.saved_tensors, grad_features, grad_mean, grad_max, scores, values)
-        return *(
-            grad if needed else None
-            for grad, needed in zip(grads, ctx.needs_input_grad, strict=False)
-        ), None
+        query, key, value, residual, _ = ctx.needs_input_grad
+        gradients = _backward(
+            *ctx.saved_tensors,
+            grad_features,
+            grad_channel_mean,
+            grad_channel_max,
+            query or key,
+            value,
+        )
+        needed = (query, key, value, residual)
+        wanted = (grad if need else None for grad, need in zip(gradients, needed, strict=True))
+        return *wanted, None

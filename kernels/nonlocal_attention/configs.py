@@ -1,17 +1,28 @@
-"""Tile sizes of the attention kernels by width, depth, dtype and architecture: every entry compiles without a spill.
+"""Tile sizes of the attention kernels by width, depth, dtype and architecture.
 
-Depth slices (BLOCK_S below BLOCK_D) are re-read from L1, so that a deep query costs no registers; a float32 product keeps its
-inner size at 32 or less a step. Rows that do not start at multiples of 16 elements load element by element, which takes
-registers: their 16-bit tiles are those of float32. On sm_80 and sm_86 registers admit one or two programs on a multiprocessor;
-a product has as many stages, up to three, as cost no program (C = 2048 on sm_86: two, in 99 KiB).
+Every entry compiles without a spill. Depth slices (BLOCK_S below BLOCK_D) are re-read from L1, so
+that a deep query costs no registers; a float32 product keeps its inner size at 32 or less a step.
+Rows that do not start at multiples of 16 elements load element by element, which takes registers:
+their 16-bit tiles are those of float32. On sm_80 and sm_86 registers admit one or two programs on a
+multiprocessor; a product has as many stages, up to three, as cost no program (C = 2048 on sm_86:
+two, in 99 KiB).
 """
 
+import math
+
 import torch
+from triton import cdiv
 
 from intrasense_fast.kernels._common.configs import KernelConfig
 from intrasense_fast.kernels._common.tuned import tunable
 
-# (widest C served, BLOCK_M, BLOCK_N, BLOCK_C, warps, stages, SLICES, deepest BLOCK_D kept in registers)
+# Programs the score gradient aims at: two a multiprocessor of the largest GPUs.
+PROGRAMS = 256
+# Partial sums of dQ and of dK each: at most 2 * 16 B N d floats of workspace, whatever N.
+MAX_SPLITS = 16
+
+# (widest C served, BLOCK_M, BLOCK_N, BLOCK_C, warps, stages, SLICES,
+#  deepest BLOCK_D kept in registers)
 AMPERE = (
     (64, 64, 64, 64, 4, 3, 1, 16),
     (128, 64, 64, 128, 8, 3, 1, 16),
@@ -49,7 +60,8 @@ VALUE_GRADIENT = {
     ),
     "gfx942": ((128, 32, 64, 128, 4, 1, 32), (None, 32, 64, 256, 8, 1, 64)),
 }
-# (deepest BLOCK_D served, BLOCK_M, BLOCK_N, BLOCK_K, BLOCK_S or None for dK in registers, warps, stages)
+# (deepest BLOCK_D served, BLOCK_M, BLOCK_N, BLOCK_K, BLOCK_S or None for DK in registers,
+#  warps, stages)
 SCORE_GRADIENT = {
     "sm_90": (
         (16, 64, 128, 64, None, 8, 2),
@@ -66,7 +78,8 @@ SCORE_GRADIENT = {
     ),
     "gfx942": ((None, 32, 32, 32, 32, 4, 1),),
 }
-# Where whole value rows fit shared memory beside two tiles of dO: (widest C, deepest BLOCK_D, BLOCK_M, BLOCK_N, warps, stages)
+# Where whole value rows fit shared memory beside two tiles of DY:
+# (widest C, deepest BLOCK_D, BLOCK_M, BLOCK_N, warps, stages)
 SCORE_GRADIENT_RESIDENT = {
     "sm_90": (
         (128, 16, 64, 128, 8, 3),
@@ -86,7 +99,7 @@ def _power_of_two(size: int, least: int = 16) -> int:
 
 
 def _row(table: dict, architecture: str, size: int, depth: int = 0) -> tuple:
-    """The first row that serves `size` and, where several of one size follow each other, BLOCK_D `depth`."""
+    """The first row that serves `size` and, where several of one size follow, BLOCK_D `depth`."""
     own = table.get(architecture) or table[ALIAS[architecture]]
     rows = [row for row in own if row[0] is None or size <= row[0]]
     rows = [row for row in rows if row[0] == rows[0][0]]
@@ -104,7 +117,7 @@ def _depth_blocks(depth: int, deepest: int, itemsize: int, slice_: int) -> dict[
 
 
 def _inner(dtype: torch.dtype, precision: str, aligned: bool) -> int:
-    """Inner size of a step where 16-bit tables do not apply: ieee products are unrolled, and 32 deep they spill."""
+    """Inner size of a step where 16-bit tables do not apply; ieee products spill at 32."""
     return 16 if dtype.itemsize >= 4 and (precision == "ieee" or not aligned) else 32
 
 
@@ -120,7 +133,7 @@ def _plain(
 def _resident(
     depth: int, channels: int, architecture: str
 ) -> tuple[int, int, int, int, int] | None:
-    """(BLOCK_M, BLOCK_N, BLOCK_V, warps, stages) where whole rows of values pad by at most a third and fit."""
+    """(BLOCK_M, BLOCK_N, BLOCK_V, warps, stages) where whole value rows fit, padded by a third."""
     block_d, block_v = _power_of_two(depth), _power_of_two(channels, 64)
     if block_d > 16 and depth % 16:
         # Partial sums of such rows are stored element by element and spill.
@@ -200,7 +213,7 @@ def score_gradient_config(
     precision: str,
     aligned: bool = True,
 ) -> KernelConfig:
-    """Tiles of attention_score_gradient, of its wide form where they hold BLOCK_S, of its resident form where BLOCK_V."""
+    """Tiles of attention_score_gradient; with BLOCK_S of its wide form, with BLOCK_V resident."""
     block_d = _power_of_two(depth)
     if dtype.itemsize == 2 and aligned and (resident := _resident(depth, channels, architecture)):
         block_m, block_n, block_v, warps, stages = resident
@@ -227,3 +240,16 @@ def score_gradient_config(
     else:
         blocks |= {"BLOCK_S": min(wide, block_d)}
     return KernelConfig(blocks, warps, stages)
+
+
+def splits(batch: int, row_tiles: int, key_tiles: int) -> tuple[int, int, int, int]:
+    """How the score gradient is divided: key splits, tiles of keys each; the same of queries.
+
+    Enough programs for a large GPU at any batch, and partial sums bounded whatever N.
+    """
+    wanted = math.isqrt(max(1, cdiv(PROGRAMS, max(1, batch))) - 1) + 1
+    keys = min(key_tiles, MAX_SPLITS, wanted)
+    tiles = cdiv(key_tiles, keys)
+    queries = min(row_tiles, MAX_SPLITS, cdiv(PROGRAMS, max(1, batch) * keys))
+    rows = cdiv(row_tiles, queries)
+    return cdiv(key_tiles, tiles), tiles, cdiv(row_tiles, rows), rows

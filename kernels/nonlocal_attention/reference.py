@@ -1,4 +1,7 @@
-"""The specification of nonlocal_attention, Eq. 2-3 and the statistics of Eq. 4: plain PyTorch, any float dtype, any device."""
+"""The specification of nonlocal_attention, Eq. 2-3 and the statistics of Eq. 4.
+
+Plain PyTorch, any float dtype, any device.
+"""
 
 import math
 
@@ -15,7 +18,8 @@ def nonlocal_attention(
         query, key: (B, N, d). value, residual: (B, N, C). One float dtype.
 
     Returns:
-        features (B, N, C) in the inputs' dtype; channel_mean, channel_max (B, N), float64 for float64 and float32 otherwise.
+        features (B, N, C) in the inputs' dtype; channel_mean, channel_max (B, N), float64 for
+        float64 and float32 otherwise.
     """
     dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
     q, k, v, x = (tensor.to(dtype) for tensor in (query, key, value, residual))
@@ -26,5 +30,6 @@ def nonlocal_attention(
     # Eq. 3: F_nl = A V + x.
     features = attention @ v + x
 
-    # Eq. 4 reads these before F_nl is rounded; max sends its gradient to the lowest channel that attains it.
+    # Eq. 4 reads these before F_nl is rounded; max sends its gradient to the lowest channel that
+    # attains it.
     return features.to(query.dtype), features.mean(-1), features.max(-1).values

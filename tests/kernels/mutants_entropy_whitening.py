@@ -67,14 +67,14 @@ FAULTS = [
     ),
     Fault(
         "entropy map: a position past the end",
-        "entropy_map",
+        "channel_entropy",
         "row < N - block * BLOCK_P",
         "row < N - block * BLOCK_P + 1",
     ),
     Fault(
         "entropy map: lanes past the end counted",
-        "entropy_map",
-        "tl.where(inside, entropy - first, 0.0)",
+        "channel_entropy",
+        "tl.where(row_in, entropy - first, 0.0)",
         "entropy - first",
     ),
     Fault(
@@ -111,11 +111,8 @@ FAULTS = [
     Fault(
         "strips: a home outside the windows",
         "home_of",
-        (
-            "tl.minimum((TILE_H - 1) // 2, H - 1 - top) * W + tl.minimum(x + (STRIP - 1) // 2, W "
-            "- 1)"
-        ),
-        "tl.minimum((TILE_H - 1) // 2, H - 1 - top) * W + W - 1",
+        "tl.minimum(x + (STRIP - 1) // 2, W - 1)",
+        "W - 1",
     ),
     Fault(
         "strips: a home past the map",
@@ -173,19 +170,20 @@ FAULTS = [
     ),
     Fault(
         "normal: rows outside counted",
-        "normal",
-        "1.0 / inside_count(x, W, R, COMPUTE) * (1.0 / inside_count(y, H, R, COMPUTE))",
-        "1.0 / inside_count(x, W, R, COMPUTE) * (1.0 / (2 * R + 1))",
+        "mean_and_rstd",
+        "inside_count(y, H, R, COMPUTE)",
+        "2 * R + 1",
+        place=(2, 2),
     ),
     Fault(
         "normal: the mean's square left in",
-        "normal",
-        "second * share - shift * shift",
+        "mean_and_rstd",
+        "second * share - mean * mean",
         "second * share",
     ),
     Fault(
         "whitening: eps beside the root",
-        "normal",
+        "mean_and_rstd",
         "tl.rsqrt(tl.where(variance < 0, 0.0, variance) + EPS)",
         "1.0 / (tl.sqrt(tl.where(variance < 0, 0.0, variance)) + EPS)",
     ),
@@ -208,8 +206,8 @@ FAULTS = [
     Fault(
         "entropy whiten: the threshold is not exclusive",
         "entropy_whiten",
-        "row_entropy(F, gate, inside, at * C, C, BLOCK_C, EVEN_C, COMPUTE) / unit < threshold",
-        ("row_entropy(F, gate, inside, at * C, C, BLOCK_C, EVEN_C, COMPUTE) / unit <= threshold"),
+        "entropy / unit < threshold",
+        "entropy / unit <= threshold",
     ),
     Fault(
         "moments: the sign of y",
@@ -226,8 +224,8 @@ FAULTS = [
     Fault(
         "gather: a pivot that is not finite",
         "whiten_gather",
-        "finite(attended(F, GATE, start + x, x < W, column, known, C, COMPUTE))",
-        "attended(F, GATE, start + x, x < W, column, known, C, COMPUTE)",
+        "finite(attended(maps, start + x, x < W, column, known, C, COMPUTE))",
+        "attended(maps, start + x, x < W, column, known, C, COMPUTE)",
     ),
     Fault(
         "gather: positions that are not masked send",
@@ -286,20 +284,19 @@ FAULTS = [
     ),
     Fault(
         "launcher: the window cut to the smaller side",
-        "_radius",
+        "radius_of",
         "max(height, width)",
         "min(height, width)",
     ),
     Fault(
         "launcher: moments stored in the map's dtype",
         "backward",
-        "torch.empty_like(rows, dtype=dtype, memory_format=torch.contiguous_format)",
-        "torch.empty_like(rows, dtype=features.dtype, memory_format=torch.contiguous_format)",
-        given=("features.dtype",),
+        "torch.empty_like(rows, dtype=gate.dtype, memory_format=torch.contiguous_format)",
+        "torch.empty_like(rows, dtype=rows.dtype, memory_format=torch.contiguous_format)",
     ),
     Fault(
         "launcher: one channel has a unit",
-        "forward",
+        "_unit",
         "math.nan",
         "1.0",
     ),

@@ -79,9 +79,9 @@ FAULTS = [
     ),
     Fault(
         "merge: later chunk wins a tie",
-        "merge_statistics",
-        "best > top",
-        "best >= top",
+        "leads",
+        "challenger > highest",
+        "challenger >= highest",
     ),
     Fault(
         "merge: last chunk left out",
@@ -111,24 +111,18 @@ FAULTS = [
     Fault(
         "Delta from the output minus the residual",
         "finish_slice",
+        "f += x.to(COMPUTE)",
         (
-            "out += tl.load(R + (row[:, None] * r_row + column[None, :]), mask=mask, "
-            "other=0.0).to(COMPUTE)"
-        ),
-        (
-            "res = tl.load(R + (row[:, None] * r_row + column[None, :]), mask=mask, "
-            "other=0.0).to(COMPUTE)\n"
-            "out += res\n"
+            "f += x.to(COMPUTE)\n"
             "if SAVE:\n"
-            "    rounded = out.to(A.dtype.element_ty).to(COMPUTE) - res\n"
-            "    tl.store(A + (row[:, None] * a_row + column[None, :]), "
-            "rounded.to(A.dtype.element_ty), mask=mask)"
+            "    rounded = f.to(Y.dtype.element_ty).to(COMPUTE) - x\n"
+            "    tl.store(y_tile, rounded.to(Y.dtype.element_ty), mask=mask)"
         ),
         given=(
             (
                 "if SAVE:\n"
-                "    tl.store(A + (row[:, None] * a_row + column[None, :]), "
-                "out.to(A.dtype.element_ty), mask=mask)"
+                "    y_tile = Y + (row[:, None] * y_row + column[None, :])\n"
+                "    tl.store(y_tile, y.to(Y.dtype.element_ty), mask=mask)"
             ),
         ),
     ),
@@ -146,13 +140,13 @@ FAULTS = [
     ),
     Fault(
         "score gradient: keys past the end overflow",
-        "attention_score_gradient",
-        "tl.where(key_in[:, None], s, float('-inf'))",
-        "s",
+        "score_slope",
+        "tl.where(key_in[:, None], s * scale_log2, float('-inf'))",
+        "s * scale_log2",
     ),
     Fault(
         "score gradient: Delta forgotten",
-        "attention_score_gradient",
+        "score_slope",
         "dp - delta[None, :]",
         "dp",
     ),
@@ -163,30 +157,18 @@ FAULTS = [
         "dq_mask",
     ),
     Fault(
-        "wide score gradient: keys past the end overflow",
-        "attention_score_gradient_wide",
-        "tl.where(key_in[:, None], s * scale_log2, float('-inf'))",
-        "s * scale_log2",
-    ),
-    Fault(
         "wide score gradient: only the first slice of the depth",
         "attention_score_gradient_wide",
         "range(0, D, BLOCK_S)",
         "range(0, BLOCK_S, BLOCK_S)",
-        place=(1, 3),
+        place=(1, 2),
     ),
     Fault(
         "wide score gradient: partial dK of the first tile not masked",
         "attention_score_gradient_wide",
-        "before = tl.load(part, mask=mask & (offset > 0), other=0.0)",
-        "before = tl.load(part, mask=mask, other=0.0)",
+        "offset > 0",
+        "offset >= 0",
         place=(1, 2),
-    ),
-    Fault(
-        "resident score gradient: keys past the end overflow",
-        "attention_score_gradient_resident",
-        "tl.where(key_in[:, None], s * scale_log2, float('-inf'))",
-        "s * scale_log2",
     ),
     Fault(
         "resident score gradient: partial dQ of the first tile not masked",
@@ -197,14 +179,9 @@ FAULTS = [
     Fault(
         "resident score gradient: left half of the values twice",
         "attention_score_gradient_resident",
-        (
-            "v_right = tl.load(v_tile + HALF + v_offsets, mask=v_mask, other=0.0)\n"
-            "dk = tl.zeros([BLOCK_N, BLOCK_D], COMPUTE)"
-        ),
-        (
-            "v_right = tl.load(v_tile + v_offsets, mask=v_mask, other=0.0)\n"
-            "dk = tl.zeros([BLOCK_N, BLOCK_D], COMPUTE)"
-        ),
+        "load_tile(v_tile + HALF, key, column, v_row, key_in, right_in, EVEN_C)",
+        "load_tile(v_tile, key, column, v_row, key_in, right_in, EVEN_C)",
+        place=(1, 2),
     ),
     Fault(
         "resident score gradient: Delta not advanced",
@@ -214,25 +191,15 @@ FAULTS = [
     ),
     Fault(
         "reduce: last query split left out",
-        "attention_reduce",
-        (
-            "for _ in range(1, query_splits):\n"
-            "    part += size\n"
-            "    total += tl.load(part, mask=mask, other=0.0)"
-        ),
-        (
-            "for _ in range(2, query_splits):\n"
-            "    part += size\n"
-            "    total += tl.load(part, mask=mask, other=0.0)"
-        ),
-        place=(2, 2),
+        "sum_parts",
+        "range(1, parts)",
+        "range(2, parts)",
     ),
     Fault(
         "reduce: dK not scaled",
-        "attention_reduce",
-        ("tl.store(DK + batch * size + index, (total * scale).to(DK.dtype.element_ty), mask=mask)"),
-        "tl.store(DK + batch * size + index, total.to(DK.dtype.element_ty), mask=mask)",
-        place=(2, 2),
+        "sum_parts",
+        "total * scale",
+        "total",
     ),
     Fault(
         "score gradient: key splits race for one partial",

@@ -16,7 +16,7 @@ from intrasense_fast.functional import (
 from intrasense_fast.kernels.bce_dice import reference as bce_dice_reference
 from intrasense_fast.kernels.channel_decoupling import reference as channel_decoupling_reference
 from intrasense_fast.kernels.entropy_whitening import reference as entropy_whitening_reference
-from intrasense_fast.kernels.nonlocal_attention import api as nonlocal_attention_api
+from intrasense_fast.kernels.nonlocal_attention import eager as nonlocal_attention_eager
 from intrasense_fast.kernels.nonlocal_attention import reference as nonlocal_attention_reference
 
 TOLERANCE = 1e-10
@@ -73,7 +73,7 @@ def test_attention_in_chunks_of_queries_is_the_same_function(rng):
     )
     whole = nonlocal_attention_reference.nonlocal_attention(q, k, v, x)
     grads = [torch.randn_like(y) for y in whole]
-    chunked = nonlocal_attention_api.eager(q, k, v, x, scores_at_a_time=2 * 23 * 5)
+    chunked = nonlocal_attention_eager.eager(q, k, v, x, scores_at_a_time=2 * 23 * 5)
     for actual, expected in zip(chunked, whole, strict=True):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-13)
     for actual, expected in zip(

@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="the kernels need Triton, which has wheels 
 
 from intrasense_fast.functional import entropy_whitening
 from intrasense_fast.kernels._common.precision import statistics_dtype
-from intrasense_fast.kernels.entropy_whitening import triton_impl
+from intrasense_fast.kernels.entropy_whitening import configs
 from intrasense_fast.kernels.entropy_whitening.reference import entropy_whitening as reference
 from intrasense_fast.kernels.entropy_whitening.reference import scaled_entropy
 from tests.proof import budget
@@ -52,7 +52,7 @@ def exact_entropy(inputs, entropy_scale):
 
 
 def middle(inputs, entropy_scale):
-    """A threshold that masks some of the positions, in the widest gap between the entropies of the middle half."""
+    """A threshold that masks some positions, in the widest gap of the entropies' middle half."""
     values = exact_entropy(inputs, entropy_scale)
     values = values[values.isfinite()].sort().values
     count = len(values)
@@ -75,7 +75,7 @@ def with_gradients(function, inputs, grad, **options):
 
 @torch.no_grad()
 def forward(inputs, **options):
-    """Fused against float64 with the same mask, in float32, which must be the mask of float64; returns it."""
+    """Fused against float64 in float32, whose mask must be that of float64; returns it."""
     whitened, mask = entropy_whitening(*inputs, fused=True, **options)
     truth, exact = reference(*(t.double() for t in inputs), **options)
     assert torch.equal(mask, exact)
@@ -84,7 +84,7 @@ def forward(inputs, **options):
 
 
 def compare(inputs, rng, *, grad=None, bound=None, **options):
-    """Fused against float64 with the same mask, within the budget of the dtype; returns the mask."""
+    """Fused against float64 with the same mask, within the dtype's budget; returns the mask."""
     grad = torch.randn(inputs[0].shape, generator=rng).to(inputs[0]) if grad is None else grad
     whitened, mask, grads = with_gradients(entropy_whitening, inputs, grad, fused=True, **options)
     truth, _, true_grads = with_gradients(
@@ -164,7 +164,7 @@ def test_channels_by_the_thousand(entropy_scale, device, rng):
 @pytest.mark.parametrize("dtype, channels", [(torch.float32, 64), (torch.bfloat16, 128)], ids=str)
 @pytest.mark.parametrize("window", (3, 5))
 def test_several_tiles_in_every_direction(window, dtype, channels, device, rng):
-    """Two tiles of rows, of columns and of channels, the last ones short; the windows cross them."""
+    """Two tiles of rows, of columns and of channels, the last ones short; windows cross them."""
     compare(tensors((1, channels, 5, 17), rng, device, dtype), rng, window=window)
 
 
@@ -186,7 +186,7 @@ def test_masks_agree_wherever_it_is_not_a_tie(entropy_scale, dtype, device, rng)
 
 
 def test_images_that_leave_the_mask_empty(device, rng):
-    """Equal entropies everywhere, or as good as equal, and one channel: each scale as equations.md says."""
+    """Entropies equal or as good as equal, and one channel: each scale as equations.md says."""
     flat = torch.randn(1, 32, 1, 1, generator=rng).expand(1, 32, 2, 3).to(device)
     nearly = flat * (1 + 1e-6 * torch.randn(1, 32, 2, 3, generator=rng).to(device))
     for entropy_scale, masked in (
@@ -229,7 +229,7 @@ def test_an_offset_costs_no_accuracy(window, step, device, rng):
 
 
 def test_variance_in_dead_channels(device, rng):
-    """Where a window is constant the output is exactly 0; beside it, gradients grow by 1 / sqrt(eps) and stay accurate."""
+    """A constant window gives exactly 0; beside it, gradients grow by 1 / sqrt(eps), accurate."""
     features = torch.randn(1, 32, 5, 6, generator=rng).relu()
     features[:, 2] = 0.7
     features[:, 3] = 0
@@ -250,7 +250,7 @@ def around(mask, window):
 @pytest.mark.parametrize("value", (torch.nan, torch.inf, -torch.inf))
 @pytest.mark.parametrize("window", (3, 5))
 def test_what_is_not_finite_stays_in_the_windows_that_hold_it(value, window, device, rng):
-    """Forward in its channel alone; backward in every position that shares a masked window with it."""
+    """Forward in its channel alone; backward wherever a position shares a masked window."""
     inputs = tensors((2, 32, 7, 8), rng, device)
     entropy = exact_entropy(inputs, "nats")[1]
     # Beside the lowest entropy, which is masked.
@@ -355,8 +355,8 @@ def test_images_apart_in_memory_are_read_where_they_lie(device, rng):
 
 def test_statistics_of_images_of_many_blocks(device, rng, monkeypatch):
     """More partial results than a program reads at once, the last block short."""
-    monkeypatch.setattr(triton_impl, "PARTIALS", 1)
-    monkeypatch.setattr(triton_impl, "MAP_BLOCK", 8)
+    monkeypatch.setattr(configs, "PARTIALS", 1)
+    monkeypatch.setattr(configs, "MAP_BLOCK", 8)
     inputs = tensors((2, 32, 7, 11), rng, device)
     # Blocks of different means: what separates them decides the deviation.
     inputs[0] = inputs[0] * torch.linspace(0.3, 3, 7, device=device)[:, None]
@@ -371,7 +371,7 @@ def test_stored_and_recomputed_moments_give_the_same_gradients(device, rng, monk
     grad = torch.randn(inputs[0].shape, generator=rng).to(device)
     run = lambda: with_gradients(entropy_whitening, inputs, grad, window=3, fused=True)[2]
     recomputed = run()
-    monkeypatch.setattr(triton_impl, "WIDEST_RECOMPUTED", 1)
+    monkeypatch.setattr(configs, "WIDEST_RECOMPUTED", 1)
     for name, actual, expected in zip(NAMES, run(), recomputed, strict=True):
         assert budget.error(actual, expected) <= 1e-5, name
 
@@ -423,7 +423,7 @@ def test_launches_of_the_backward(window, launches, device, rng):
 @interpreted
 @pytest.mark.parametrize("window", (3, 7))
 def test_taps_grow_with_the_window_and_not_with_its_square(window, device, rng):
-    """A strip's halo, read once, over the strip; a pivot a strip and the entropy's pass: what the separable form is for."""
+    """A strip's halo, read once, over the strip; a pivot a strip and the entropy's pass."""
     from tests.proof.traffic import meter, requested_bytes
 
     inputs = tensors((1, 32, 12, 16), rng, device)

@@ -14,8 +14,8 @@ pytest.importorskip("triton", reason="the kernels need Triton, which has wheels 
 
 from intrasense_fast.functional import nonlocal_attention
 from intrasense_fast.kernels._common.configs import assume
-from intrasense_fast.kernels.nonlocal_attention import configs, triton_impl
-from intrasense_fast.kernels.nonlocal_attention.api import eager
+from intrasense_fast.kernels.nonlocal_attention import configs, launch
+from intrasense_fast.kernels.nonlocal_attention.eager import eager
 from intrasense_fast.kernels.nonlocal_attention.reference import nonlocal_attention as reference
 from tests.proof import budget
 from tests.proof.operators.nonlocal_attention import COMPILATION, separate_maxima
@@ -97,7 +97,7 @@ def compare(inputs, rng, *, forward=budget.FORWARD):
 def test_gradients_of_diffuse_attention_over_keys_with_a_mean(
     positions, channels, dtype, scales, device, rng
 ):
-    """Delta from the rounded output ruins dQ here, and only here: data around zero does not show it."""
+    """Delta from the rounded output ruins dq here, and only here: not with data around zero."""
     compare(
         tensors(1, positions, max(8, channels // 8), channels, dtype, rng, device, **scales), rng
     )
@@ -150,11 +150,11 @@ def test_gradcheck(batch, positions, depth, channels, device, rng):
 
 def test_many_splits_sum_to_the_same(device, rng, monkeypatch):
     """Several programs share the keys and the queries, unevenly."""
-    monkeypatch.setattr(triton_impl, "PROGRAMS", 6)
+    monkeypatch.setattr(configs, "PROGRAMS", 6)
     inputs = tensors(
         1, 150, 5, 20, torch.float64 if device.type == "cpu" else torch.float32, rng, device
     )
-    assert triton_impl.splits(1, 5, 5) == (3, 2, 2, 3)
+    assert configs.splits(1, 5, 5) == (3, 2, 2, 3)
     compare(inputs, rng)
 
 
@@ -165,17 +165,17 @@ def test_many_splits_sum_to_the_same(device, rng, monkeypatch):
 def test_resident_values_of_the_table_in_uneven_splits(
     depth, channels, dtype, device, rng, monkeypatch
 ):
-    """Each program adds several tiles of keys into its dQ, over tiles of queries that do not end with N."""
-    monkeypatch.setattr(triton_impl, "PROGRAMS", 4)
+    """A program adds several tiles of keys into its dq; the tiles of queries do not end with N."""
+    monkeypatch.setattr(configs, "PROGRAMS", 4)
     blocks = configs.score_gradient_config(depth, channels, dtype, "sm_90", "ieee").blocks
     row_tiles, key_tiles = -(-300 // blocks["BLOCK_M"]), -(-300 // blocks["BLOCK_N"])
-    assert blocks["BLOCK_V"] >= channels and triton_impl.splits(1, row_tiles, key_tiles)[:3] == (
+    assert blocks["BLOCK_V"] >= channels and configs.splits(1, row_tiles, key_tiles)[:3] == (
         2,
         2,
         2,
     )
     inputs = tensors(1, 300, depth, channels, dtype, rng, device, key=2.0)
-    assert triton_impl.aligned(channels, *inputs)
+    assert launch.aligned(channels, *inputs)
     with assume("sm_90"):
         compare(inputs, rng)
 
@@ -185,7 +185,7 @@ def test_resident_values_of_the_table_in_uneven_splits(
     "row_tiles, key_tiles", [(1, 1), (2, 1), (7, 5), (64, 32), (1024, 512), (10**6, 10**6)]
 )
 def test_splits_cover_everything_and_stay_bounded(batch, row_tiles, key_tiles):
-    keys, tiles, queries, rows = triton_impl.splits(batch, row_tiles, key_tiles)
+    keys, tiles, queries, rows = configs.splits(batch, row_tiles, key_tiles)
     assert (keys - 1) * tiles < key_tiles <= keys * tiles
     assert (queries - 1) * rows < row_tiles <= queries * rows
     assert keys + queries <= 32
@@ -195,17 +195,18 @@ def test_splits_cover_everything_and_stay_bounded(batch, row_tiles, key_tiles):
 
 def test_workspace_is_bounded_whatever_n(monkeypatch, device):
     allocated = []
-    launch = triton_impl.launch
+    start = launch.launch
     monkeypatch.setattr(
-        triton_impl, "launch", lambda kernel, grid, *args, **options: allocated.extend(args)
+        launch, "launch", lambda kernel, grid, *args, **options: allocated.extend(args)
     )
     positions, depth, channels = 65536, 32, 256
     q, k, v, x = (
         torch.empty(1, positions, n, dtype=torch.bfloat16, device="meta")
         for n in (depth, depth, channels, channels)
     )
-    features, mean, top, argmax, lse, attended = triton_impl.forward(q, k, v, x, True)
-    grads = triton_impl.backward(q, k, v, attended, lse, argmax, features, mean, top, True, True)
+    features, mean, top, argmax, lse, attended = launch.forward(q, k, v, x, True)
+    saved = launch.Saved(q, k, v, attended, lse, argmax)
+    grads = launch.backward(saved, features, mean, top, True, True)
     given = (q, k, v, x, features, mean, top, argmax, lse, attended, *grads)
     workspace = {
         id(t): t
@@ -213,7 +214,7 @@ def test_workspace_is_bounded_whatever_n(monkeypatch, device):
         if isinstance(t, torch.Tensor) and not any(t is g for g in given)
     }
     total = sum(t.numel() * t.element_size() for t in workspace.values())
-    assert launch is not triton_impl.launch and len(workspace) >= 3
+    assert start is not launch.launch and len(workspace) >= 3
     assert total <= 4 * 32 * positions * depth + 2 * positions * channels + 4 * positions
 
 
@@ -227,7 +228,10 @@ def test_workspace_is_bounded_whatever_n(monkeypatch, device):
 )
 @pytest.mark.parametrize("sign", (-1.0, 1.0))
 def test_scores_far_from_zero(sign, architecture, depth, channels, dtype, device, rng):
-    """2^(0 - lse) overflows for keys past the end when every score is very negative; very positive ones must not either."""
+    """2^(0 - lse) overflows for keys past the end when every score is very negative.
+
+    Very positive ones must not overflow either.
+    """
     q, k, v, x = tensors(1, 37, depth, channels, dtype, rng, device)
     q[..., 0], k[..., 0] = sign * 20, 20
     # Exponents near 288 have a spacing of 3e-5, which the forward passes on.
@@ -236,7 +240,7 @@ def test_scores_far_from_zero(sign, architecture, depth, channels, dtype, device
 
 
 def test_a_score_of_minus_infinity_is_a_masked_key(device, rng):
-    """The first tile of keys may hold nothing but -inf; a row that holds nothing else is NaN, as in softmax."""
+    """The first tile of keys may hold only -inf; a row of nothing else is NaN, as in softmax."""
     q, k, v, x = (t.clone() for t in tensors(1, 200, 4, 6, torch.float32, rng, device))
     q[..., 0], k[..., 0] = 1, 0
     k[:, :150, 0] = -torch.inf
@@ -301,7 +305,8 @@ def test_statistics_are_taken_before_rounding(device, rng):
     q, k, v, x = tensors(1, 40, 4, 50, torch.bfloat16, rng, device)
     _, mean, top = nonlocal_attention(q, k, v, x, fused=True)
     truth = reference(*(t.double() for t in (q, k, v, x)))
-    # Rounding the features to bfloat16 first would cost the maximum 2^-9 of itself. P and its products cost less.
+    # Rounding the features to bfloat16 first would cost the maximum 2^-9 of itself; p and its
+    # products cost less.
     assert ((top.double() - truth[2]).abs() / truth[2].abs()).median() <= 2**-11
     assert mean.dtype == top.dtype == torch.float32
 
@@ -326,13 +331,13 @@ def test_attended_is_saved_only_for_the_gradients_that_need_it(device, rng):
 def test_nothing_is_copied_from_a_projection(device, rng, monkeypatch):
     """query, key and value of one projection reach the kernels as the views they are."""
     seen = []
-    launch = triton_impl.launch
+    start = launch.launch
 
     def spy(kernel, grid, *args, **options):
         seen.extend(t.untyped_storage().data_ptr() for t in args if isinstance(t, torch.Tensor))
-        return launch(kernel, grid, *args, **options)
+        return start(kernel, grid, *args, **options)
 
-    monkeypatch.setattr(triton_impl, "launch", spy)
+    monkeypatch.setattr(launch, "launch", spy)
     q, k, v, x = tensors(2, 20, 3, 40, torch.float32, rng, device)
     nonlocal_attention(q, k, v, x, fused=True)
     assert seen.count(q.untyped_storage().data_ptr()) == 3
@@ -360,7 +365,7 @@ def test_every_shape_has_a_configuration(aligned, architecture, dtype):
 @pytest.mark.parametrize("dtype", ("bfloat16", "float16", "float32"))
 @pytest.mark.parametrize("target", ("sm_80", "sm_86", "sm_90"))
 def test_the_full_table_holds_every_promised_shape(target, dtype):
-    """What holds of the committed table (tests/contract/test_compiled.py: no spill, tensor cores) holds of these."""
+    """What holds of the committed table (test_compiled.py) holds of these."""
     jobs = [
         job
         for job in COMPILATION.jobs("full")

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from intrasense_fast.functional import nonlocal_attention
-from intrasense_fast.kernels.nonlocal_attention.api import SCORES_AT_A_TIME
+from intrasense_fast.kernels.nonlocal_attention.eager import SCORES_AT_A_TIME
 
 
 class Largest(TorchDispatchMode):

@@ -14,7 +14,7 @@ SHAPES = ((4, 512, 64, 64, 7), (4, 512, 64, 64, 3), (4, 1024, 16, 16, 7))
 
 def _start(backward: bool) -> Callable[[Shape], Callable[[], object]]:
     def start(shape: Shape) -> Callable[[], object]:
-        from intrasense_fast.kernels.entropy_whitening import triton_impl
+        from intrasense_fast.kernels.entropy_whitening import launch
 
         *size, window = shape
         x, d = (
@@ -25,10 +25,11 @@ def _start(backward: bool) -> Callable[[Shape], Callable[[], object]]:
         )
         weight, bias = torch.randn(1, 2, 7, 7, device="cuda") / 10, torch.zeros(1, device="cuda")
         maps = (x.float().mean(1), x.float().amax(1), weight, bias)
-        _, mask, gate = triton_impl.forward(x, *maps, 0.5, "score", window, 1e-3, True)
+        _, mask, gate = launch.forward(x, *maps, 0.5, "score", window, 1e-3, True)
         if not backward:
-            return lambda: triton_impl.forward(x, *maps, 0.5, "score", window, 1e-3, True)
-        return lambda: triton_impl.backward(x, *maps, mask, gate, d, window, 1e-3, True, True)
+            return lambda: launch.forward(x, *maps, 0.5, "score", window, 1e-3, True)
+        saved = launch.Saved(x, *maps, mask, gate)
+        return lambda: launch.backward(saved, d, window, 1e-3, True, True)
 
     return start
 

@@ -29,27 +29,27 @@ def _tensors(shape: Shape) -> tuple[Tensor, ...]:
 
 
 def start_forward(shape: Shape) -> Callable[[], object]:
-    from intrasense_fast.kernels.nonlocal_attention import triton_impl
+    from intrasense_fast.kernels.nonlocal_attention import launch
 
     q, k, v, x, _ = _tensors(shape)
-    return lambda: triton_impl.forward(q, k, v, x, True)
+    return lambda: launch.forward(q, k, v, x, True)
 
 
 def start_value_gradient(shape: Shape) -> Callable[[], object]:
-    from intrasense_fast.kernels.nonlocal_attention import triton_impl
+    from intrasense_fast.kernels.nonlocal_attention import launch
 
     q, k, v, x, do = _tensors(shape)
-    lse = triton_impl.forward(q, k, v, x, False)[4]
-    return lambda: triton_impl.value_gradient(q, k, do, lse)
+    lse = launch.forward(q, k, v, x, False)[4]
+    return lambda: launch.value_gradient(q, k, do, lse)
 
 
 def start_score_gradient(shape: Shape) -> Callable[[], object]:
-    from intrasense_fast.kernels.nonlocal_attention import triton_impl
+    from intrasense_fast.kernels.nonlocal_attention import launch
 
     q, k, v, x, do = _tensors(shape)
-    lse = triton_impl.forward(q, k, v, x, False)[4]
+    lse = launch.forward(q, k, v, x, False)[4]
     delta = torch.randn_like(lse)
-    return lambda: triton_impl.score_gradient(q, k, v, do, lse, delta)
+    return lambda: launch.score_gradient(q, k, v, do, lse, delta)
 
 
 def _depth(depth: int) -> dict[str, int | bool]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from intrasense_fast.kernels._common.precision import statistics_dtype
-from intrasense_fast.kernels.entropy_whitening import triton_impl
+from intrasense_fast.kernels.entropy_whitening import launch
 from tests.proof.jobs import CompileJob, recorded_jobs, unique
 from tests.proof.records import BadInput, Bound, Compilation, Contract, Cost, Row
 
@@ -36,7 +36,7 @@ def samples(row: Row, generator: torch.Generator) -> dict[str, tuple]:
     """Arguments of the registered operators, for opcheck."""
     inputs = tuple(make_inputs(row, generator).values())
     call: tuple[Any, ...] = (*inputs, *DEFAULTS)
-    whitened, mask, gate = triton_impl.forward(*call)
+    whitened, mask, gate = launch.forward(*call)
     grad = torch.randn(whitened.shape, generator=generator).to(whitened)
     return {
         "entropy_whitening_forward": call,
@@ -120,8 +120,9 @@ def launches(
         )
         for window in windows:
             for scale in scales:
-                whitened, mask, gate = triton_impl.forward(*inputs, 0.5, scale, window, 1e-3, True)
-            triton_impl.backward(*inputs, mask, gate, whitened, window, 1e-3, True, True)
+                whitened, mask, gate = launch.forward(*inputs, 0.5, scale, window, 1e-3, True)
+            saved = launch.Saved(*inputs, mask, gate)
+            launch.backward(saved, whitened, window, 1e-3, True, True)
 
     return run
 
@@ -171,11 +172,11 @@ def instructions(job: CompileJob) -> tuple[str, ...]:
     """
     name = job.name
     # A tile's row is 16 bytes a thread of 4 warps of 32, so 8 on gfx942.
-    if "F" not in job.signature or not job.constexprs["EVEN_C"] or job.target == "gfx942":
+    if "FEATURES" not in job.signature or not job.constexprs["EVEN_C"] or job.target == "gfx942":
         return ()
-    if name == "entropy_map":
+    if name == "channel_entropy":
         return ("LDG.E.128",)
-    if name == "whiten_gather" or job.signature["F"] == "*fp32":
+    if name == "whiten_gather" or job.signature["FEATURES"] == "*fp32":
         return ("LDG.E.128", "STG.E.128")
     return ("STG.E.128",) if name == "whiten_moments" else ()
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from intrasense_fast.kernels._common.layout import as_rows
-from intrasense_fast.kernels.nonlocal_attention import reference, triton_impl
+from intrasense_fast.kernels.nonlocal_attention import launch, reference
 from tests.proof.jobs import CompileJob, recorded_jobs, unique
 from tests.proof.records import BadInput, Bound, Compilation, Contract, Cost, Row
 
@@ -59,9 +59,7 @@ def samples(row: Row, generator: torch.Generator) -> dict[str, tuple]:
     """Arguments of the registered operators, for opcheck."""
     inputs = make_inputs(row, generator)
     query, key, value, residual = inputs.values()
-    features, mean, top, argmax, lse, attended = triton_impl.forward(
-        query, key, value, residual, True
-    )
+    features, mean, top, argmax, lse, attended = launch.forward(query, key, value, residual, True)
     saved = (
         query,
         key,
@@ -131,13 +129,12 @@ def launches(
         query, key, value = projection.split([depth, depth, channels], -1)
         residual = torch.empty(4, positions, channels, dtype=dtype, device="meta")
         for save in saves:
-            triton_impl.forward(query, key, value, residual, save)
-        features, mean, top, argmax, lse, attended = triton_impl.forward(
+            launch.forward(query, key, value, residual, save)
+        features, mean, top, argmax, lse, attended = launch.forward(
             query, key, value, residual, True
         )
-        triton_impl.backward(
-            query, key, value, attended, lse, argmax, features, mean, top, True, True
-        )
+        saved = launch.Saved(query, key, value, attended, lse, argmax)
+        launch.backward(saved, features, mean, top, True, True)
 
     return run
 
@@ -207,7 +204,7 @@ def instructions(job: CompileJob) -> tuple[str, ...]:
     if "PRECISION" not in blocks:
         return ()
     stationary = blocks["BLOCK_M" if name == "attention_forward" else "BLOCK_N"]
-    tensor_cores = blocks["PRECISION"] != "ieee" or job.signature["Q"] != "*fp32"
+    tensor_cores = blocks["PRECISION"] != "ieee" or job.signature["QUERY"] != "*fp32"
     needed = ("cp.async",) if job.options["num_stages"] > 1 else ()
     return (
         (*needed, "HGMMA")

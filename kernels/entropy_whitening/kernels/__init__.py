@@ -1,0 +1,1 @@
+"""The kernels of entropy_whitening. Derivation and traffic: ../README.md."""

@@ -1,0 +1,43 @@
+"""nonlocal_attention without kernels: queries in chunks, so that no N x N matrix is held."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from intrasense_fast.kernels._common.layout import without_autocast
+from intrasense_fast.kernels._common.precision import statistics_dtype
+
+# Scores held at a time: 64 MiB of float32, whatever N.
+SCORES_AT_A_TIME = 2**24
+
+
+def eager(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    residual: Tensor,
+    *,
+    scores_at_a_time: int = SCORES_AT_A_TIME,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The path without kernels; arguments and results as nonlocal_attention's."""
+    batch, positions, depth = query.shape
+    rows = max(1, scores_at_a_time // (max(1, batch) * positions))
+    keys = key.transpose(1, 2)
+    scale = 1 / math.sqrt(depth)
+    with without_autocast(query):
+        chunks = [
+            _attend(query[:, start : start + rows], keys, value, scale)
+            for start in range(0, positions, rows)
+        ]
+        attended = torch.cat(chunks, 1) if len(chunks) > 1 else chunks[0]
+        features = attended + residual.to(attended.dtype)
+        return features.to(query.dtype), features.mean(-1), features.max(-1).values
+
+
+def _attend(query: Tensor, keys: Tensor, value: Tensor, scale: float) -> Tensor:
+    """softmax(scale query keys) value in the statistics' dtype; products in the inputs' dtype."""
+    dtype = statistics_dtype(query.dtype)
+    scores = torch.bmm(query * scale, keys)
+    probability = torch.softmax(scores, -1, dtype=dtype)
+    return torch.bmm(probability.to(value.dtype), value).to(dtype)

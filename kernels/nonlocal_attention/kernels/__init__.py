@@ -1,0 +1,1 @@
+"""The kernels of nonlocal_attention. Derivation and traffic: ../README.md."""
