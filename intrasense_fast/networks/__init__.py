@@ -1,0 +1,1 @@
+"""The compared networks, one file each; the contract they share is in `contract.py`."""
