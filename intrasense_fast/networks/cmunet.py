@@ -1,4 +1,4 @@
-"""CMU-Net: a U-Net with a ConvMixer at the bottom and multi-scale attention gates on the skips (notes 2)."""
+"""CMU-Net: a U-Net with a ConvMixer below and multi-scale gates on the skips (notes 2)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,13 +6,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from intrasense_fast.networks.checks import checked_count, checked_input, checked_widths
+from intrasense_fast.networks.arguments import check_channels, check_images, check_target
 from intrasense_fast.networks.own_losses import half_bce_and_dice
-from intrasense_fast.networks.unet import STRIDE, WIDTHS, ConcatDecoder, PooledEncoder
+from intrasense_fast.networks.unet import (
+    STRIDE,
+    WIDTHS,
+    ConcatDecoder,
+    PooledEncoder,
+    checked_widths,
+)
+
+DEPTH = 7
+KERNEL = 7
 
 
 class ConvMixerLayer(nn.Module):
-    """x + BN(GELU(depthwise k x k (x))), then BN(GELU(1x1 convolution)); GELU lies before BatchNorm.
+    """x + BN(GELU(depthwise k x k (x))), then BN(GELU(1x1 convolution)): GELU before BatchNorm.
 
     Args:
         channels: of the map (B, channels, H, W), in and out.
@@ -35,7 +44,7 @@ class ConvMixerLayer(nn.Module):
 
 
 class MultiScaleAttentionGate(nn.Module):
-    """MSAG: x + x sigmoid(BN(vote(ReLU([point; ordinary; dilated])))), a gate of the map's own shape.
+    """MSAG: x + x sigmoid(BN(vote(ReLU([point; ordinary; dilated])))), a gate of x's own shape.
 
     Args:
         channels: of the map (B, channels, H, W), in and out.
@@ -60,16 +69,15 @@ class MultiScaleAttentionGate(nn.Module):
 class CMUNet(nn.Module):
     """CMU-Net (Tang et al., ISBI 2023, arXiv 2210.13012), from notes 2.
 
-    Input (B, in_channels, H, W) in [0, 1], used as it is (no normalisation inside); H and W multiples of 16. Logits
-    (B, num_classes, H, W) in both modes. PyTorch's default initialisation, no pretraining. The authors train with Adam 1e-4,
-    weight decay 1e-4, cosine to 1e-5 over 300 epochs, batch 8.
+    Input (B, in_channels, H, W) in [0, 1], used as it is (no normalisation inside); H and W
+    multiples of 16. Logits (B, num_classes, H, W) in both modes. PyTorch's default initialisation,
+    no pretraining. The authors train with Adam 1e-4, weight decay 1e-4, cosine to 1e-5 over 300
+    epochs, batch 8.
 
     Args:
         in_channels: channels of the image.
         num_classes: channels of the logits, one sigmoid each.
         widths: output channels of the five stages.
-        depth: layers of the ConvMixer.
-        kernel: side of its depthwise kernels, odd.
 
     Raises:
         ValueError: an argument of another type or outside its range.
@@ -81,21 +89,14 @@ class CMUNet(nn.Module):
         num_classes: int = 1,
         *,
         widths: Sequence[int] = WIDTHS,
-        depth: int = 7,
-        kernel: int = 7,
     ) -> None:
         super().__init__()
-        self.in_channels = checked_count("CMUNet", "in_channels", in_channels)
-        self.num_classes = checked_count("CMUNet", "num_classes", num_classes)
-        self.widths = checked_widths("CMUNet", widths, len(WIDTHS))
-        self.depth = checked_count("CMUNet", "depth", depth)
-        self.kernel = checked_count("CMUNet", "kernel", kernel)
-        if self.kernel % 2 == 0:
-            raise ValueError(f"CMUNet: kernel must be odd, such as 7, got {kernel}")
+        check_channels("CMUNet", in_channels, num_classes)
+        self.in_channels = int(in_channels)
+        self.num_classes = int(num_classes)
+        self.widths = checked_widths("CMUNet", widths)
         self.encoder = PooledEncoder(self.in_channels, self.widths)
-        self.mixer = nn.Sequential(
-            *(ConvMixerLayer(self.widths[-1], self.kernel) for _ in range(self.depth))
-        )
+        self.mixer = nn.Sequential(*(ConvMixerLayer(self.widths[-1], KERNEL) for _ in range(DEPTH)))
         self.gates = nn.ModuleList(MultiScaleAttentionGate(width) for width in self.widths[:-1])
         self.decoder = ConcatDecoder(self.widths)
         self.head = nn.Conv2d(self.widths[0], self.num_classes, 1)
@@ -107,8 +108,6 @@ class CMUNet(nn.Module):
             "in_channels": self.in_channels,
             "num_classes": self.num_classes,
             "widths": list(self.widths),
-            "depth": self.depth,
-            "kernel": self.kernel,
         }
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,7 +117,8 @@ class CMUNet(nn.Module):
             TypeError: x is no tensor.
             ValueError: another shape or dtype, or a size that is no multiple of 16.
         """
-        *maps, x = self.encoder(checked_input(self, x, self.in_channels, STRIDE))
+        check_images("CMUNet", x, self.in_channels, STRIDE, training=self.training)
+        *maps, x = self.encoder(x.to(self.head.weight.dtype))
         skips = [gate(skip) for gate, skip in zip(self.gates, maps, strict=True)]
         return self.head(self.decoder(skips, self.mixer(x)))
 
@@ -130,6 +130,11 @@ class CMUNet(nn.Module):
             target: (B, K, H, W), values in [0, 1].
 
         Returns:
-            Scalar.
+            Scalar: float64 for float64 logits, float32 otherwise.
+
+        Raises:
+            TypeError: target is no tensor.
+            ValueError: shapes that differ.
         """
+        check_target("CMUNet", target, output)
         return half_bce_and_dice(output, target)

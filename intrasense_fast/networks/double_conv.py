@@ -4,7 +4,7 @@ from torch import nn
 
 
 class DoubleConv(nn.Sequential):
-    """Twice [3x3 convolution with bias, BatchNorm, ReLU]: (B, in_channels, H, W) to (B, out_channels, H, W).
+    """Twice [3x3 convolution with bias, BatchNorm, ReLU]: (B, in, H, W) to (B, out, H, W).
 
     Args:
         in_channels: channels of the input.

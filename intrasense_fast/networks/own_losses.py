@@ -1,7 +1,5 @@
 """Losses that the compared networks' papers train with, where they differ from Eq. 14-15."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits
@@ -20,17 +18,13 @@ def half_bce_and_dice(logits: Tensor, target: Tensor) -> Tensor:
 
     Returns:
         Scalar: float64 for float64 logits, float32 otherwise.
-
-    Raises:
-        TypeError: an argument is no tensor.
-        ValueError: shapes that differ.
     """
-    logits, target = checked_pair(logits, target)
+    logits, target = loss_precision(logits, target)
     return 0.5 * binary_cross_entropy_with_logits(logits, target) + dice_per_image(logits, target)
 
 
 def dice_per_image(logits: Tensor, target: Tensor) -> Tensor:
-    """1 - (2 sum(p y) + s) / (sum p + sum y + s) with s = 1e-5: sums over an image, mean over the batch.
+    """1 - (2 sum(p y) + s) / (sum p + sum y + s), s = 1e-5: sums over an image, mean over images.
 
     Args:
         logits: (B, K, H, W), float.
@@ -46,7 +40,9 @@ def dice_per_image(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def boundary_weighted_bce(logits: Tensor, target: Tensor) -> Tensor:
-    """BCE with the weight 1 + 5 |m - average of m over 31 x 31|, normalised by each mask's sum of weights (notes 1).
+    """BCE with the weight 1 + 5 |m - average of m over 31 x 31|, m the target (notes 1).
+
+    The average counts zeros beyond the border; each mask's weights are normalised by their sum.
 
     Args:
         logits: (B, K, H, W), float.
@@ -61,20 +57,7 @@ def boundary_weighted_bce(logits: Tensor, target: Tensor) -> Tensor:
     return ((weight * pixels).sum((2, 3)) / weight.sum((2, 3))).mean()
 
 
-def checked_pair(logits: Any, target: Any) -> tuple[Tensor, Tensor]:
-    """Both in the dtype of the loss: float64 for float64 logits, float32 otherwise.
-
-    Raises:
-        TypeError: an argument is no tensor.
-        ValueError: shapes that differ.
-    """
-    for name, value in (("logits", logits), ("target", target)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"own_loss: {name} must be a tensor, got {type(value).__name__}")
-    if logits.shape != target.shape:
-        raise ValueError(
-            f"own_loss: target must have the logits' shape (B, K, H, W) = {tuple(logits.shape)}, "
-            f"got {tuple(target.shape)}"
-        )
+def loss_precision(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the dtype of the loss: float64 for float64 logits, float32 otherwise."""
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     return logits.to(dtype), target.to(dtype)

@@ -1,5 +1,6 @@
-"""U-Net with up-convolutions, the plain one of the comparisons (notes 7), and the two halves that CMU-Net shares."""
+"""The plain U-Net of the comparisons (notes 7), and the two halves that CMU-Net shares."""
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,12 +8,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from intrasense_fast.networks.checks import checked_count, checked_input, checked_widths
+from intrasense_fast.networks.arguments import check_channels, check_images, check_target
 from intrasense_fast.networks.double_conv import DoubleConv
 from intrasense_fast.networks.own_losses import half_bce_and_dice
 
 STRIDE = 16
 WIDTHS = (64, 128, 256, 512, 1024)
+
+
+def checked_widths(network: str, widths: Any) -> tuple[int, ...]:
+    """`widths` as five Python integers.
+
+    Raises:
+        ValueError: not five integers >= 1.
+    """
+    proper = isinstance(widths, Sequence) and len(widths) == len(WIDTHS)
+    if not proper or not all(_is_count(width) for width in widths):
+        raise ValueError(
+            f"{network}: widths must be {len(WIDTHS)} integers >= 1, such as {WIDTHS}, "
+            f"got {widths!r}"
+        )
+    return tuple(int(width) for width in widths)
+
+
+def _is_count(value: Any) -> bool:
+    integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return integral and int(value) >= 1
 
 
 class PooledEncoder(nn.Module):
@@ -77,10 +98,11 @@ class ConcatDecoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """U-Net (Ronneberger et al., MICCAI 2015) as benchmarks build it today: padded, BatchNorm, up-convolutions (notes 7).
+    """U-Net (Ronneberger et al., MICCAI 2015), padded, BatchNorm, up-convolutions (notes 7).
 
-    Input (B, in_channels, H, W) in [0, 1], used as it is (no normalisation inside); H and W multiples of 16. Logits
-    (B, num_classes, H, W) in both modes. PyTorch's default initialisation, no pretraining.
+    Input (B, in_channels, H, W) in [0, 1], used as it is (no normalisation inside); H and W
+    multiples of 16. Logits (B, num_classes, H, W) in both modes. PyTorch's default initialisation,
+    no pretraining.
 
     Args:
         in_channels: channels of the image.
@@ -95,9 +117,10 @@ class UNet(nn.Module):
         self, in_channels: int = 1, num_classes: int = 1, *, widths: Sequence[int] = WIDTHS
     ) -> None:
         super().__init__()
-        self.in_channels = checked_count("UNet", "in_channels", in_channels)
-        self.num_classes = checked_count("UNet", "num_classes", num_classes)
-        self.widths = checked_widths("UNet", widths, len(WIDTHS))
+        check_channels("UNet", in_channels, num_classes)
+        self.in_channels = int(in_channels)
+        self.num_classes = int(num_classes)
+        self.widths = checked_widths("UNet", widths)
         self.encoder = PooledEncoder(self.in_channels, self.widths)
         self.decoder = ConcatDecoder(self.widths)
         self.head = nn.Conv2d(self.widths[0], self.num_classes, 1)
@@ -118,17 +141,23 @@ class UNet(nn.Module):
             TypeError: x is no tensor.
             ValueError: another shape or dtype, or a size that is no multiple of 16.
         """
-        *skips, x = self.encoder(checked_input(self, x, self.in_channels, STRIDE))
+        check_images("UNet", x, self.in_channels, STRIDE, training=self.training)
+        *skips, x = self.encoder(x.to(self.head.weight.dtype))
         return self.head(self.decoder(skips, x))
 
     def own_loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """0.5 BCE + Dice: the notes name no loss for U-Net, this is the one of the benchmark that they take it from.
+        """0.5 BCE + Dice, as for CMU-Net: the notes name no loss for U-Net.
 
         Args:
             output: logits (B, K, H, W).
             target: (B, K, H, W), values in [0, 1].
 
         Returns:
-            Scalar.
+            Scalar: float64 for float64 logits, float32 otherwise.
+
+        Raises:
+            TypeError: target is no tensor.
+            ValueError: shapes that differ.
         """
+        check_target("UNet", target, output)
         return half_bce_and_dice(output, target)
