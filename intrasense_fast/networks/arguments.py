@@ -1,4 +1,4 @@
-"""The checks that the compared networks share: options at construction, images and targets at a call."""
+"""The checks that the compared networks share: of options, images and targets."""
 
 import numbers
 from typing import Any
@@ -49,7 +49,8 @@ def check_images(
         )
     if not x.dtype.is_floating_point:
         raise ValueError(
-            f"{network}: needs floating-point x in [0, 1], got {x.dtype}; divide 8-bit images by 255"
+            f"{network}: needs floating-point x in [0, 1], got {x.dtype}; "
+            "divide 8-bit images by 255"
         )
     batch, _, height, width = x.shape
     if min(height, width) < 32 or height % stride or width % stride:

@@ -1,4 +1,4 @@
-"""CMU-Net: a U-Net with a ConvMixer below and multi-scale gates on the skips (notes 2)."""
+"""CMU-Net: a U-Net with a ConvMixer below and multi-scale gates on the skips; notes, section 2."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -67,7 +67,7 @@ class MultiScaleAttentionGate(nn.Module):
 
 
 class CMUNet(nn.Module):
-    """CMU-Net (Tang et al., ISBI 2023, arXiv 2210.13012), from notes 2.
+    """CMU-Net (ISBI 2023, arXiv 2210.13012); notes, section 2.
 
     Input (B, in_channels, H, W) in [0, 1], used as it is (no normalisation inside); H and W
     multiples of 16. Logits (B, num_classes, H, W) in both modes. PyTorch's default initialisation,
@@ -123,7 +123,7 @@ class CMUNet(nn.Module):
         return self.head(self.decoder(skips, self.mixer(x)))
 
     def own_loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """0.5 BCE + Dice per image (notes 2).
+        """0.5 BCE + Dice per image (notes, section 2).
 
         Args:
             output: logits (B, K, H, W).

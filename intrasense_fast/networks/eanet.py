@@ -1,4 +1,8 @@
-"""EA-Net: VGG-19, dilated context, an edge stream and a closed loop of predictions (notes 1)."""
+"""EA-Net: VGG-19, dilated context, an edge stream, a closed loop; notes, section 1.
+
+Written from the notes alone: the authors' repository has no licence file, and its gate's file names
+a non-commercial one.
+"""
 
 import os
 from typing import Any, NamedTuple
@@ -157,7 +161,7 @@ class EdgeStream(nn.Module):
 
 
 class EANet(nn.Module):
-    """EA-Net (Wang et al., Pattern Recognition 127, 2022), from notes 1.
+    """EA-Net (Wang et al., Pattern Recognition 127, 2022); notes, section 1.
 
     Input (B, in_channels, H, W) in [0, 1], used as it is (no normalisation inside; the first
     convolution is new); H and W multiples of 16. For Canny's map the mean of the channels is taken
@@ -245,7 +249,7 @@ class EANet(nn.Module):
     def own_loss(
         self, output: EANetOutput, target: Tensor, *, boundary_weighted: bool = True
     ) -> Tensor:
-        """BCE + Dice per image, summed over p0 to p4, and the BCE of the edges (notes 1).
+        """BCE + Dice per image, summed over p0 to p4, and the BCE of the edges (notes, section 1).
 
         The edges' target is Canny's map of the mask with thresholds 30 and 100.
 

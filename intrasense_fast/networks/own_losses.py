@@ -10,7 +10,7 @@ _BOUNDARY_WEIGHT = 5
 
 
 def half_bce_and_dice(logits: Tensor, target: Tensor) -> Tensor:
-    """0.5 BCE + Dice, the loss of CMU-Net and Rolling-Unet (notes 2 and 4).
+    """0.5 BCE + Dice, the loss of CMU-Net and Rolling-Unet (notes, sections 2 and 4).
 
     Args:
         logits: (B, K, H, W).
@@ -40,7 +40,7 @@ def dice_per_image(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def boundary_weighted_bce(logits: Tensor, target: Tensor) -> Tensor:
-    """BCE with the weight 1 + 5 |m - average of m over 31 x 31|, m the target (notes 1).
+    """BCE with the weight 1 + 5 |m - average of m over 31 x 31|, m the target (notes, section 1).
 
     The average counts zeros beyond the border; each mask's weights are normalised by their sum.
 

@@ -1,4 +1,4 @@
-"""Rolling-Unet: a U-Net whose deep levels roll their channels along the two axes (notes 4)."""
+"""Rolling-Unet: a U-Net whose deep levels roll their channels; notes, section 4."""
 
 from typing import Any, NamedTuple
 
@@ -98,7 +98,7 @@ class FeatureIncentiveBlock(nn.Module):
 
 
 class RollingUNet(nn.Module):
-    """Rolling-Unet (Liu et al., AAAI 2024), from notes 4.
+    """Rolling-Unet (AAAI 2024); notes, section 4.
 
     Input (B, in_channels, H, W) in [0, 1], used as it is (no normalisation inside); H and W
     multiples of 16. Logits (B, num_classes, H, W) in both modes. No pretraining. It is not
@@ -178,7 +178,7 @@ class RollingUNet(nn.Module):
         return self.head(self.decode1(y))
 
     def own_loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """0.5 BCE + Dice per image (notes 4).
+        """0.5 BCE + Dice per image (notes, section 4).
 
         Args:
             output: logits (B, K, H, W).

@@ -1,4 +1,4 @@
-"""The plain U-Net of the comparisons (notes 7), and the two halves that CMU-Net shares."""
+"""The plain U-Net of the comparisons (notes, section 7), and the two halves that CMU-Net shares."""
 
 import numbers
 from collections.abc import Sequence
@@ -98,7 +98,7 @@ class ConcatDecoder(nn.Module):
 
 
 class UNet(nn.Module):
-    """U-Net (Ronneberger et al., MICCAI 2015), padded, BatchNorm, up-convolutions (notes 7).
+    """U-Net (Ronneberger et al., MICCAI 2015), with padding and BatchNorm; notes, section 7.
 
     Input (B, in_channels, H, W) in [0, 1], used as it is (no normalisation inside); H and W
     multiples of 16. Logits (B, num_classes, H, W) in both modes. PyTorch's default initialisation,

@@ -1,4 +1,4 @@
-"""Pretrained weights from a local file: every key and every shape is checked, and nothing stays at its initial values unsaid."""
+"""Pretrained weights from a local file: every key and every shape must fit."""
 
 import os
 import zipfile
@@ -34,13 +34,14 @@ def weights_path(source: Any, needed: str) -> Path:
     path = Path(source)
     if not path.is_file():
         raise EncoderWeightsError(
-            f"{path}: no such file; needed is {needed}; or pass encoder_weights=None to train from scratch"
+            f"{path}: no such file; needed is {needed}; "
+            "or pass encoder_weights=None to train from scratch"
         )
     return path
 
 
 def read_state_dict(path: Path, needed: str) -> dict[str, Tensor]:
-    """The tensors of a .pth, .pt or .safetensors file, out of a "state_dict" or "model" if they lie in one.
+    """The tensors of a .pth, .pt or .safetensors file; they may lie in a "state_dict" or "model".
 
     Raises:
         EncoderWeightsError: damaged, or no state dict.
@@ -76,7 +77,8 @@ def load_checked(module: nn.Module, weights: Mapping[str, Tensor], path: Path, n
     """Load a state dict whose keys and shapes must be the module's, all of them.
 
     Raises:
-        EncoderWeightsError: a key is missing, unknown or of another shape or kind; the module is as it was.
+        EncoderWeightsError: a key is missing, unknown or of another shape or kind; the module is as
+            it was.
     """
     own = module.state_dict()
     wrong = [f"{key} (missing)" for key in own if key not in weights]
@@ -96,5 +98,6 @@ def load_checked(module: nn.Module, weights: Mapping[str, Tensor], path: Path, n
 
 def _unreadable(path: Path, needed: str, error: Exception) -> EncoderWeightsError:
     return EncoderWeightsError(
-        f"{path}: cannot be read as weights ({first_line(error)}); needed is {needed}: copy it again"
+        f"{path}: cannot be read as weights ({first_line(error)}); "
+        f"needed is {needed}: copy it again"
     )

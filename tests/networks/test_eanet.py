@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from intrasense_fast.networks.canny import canny
 from intrasense_fast.networks.eanet import DilatedContext, EANet, EANetOutput, EdgeGate, mask_edges
 from tests.support.compared_networks import (
     assert_bad_input_is_named,
@@ -117,6 +118,18 @@ def test_edges_are_cannys_of_the_image_in_bytes(channels, seed):
     wanted = cv2.Canny(image, 10, 100)
     assert wanted.any()
     np.testing.assert_array_equal(both[0, 1].numpy(), wanted)
+
+
+def test_canny_is_a_sound_operator():
+    images = torch.arange(2 * 33 * 32).reshape(2, 33, 32).to(torch.uint8)
+    torch.library.opcheck(
+        canny, (images, 10.0, 100.0), test_utils=("test_schema", "test_faketensor")
+    )
+    assert canny(images[:0], 10.0, 100.0).shape == (0, 33, 32)
+    # A view whose rows are not contiguous is the same image.
+    assert torch.equal(
+        canny(images[..., ::2], 10.0, 100.0), canny(images[..., ::2].clone(), 10.0, 100.0)
+    )
 
 
 def test_the_loop_goes_on_from_the_prediction_before(seed, rng):

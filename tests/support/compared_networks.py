@@ -23,25 +23,27 @@ def count_built(build: Build, **options: object) -> int:
         return count(build(**options))
 
 
-def giga_macs(build: Build, **options: object) -> float:
-    """10^9 multiply-adds of convolutions and products in a training forward of 256 x 256."""
+def giga_macs(build: Build, *, training: bool = True, **options: object) -> float:
+    """10^9 multiply-adds of convolutions and matrix products in a forward of 256 x 256."""
     with torch.device("meta"):
-        net = build(**options).train()
+        net = build(**options).train(training)
         x = torch.empty(1, options.get("in_channels", 1), 256, 256)
     with FlopCounterMode(display=False) as counter:
         net(x)
     return counter.get_total_flops() / 2e9
 
 
-def assert_shapes_and_finite(build: Build, rng: torch.Generator) -> None:
+def assert_shapes_and_finite(
+    build: Build, rng: torch.Generator, size: tuple[int, int] = (48, 32)
+) -> None:
     """Logits in both modes, of three channels and two classes, and gradients everywhere."""
     torch.manual_seed(rng.initial_seed())
     net = build(in_channels=3, num_classes=2).train()
-    x = torch.rand(2, 3, 48, 32, generator=rng)
-    target = (torch.rand(2, 2, 48, 32, generator=rng) > 0.7).float()
+    x = torch.rand(2, 3, *size, generator=rng)
+    target = (torch.rand(2, 2, *size, generator=rng) > 0.7).float()
     output = net(x)
     logits = output if isinstance(output, Tensor) else output.logits
-    assert logits.shape == (2, 2, 48, 32) and logits.dtype == torch.float32
+    assert logits.shape == (2, 2, *size) and logits.dtype == torch.float32
     loss = net.own_loss(output, target)
     assert loss.shape == () and loss.isfinite()
     loss.backward()
@@ -50,20 +52,22 @@ def assert_shapes_and_finite(build: Build, rng: torch.Generator) -> None:
         assert parameter.grad.isfinite().all(), name
     with torch.no_grad():
         logits = net.eval()(x)
-    assert isinstance(logits, Tensor) and logits.shape == (2, 2, 48, 32)
+    assert isinstance(logits, Tensor) and logits.shape == (2, 2, *size)
     assert logits.isfinite().all()
 
 
-def assert_eval_is_a_function(build: Build, rng: torch.Generator) -> None:
+def assert_eval_is_a_function(
+    build: Build, rng: torch.Generator, size: tuple[int, int] = (32, 48)
+) -> None:
     """Batch 1 in eval mode: twice the same, the same in a batch, the same from a state dict."""
     torch.manual_seed(rng.initial_seed())
     net = build().train()
-    batch = torch.rand(3, 1, 32, 48, generator=rng)
+    batch = torch.rand(3, 1, *size, generator=rng)
     with torch.no_grad():
         net(batch)
         net.eval()
         alone = net(batch[:1])
-        assert alone.shape == (1, 1, 32, 48)
+        assert alone.shape == (1, 1, *size)
         assert torch.equal(alone, net(batch[:1]))
         torch.testing.assert_close(net(batch)[:1], alone, rtol=1e-4, atol=1e-4)
         other = build(**net.config).eval()
@@ -72,7 +76,7 @@ def assert_eval_is_a_function(build: Build, rng: torch.Generator) -> None:
         assert torch.equal(other(batch[:1]), alone)
 
 
-def assert_bad_input_is_named(build: Build) -> None:
+def assert_bad_input_is_named(build: Build, multiple: int = 16) -> None:
     """Errors that say what came and what is needed, of the constructor and of a call."""
     name = type(build()).__name__
     for options in ({"in_channels": 2}, {"num_classes": 0}, {"num_classes": True}):
@@ -83,8 +87,8 @@ def assert_bad_input_is_named(build: Build) -> None:
     for x, message in (
         (torch.rand(1, 3, 32, 32), r"needs x of shape \(B, 1, H, W\), got \(1, 3, 32, 32\)"),
         (torch.zeros(1, 1, 32, 32, dtype=torch.uint8), "needs floating-point x.*uint8"),
-        (torch.rand(1, 1, 40, 32), "needs H and W .*multiples of 16, got 40 x 32"),
-        (torch.rand(1, 1, 32, 0), "needs H and W .*multiples of 16, got 32 x 0"),
+        (torch.rand(1, 1, 40, 32), f"needs H and W .*multiples of {multiple}, got 40 x 32"),
+        (torch.rand(1, 1, 32, 0), f"needs H and W .*multiples of {multiple}, got 32 x 0"),
     ):
         with pytest.raises(ValueError, match=f"{name}: {message}"):
             net(x)
