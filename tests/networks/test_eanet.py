@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from intrasense_fast.networks.canny import canny
-from intrasense_fast.networks.eanet import DilatedContext, EANet, EANetOutput, EdgeGate, mask_edges
+from intrasense_fast.networks.eanet import DilatedContext, EANet, EANetOutput, mask_edges
+from intrasense_fast.networks.edge_stream import EdgeGate
 from tests.support.compared_networks import (
     assert_bad_input_is_named,
     assert_eval_is_a_function,
@@ -139,6 +140,9 @@ def test_the_loop_goes_on_from_the_prediction_before(seed, rng):
     edges = [captured(part) for part in net.edge_maps]
     with torch.no_grad():
         output = net(torch.rand(2, 1, 32, 32, generator=rng, dtype=torch.float64))
+    joined, context = features[2][0][0], features[3][0][1]
+    # Aligned corners: the doubled map has the corners of the map, behind the skip's channels.
+    torch.testing.assert_close(joined[:, 512:, ::3, ::3], context)
     assert output.auxiliary_loss is None and len(output.auxiliary_logits) == 4
     p = output.logits
     for level in range(1, 5):
