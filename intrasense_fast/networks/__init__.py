@@ -1,0 +1,1 @@
+"""The compared networks, one file each."""

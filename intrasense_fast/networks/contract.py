@@ -1,0 +1,20 @@
+"""What every network returns in training mode, when it returns more than its logits."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class NetworkOutput(NamedTuple):
+    """The output in training mode: logits at the input's resolution, and what else is trained.
+
+    Attributes:
+        logits: (B, num_classes, H, W), what eval mode returns.
+        auxiliary_logits: further logits (B, num_classes, h, w), at the input's or other
+            resolutions.
+        auxiliary_loss: a scalar to add to the loss, or None.
+    """
+
+    logits: Tensor
+    auxiliary_logits: tuple[Tensor, ...] = ()
+    auxiliary_loss: Tensor | None = None
