@@ -15,6 +15,7 @@ from intrasense_fast.networks.arguments import (
     check_target,
 )
 from intrasense_fast.networks.contract import NetworkOutput
+from intrasense_fast.networks.cross_entropy import pixel_cross_entropy
 
 _CHANNELS = 128
 _SEMANTIC_CHANNELS = (16, 32, 64, 128)
@@ -280,10 +281,9 @@ class EBTNet(nn.Module):
             ValueError: a target of another shape.
         """
         check_target("EBTNet", target, output.logits)
-        target = target.to(output.logits.dtype)
-        loss = F.binary_cross_entropy_with_logits(output.logits, target)
+        loss = pixel_cross_entropy(output.logits, target).mean()
         for boost in output.auxiliary_logits:
-            loss = loss + F.binary_cross_entropy_with_logits(boost, target)
+            loss = loss + pixel_cross_entropy(boost, target).mean()
         return loss
 
 

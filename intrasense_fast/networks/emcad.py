@@ -241,8 +241,9 @@ class EMCAD(nn.Module):
             ValueError: a target of another shape.
         """
         check_target("EMCAD", target, output.logits)
-        maps = (output.logits, *output.auxiliary_logits)
-        loss = output.logits.new_zeros(())
+        dtype = torch.promote_types(output.logits.dtype, torch.float32)
+        maps = [logits.to(dtype) for logits in (output.logits, *output.auxiliary_logits)]
+        loss = torch.zeros((), dtype=dtype, device=output.logits.device)
         for count in range(1, len(maps) + 1):
             for subset in combinations(maps, count):
                 bce, dice = bce_dice(torch.stack(subset).sum(0), target)

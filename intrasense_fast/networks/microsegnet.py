@@ -5,11 +5,13 @@ It has no attention gates: its "attention" is the weighting of pixels in the los
 
 import os
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from intrasense_fast.networks.arguments import check_target
 from intrasense_fast.networks.contract import NetworkOutput
+from intrasense_fast.networks.cross_entropy import pixel_cross_entropy
 from intrasense_fast.networks.transunet import DECODER_WIDTHS, TransUNet
 
 _HARD_WEIGHT = 4.0
@@ -66,31 +68,30 @@ class MicroSegNet(TransUNet):
             TypeError: no tensor as target.
             ValueError: a target of another shape.
         """
-        logits = output.logits
-        check_target("MicroSegNet", target, logits)
+        check_target("MicroSegNet", target, output.logits)
         if non_expert is not None:
-            check_target("MicroSegNet (non_expert)", non_expert, logits)
-            non_expert = non_expert.to(logits.dtype)
-        target = target.to(logits.dtype)
-        loss = logits.new_zeros(())
-        for dilation, one in enumerate((*output.auxiliary_logits, logits), start=1):
-            expert = _resized_mask(target, one)
-            cross_entropy = F.binary_cross_entropy_with_logits(one, expert, reduction="none")
+            check_target("MicroSegNet (non_expert)", non_expert, output.logits)
+        scales = (*output.auxiliary_logits, output.logits)
+        loss = torch.zeros((), device=output.logits.device)
+        for dilation, logits in enumerate(scales, start=1):
+            size = (logits.shape[-2], logits.shape[-1])
+            expert = _resized_mask(target, size)
+            cross_entropy = pixel_cross_entropy(logits, expert)
             if non_expert is not None:
-                hard = _dilated((expert != _resized_mask(non_expert, one)).to(one.dtype), dilation)
+                different = expert != _resized_mask(non_expert, size)
+                hard = _dilated(different.to(cross_entropy.dtype), dilation)
                 weight = 1 + (_HARD_WEIGHT - 1) * hard
                 cross_entropy = 0.5 * cross_entropy * weight / (1 + _HARD_WEIGHT)
             loss = loss + cross_entropy.mean()
         return loss
 
 
-def _resized_mask(mask: Tensor, logits: Tensor) -> Tensor:
-    """The mask at the logits' size: as it is, or 0 and 1 from bilinear values cut at 0.5."""
-    size = logits.shape[-2:]
+def _resized_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """The mask at a scale's size: as it is, or 0 and 1 from bilinear values cut at 0.5."""
     if mask.shape[-2:] == size:
-        return mask
-    resized = F.interpolate(mask, size, mode="bilinear", align_corners=False)
-    return (resized >= 0.5).to(logits.dtype)
+        return mask.float()
+    resized = F.interpolate(mask.float(), size, mode="bilinear", align_corners=False)
+    return (resized >= 0.5).float()
 
 
 def _dilated(mask: Tensor, side: int) -> Tensor:

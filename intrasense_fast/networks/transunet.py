@@ -13,6 +13,7 @@ from intrasense_fast.networks.arguments import (
     check_images,
     check_target,
 )
+from intrasense_fast.networks.cross_entropy import pixel_cross_entropy
 from intrasense_fast.networks.resnetv2 import HybridEncoder
 from intrasense_fast.networks.vit import WIDTH, VisionTransformer
 from intrasense_fast.networks.vit_weights import load_r50_vit_weights
@@ -126,7 +127,7 @@ class TransUNet(nn.Module):
             ValueError: a target of another shape.
         """
         check_target("TransUNet", target, output)
-        return F.binary_cross_entropy_with_logits(output, target.to(output.dtype))
+        return pixel_cross_entropy(output, target).mean()
 
 
 def _conv_bn_relu(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module, nn.Module]:

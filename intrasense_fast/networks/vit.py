@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 WIDTH = 768
 
-_LAYERS = 12
 _HEADS = 12
 _HIDDEN = 3072
 _DROPOUT = 0.1
@@ -47,14 +46,15 @@ class VisionTransformer(nn.Module):
 
     Args:
         side: of the map, in positions; N = side * side tokens.
+        layers: how many.
     """
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, layers: int = 12) -> None:
         super().__init__()
         self.embedding = nn.Conv2d(1024, WIDTH, 1)
         self.position = nn.Parameter(torch.zeros(1, side * side, WIDTH))
         self.dropout = nn.Dropout(_DROPOUT)
-        self.layers = nn.ModuleList(Layer() for _ in range(_LAYERS))
+        self.layers = nn.ModuleList(Layer() for _ in range(layers))
         self.norm = nn.LayerNorm(WIDTH, eps=_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
