@@ -1,4 +1,4 @@
-"""EMCAD: its counts, its blocks against plain formulas, its loss, and the contract of a compared network."""
+"""EMCAD: its counts, its blocks against plain formulas, its loss, and the common contract."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ Small = partial(EMCAD, encoder="pvtv2_b0")
 
 
 def test_counts():
-    """A network for three channels lacks the grey stem of 12 parameters, which is dead there in the original."""
+    """Without the grey stem's 12 parameters for three channels: dead there in the original."""
     assert count_built(EMCAD) == 26_764_411
     assert count_built(EMCAD, in_channels=3) == 26_764_411 - 12
     assert count_built(Small) == 3_916_795
@@ -181,8 +181,8 @@ def test_own_loss_is_the_sum_over_fifteen_subsets(rng):
     torch.testing.assert_close(net.own_loss(output, target), wanted)
 
 
-def test_deepest_head_sees_no_skip(rng):
-    """The head of stride 32 comes from d4 = MSCAM(x4) alone, the others from their own stage and those below."""
+def test_heads_lie_at_the_strides(rng):
+    """The heads' inputs, deepest first: strides 32, 16, 8 and 4."""
     net = Small().train()
     seen = []
     for head in net.heads:

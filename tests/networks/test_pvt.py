@@ -130,7 +130,7 @@ def test_weights_that_do_not_fit_change_nothing(weights: dict[str, Tensor], tmp_
 
 
 def test_files_that_cannot_be_read(tmp_path: Path):
-    with pytest.raises(EncoderWeightsError, match="no such file.*huggingface.co/timm/pvt_v2_b2"):
+    with pytest.raises(EncoderWeightsError, match=r"no such file.*huggingface\.co/timm/pvt_v2_b2"):
         EMCAD(encoder_weights=tmp_path / "absent.pth")
     (tmp_path / "broken.pth").write_bytes(b"no pickle")
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
