@@ -76,7 +76,7 @@ def test_first_unit_by_formula(stride: int, rng: torch.Generator):
 
 
 def test_only_the_skip_is_padded(rng):
-    """At 64 pixels the pool gives 15 rows: the skip at 1/4 ends in zeros, the next block has none."""
+    """At 64 pixels the pool gives 15 rows: the skip at 1/4 is padded, the next block is not."""
     encoder = HybridEncoder()
     seen = []
     encoder.blocks[1].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
