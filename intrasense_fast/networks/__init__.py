@@ -1,1 +1,1 @@
-"""The compared networks, one file each."""
+"""The compared networks, one file each; the contract they share is in `contract.py`."""
