@@ -1,6 +1,6 @@
 """What every network returns in training mode, when it returns more than its logits."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -18,3 +18,12 @@ class NetworkOutput(NamedTuple):
     logits: Tensor
     auxiliary_logits: tuple[Tensor, ...] = ()
     auxiliary_loss: Tensor | None = None
+
+
+def check_output(network: str, output: Any) -> None:
+    """Raise a TypeError unless output is the `NetworkOutput` of training mode."""
+    if not isinstance(output, NetworkOutput):
+        raise TypeError(
+            f"{network}: own_loss needs the NetworkOutput of training mode, "
+            f"got {type(output).__name__}; call net.train() before the forward pass"
+        )

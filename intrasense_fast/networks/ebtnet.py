@@ -14,7 +14,7 @@ from intrasense_fast.networks.arguments import (
     check_images,
     check_target,
 )
-from intrasense_fast.networks.contract import NetworkOutput
+from intrasense_fast.networks.contract import NetworkOutput, check_output
 from intrasense_fast.networks.cross_entropy import pixel_cross_entropy
 
 _CHANNELS = 128
@@ -277,9 +277,10 @@ class EBTNet(nn.Module):
             target: (B, num_classes, H, W), values in [0, 1].
 
         Raises:
-            TypeError: no tensor as target.
+            TypeError: an output of eval mode, or no tensor as target.
             ValueError: a target of another shape.
         """
+        check_output("EBTNet", output)
         check_target("EBTNet", target, output.logits)
         loss = pixel_cross_entropy(output.logits, target).mean()
         for boost in output.auxiliary_logits:

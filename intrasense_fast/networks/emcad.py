@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from intrasense_fast.functional import bce_dice
 from intrasense_fast.networks.arguments import check_channels, check_images, check_target
-from intrasense_fast.networks.contract import NetworkOutput
+from intrasense_fast.networks.contract import NetworkOutput, check_output
 from intrasense_fast.networks.pvt import WIDTHS, PVTv2Encoder, load_pvt_weights
 
 _STRIDES = (4, 8, 16, 32)
@@ -237,9 +237,10 @@ class EMCAD(nn.Module):
             target: (B, num_classes, H, W), values in [0, 1].
 
         Raises:
-            TypeError: no tensor as target.
+            TypeError: an output of eval mode, or no tensor as target.
             ValueError: a target of another shape.
         """
+        check_output("EMCAD", output)
         check_target("EMCAD", target, output.logits)
         dtype = torch.promote_types(output.logits.dtype, torch.float32)
         maps = [logits.to(dtype) for logits in (output.logits, *output.auxiliary_logits)]

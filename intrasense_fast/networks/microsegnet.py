@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from intrasense_fast.networks.arguments import check_target
-from intrasense_fast.networks.contract import NetworkOutput
+from intrasense_fast.networks.contract import NetworkOutput, check_output
 from intrasense_fast.networks.cross_entropy import pixel_cross_entropy
 from intrasense_fast.networks.transunet import DECODER_WIDTHS, TransUNet
 
@@ -65,9 +65,10 @@ class MicroSegNet(TransUNet):
             non_expert: the other masks, of the same shape, or None.
 
         Raises:
-            TypeError: no tensor as target.
+            TypeError: an output of eval mode, or no tensor as target.
             ValueError: a target of another shape.
         """
+        check_output("MicroSegNet", output)
         check_target("MicroSegNet", target, output.logits)
         if non_expert is not None:
             check_target("MicroSegNet (non_expert)", non_expert, output.logits)

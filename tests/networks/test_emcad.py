@@ -212,6 +212,8 @@ def test_bad_input():
     assert_bad_input_is_named(Small, multiple=32)
     with pytest.raises(ValueError, match=r"encoder must be one of .*got 'pvtv2_b9'"):
         EMCAD(encoder="pvtv2_b9")
+    with pytest.raises(TypeError, match="own_loss needs the NetworkOutput of training mode"):
+        Small().own_loss(torch.zeros(1, 1, 32, 32), torch.zeros(1, 1, 32, 32))
     with pytest.raises(ValueError, match="single position at stride 32"):
         Small().train()(torch.rand(1, 1, 32, 32))
 
