@@ -6,14 +6,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu
 
 from intrasense_fast.networks.contract import NetworkOutput
-from intrasense_fast.networks.ebtnet import (
-    DepthwiseBlock,
-    EBTNet,
-    Fusion,
-    SemanticDown,
-    StripBlock,
-    TokenMixer,
-)
+from intrasense_fast.networks.ebtnet import EBTNet, Fusion, TokenMixer
+from intrasense_fast.networks.ebtnet_branches import DepthwiseBlock, SemanticDown, StripBlock
 from tests.support.compared_networks import (
     assert_bad_input_is_named,
     assert_eval_is_a_function,
