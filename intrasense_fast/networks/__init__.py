@@ -30,7 +30,15 @@ __all__ = [
 
 # "module:Class", one line a network.
 _NETWORKS = {
+    "cmunet": "intrasense_fast.networks.cmunet:CMUNet",
+    "eanet": "intrasense_fast.networks.eanet:EANet",
+    "ebtnet": "intrasense_fast.networks.ebtnet:EBTNet",
+    "emcad": "intrasense_fast.networks.emcad:EMCAD",
     "intrasense": "intrasense_fast.networks.intrasense:IntraSenseNet",
+    "microsegnet": "intrasense_fast.networks.microsegnet:MicroSegNet",
+    "rolling-unet": "intrasense_fast.networks.rolling_unet:RollingUNet",
+    "transunet": "intrasense_fast.networks.transunet:TransUNet",
+    "unet": "intrasense_fast.networks.unet:UNet",
     "unet-resnet50": "intrasense_fast.networks.unet_resnet50:UNetResNet50",
 }
 _registered: dict[str, str] = {}

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from intrasense_fast.encoder import EncoderWeightsError
+from intrasense_fast.networks.encoder import EncoderWeightsError
 from intrasense_fast.errors import first_line
 
 _SHOWN = 8
