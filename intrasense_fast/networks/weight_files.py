@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from intrasense_fast.networks.encoder import EncoderWeightsError
 from intrasense_fast.errors import first_line
+from intrasense_fast.networks.encoder import EncoderWeightsError
 
 _SHOWN = 8
 _CONTAINERS = ("state_dict", "model_state_dict", "model")
