@@ -1,4 +1,5 @@
-"""Kernels run in Triton's interpreter where there is no GPU: decided before anything imports triton."""
+"""Kernels run in Triton's interpreter where there is no GPU: decided before anything imports
+triton."""
 
 import os
 import shutil
@@ -48,13 +49,15 @@ def device() -> torch.device:
 
 @pytest.fixture
 def guarded(seed: int) -> Iterator[None]:
-    """Every launch is checked (bounds, races, shuffled order) and fresh memory holds NaN, so that an unwritten element shows.
+    """Every launch is checked (bounds, races, shuffled order) and fresh memory holds NaN, so that
+    an unwritten element shows.
 
     Automatic in tests/kernels and tests/contract; elsewhere: @pytest.mark.usefixtures("guarded").
     """
     with contextlib.ExitStack() as stack:
         if not INTERPRETED:
-            # Budgets of float32 are for float32 convolutions: cuDNN's are TF32 unless told otherwise.
+            # Budgets of float32 are for float32 convolutions: cuDNN's are TF32 unless told
+            # otherwise.
             stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
         if INTERPRETED and HAS_TRITON:
             from tests.proof.guard import guard

@@ -1,4 +1,5 @@
-"""Packaging: `kernels/` is installed as `intrasense_fast.kernels`, so no importable package is called `kernels`."""
+"""Packaging: `kernels/` is installed as `intrasense_fast.kernels`, so no importable package is
+called `kernels`."""
 
 import re
 from pathlib import Path
@@ -17,7 +18,7 @@ KERNELS = ["intrasense_fast.kernels"] + [
 setup(
     name="intrasense-fast",
     version=VERSION,
-    description="IntraSense-Net for breast and thyroid ultrasound segmentation, with fused Triton kernels",
+    description="IntraSense-Net for ultrasound segmentation, with fused Triton kernels",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
@@ -46,10 +47,12 @@ setup(
             "pytest-benchmark>=5",
             # The suite on all cores.
             "pytest-xdist>=3.5",
-            # Independent oracles: metrics against scikit-learn, distances and entropies against scipy.
+            # Independent oracles: metrics against scikit-learn, distances and entropies against
+            # scipy.
             "scikit-learn>=1.4",
             "scipy>=1.11",
-            # Hugging Face's package of that name, which ours must live beside; setuptools to build the wheel under test.
+            # Hugging Face's package of that name, which ours must live beside; setuptools to build
+            # the wheel under test.
             "kernels>=0.10",
             "setuptools>=70",
         ],

@@ -1,4 +1,4 @@
-"""Train IntraSense-Net: `python train.py` alone simulates phantoms and trains on them; see `python train.py --help`."""
+"""Train IntraSense-Net: `python train.py` alone simulates phantoms and trains on them."""
 
 import sys
 

@@ -1,6 +1,6 @@
 """The attention block of an image autoencoder, one head of d = C = 512, on nonlocal_attention.
 
-python examples/vae_attention.py [--size 64] compares it with softmax(Q K^T / sqrt(d)) V written out.
+python examples/vae_attention.py [--size 64] compares it with softmax(Q K^T / sqrt(d)) V.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from intrasense_fast.functional import nonlocal_attention
 
 
 class AttentionBlock(nn.Module):
-    """GroupNorm, one projection to queries, keys and values, attention over all positions, projection, residual."""
+    """GroupNorm, a projection to queries, keys and values, attention, projection, residual."""
 
     def __init__(self, channels: int = 512, groups: int = 32) -> None:
         super().__init__()

@@ -6,5 +6,6 @@ class UsageError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that is not empty, or the name of its type where it has none."""
+    """The first line of an error's message that is not empty, or the name of its type where it has
+    none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

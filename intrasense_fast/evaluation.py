@@ -14,9 +14,9 @@ from intrasense_fast.data.layouts import open_dataset
 from intrasense_fast.data.records import Sample, SegmentationData
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import write_text
-from intrasense_fast.health import StrideHealth, faults
 from intrasense_fast.inference import Segmenter, network_health, predict_probabilities
 from intrasense_fast.metrics import image_metrics, summarize
+from intrasense_fast.networks.health import StrideHealth, faults
 from intrasense_fast.prediction import check_threshold, new_folder
 from intrasense_fast.report.overlays import (
     WORST_TO_BEST,
@@ -117,7 +117,10 @@ def evaluate_data(
         raise UsageError("\n".join([f"{path}: no image could be measured", *failures]))
     summary = summarize(rows, empty=empty)
     size = segmenter.size
-    title = f"{path} ({data.layout}), n = {len(rows)}, {checkpoint} at {size} x {size}, metrics on the original grid"
+    title = (
+        f"{path} ({data.layout}), n = {len(rows)}, {checkpoint} at {size} x {size}, "
+        "metrics on the original grid"
+    )
     table = summary_table(summary, title)
     write_csv(folder / "per_image.csv", rows)
     record = {

@@ -81,7 +81,8 @@ def number(value: Any) -> float:
 
 
 def plain(value: Any) -> Any:
-    """numpy's values, lists and other iterables as Python's numbers and tuples; the rest as it is."""
+    """numpy's values, lists and other iterables as Python's numbers and tuples; the rest as it
+    is."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Tensor)):

@@ -1,4 +1,5 @@
-"""Files that appear complete or not at all, and file names as text that every reader of UTF-8 takes."""
+"""Files that appear complete or not at all, and file names as text that every reader of UTF-8
+takes."""
 
 import contextlib
 import os
@@ -13,11 +14,12 @@ from intrasense_fast.errors import UsageError
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str], *, flush: bool = True) -> Iterator[Path]:
-    """A temporary path beside `path`, with its suffix; on success it is flushed to disk and renamed to `path`.
+    """A temporary path beside `path`, with its suffix; on success it is flushed to disk and renamed
+    to `path`.
 
-    An existing file is replaced in one step. If the block raises, or is interrupted, the temporary file is removed and `path`
-    is as it was. Missing parent folders are created. flush=False leaves it to the system when the file reaches the disk: for
-    thousands of files that can be made again.
+    An existing file is replaced in one step. If the block raises, or is interrupted, the temporary
+    file is removed and `path` is as it was. Missing parent folders are created. flush=False leaves
+    it to the system when the file reaches the disk: for thousands of files that can be made again.
 
     Raises:
         FileNotFoundError: the block ended without writing the temporary path.
@@ -49,12 +51,14 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         UsageError: `path` is in use: a file, a link, or a folder that is not empty.
-        OSError: it cannot be written; the error names a file in `path`, not in the temporary folder.
+        OSError: it cannot be written; the error names a file in `path`, not in the temporary
+            folder.
     """
     final = Path(path)
     if final.is_symlink() or final.is_file() or (final.is_dir() and any(final.iterdir())):
         raise UsageError(
-            f"{final}: in use, and nothing is overwritten: name a folder that does not exist or is empty"
+            f"{final}: in use, and nothing is overwritten: name a folder that does not exist or is "
+            f"empty"
         )
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.parent / f".{uuid.uuid4().hex}.part"
@@ -95,9 +99,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def legible(name: str) -> str:
-    """A file name as valid Unicode: each byte that is no UTF-8 as %E9 or the like, the rest as it is.
+    """A file name as valid Unicode: each byte that is no UTF-8 as %E9 or the like, the rest as it
+    is.
 
-    Every table, list and copy names such files so: a single raw byte would make the whole of a text file unreadable.
+    Every table, list and copy names such files so: a single raw byte would make the whole of a text
+    file unreadable.
     """
     return re.sub("[\udc80-\udcff]", lambda found: f"%{ord(found[0]) - 0xDC00:02X}", name)
 
@@ -116,7 +122,8 @@ def flush_to_disk(path: Path) -> None:
 
 
 def flush_folder(path: Path) -> None:
-    """The same for a folder whose files are there: some file systems cannot flush the list of names."""
+    """The same for a folder whose files are there: some file systems cannot flush the list of
+    names."""
     with contextlib.suppress(OSError):
         flush_to_disk(path)
 

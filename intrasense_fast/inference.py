@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from intrasense_fast.data.transforms import resize_image, resize_probability
 from intrasense_fast.errors import UsageError, first_line
-from intrasense_fast.health import StrideHealth
 from intrasense_fast.networks import load_network, read_config
 from intrasense_fast.networks.contract import config_of, health_of
+from intrasense_fast.networks.health import StrideHealth
 
 SMALLEST_SIZE = 32
 
@@ -129,12 +129,14 @@ def open_segmenter(
     classes = config_of(net)["num_classes"]
     if classes != 1:
         raise UsageError(
-            f"--checkpoint {checkpoint}: has {classes} classes, a network with one class (lesion) is needed"
+            f"--checkpoint {checkpoint}: has {classes} classes, a network with one class (lesion) "
+            f"is needed"
         )
     side = size if size is not None else config.get("image_size")
     if side is None:
         raise UsageError(
-            f"{checkpoint}/config.json has no image_size; give --size, the side the network was trained at"
+            f"{checkpoint}/config.json has no image_size; give --size, the side the network was "
+            f"trained at"
         )
     if not isinstance(side, int) or side < SMALLEST_SIZE:
         raise UsageError(f"--size must be an integer >= {SMALLEST_SIZE}, got {side!r}")

@@ -13,15 +13,18 @@ from intrasense_fast.networks.contract import as_output
 
 
 class IntraSenseLoss(nn.Module):
-    """L = w_bce L_CE + w_dice L_Dice + w_whitening L_IW (Eq. 13, with Eq. 14-15 from `bce_dice` and Eq. 9 from the network).
+    """L = w_bce L_CE + w_dice L_Dice + w_whitening L_IW (Eq. 13, with Eq. 14-15 from `bce_dice` and
+    Eq. 9 from the network).
 
-    After a call, `terms` holds the three terms {"bce", "dice", "whitening"}: detached, unweighted, on the logits' device, so
-    that reading them costs no synchronisation until someone asks for a number. L_IW may be slightly negative: its rank gap
-    is below zero whenever decoupling raises the rank.
+    After a call, `terms` holds the three terms {"bce", "dice", "whitening"}: detached, unweighted,
+    on the logits' device, so that reading them costs no synchronisation until someone asks for a
+    number. L_IW may be slightly negative: its rank gap is below zero whenever decoupling raises the
+    rank.
 
     Args:
         weights: (bce, dice, whitening), three finite numbers >= 0.
-        fused: handed to `bce_dice`: True = the Triton kernels or an error; False = eager; None = the kernels where they run.
+        fused: handed to `bce_dice`: True = the Triton kernels or an error; False = eager; None =
+            the kernels where they run.
     """
 
     def __init__(
@@ -33,14 +36,16 @@ class IntraSenseLoss(nn.Module):
         self.terms: dict[str, Tensor] = {}
 
     def forward(self, output: Any, target: Tensor) -> Tensor:
-        """The weighted sum, a scalar: float64 for float64 logits and float32 otherwise, also under autocast.
+        """The weighted sum, a scalar: float64 for float64 logits and float32 otherwise, also under
+        autocast.
 
         Args:
-            output: logits (B, K, H, W), whose whitening term is 0, or an `IntraSenseOutput` (fields logits, whitening_loss),
-                or another network's logits, heads and auxiliary losses (see `networks.contract`): the mean over its heads
-                of cross-entropy and Dice, and its losses, share the third weight.
-            target: (B, K, H, W) on the logits' device; bool, integer or float in [0, 1]. Values are checked only where
-                the target lies on the CPU; looking on a GPU would stall it.
+            output: logits (B, K, H, W), whose whitening term is 0, or an `IntraSenseOutput` (fields
+                logits, whitening_loss), or another network's logits, heads and auxiliary losses
+                (see `networks.contract`): the mean over its heads of cross-entropy and Dice, and
+                its losses, share the third weight.
+            target: (B, K, H, W) on the logits' device; bool, integer or float in [0, 1]. Values are
+                checked only where the target lies on the CPU; looking on a GPU would stall it.
 
         Raises:
             TypeError: `output` is neither, or `target` is no tensor.
@@ -90,7 +95,8 @@ def _checked_weights(weights: tuple[float, float, float]) -> tuple[float, float,
 def _check_target(target: Tensor, logits: Tensor) -> None:
     if not isinstance(target, Tensor):
         raise TypeError(
-            f"IntraSenseLoss: target must be a tensor, got {type(target).__name__}; use torch.as_tensor"
+            f"IntraSenseLoss: target must be a tensor, got {type(target).__name__}; use "
+            f"torch.as_tensor"
         )
     if target.shape != logits.shape:
         hint = (
@@ -99,7 +105,8 @@ def _check_target(target: Tensor, logits: Tensor) -> None:
             else ""
         )
         raise ValueError(
-            f"IntraSenseLoss: target must have the logits' shape (B, K, H, W) = {tuple(logits.shape)}, "
+            f"IntraSenseLoss: target must have the logits' shape (B, K, H, W) = "
+            f"{tuple(logits.shape)}, "
             f"got {tuple(target.shape)}{hint}"
         )
     checkable = (

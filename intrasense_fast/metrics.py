@@ -1,7 +1,8 @@
 """Segmentation metrics: one image at a time first, then summaries over images.
 
-The table of single images is the source of truth. `summarize` averages over the images with a lesion (the headline figures),
-pools their pixel counts (the micro figures beside them), and reports the images without a lesion apart.
+The table of single images is the source of truth. `summarize` averages over the images with a
+lesion (the headline figures), pools their pixel counts (the micro figures beside them), and reports
+the images without a lesion apart.
 """
 
 import math
@@ -20,7 +21,8 @@ Mask = NDArray[np.bool_]
 
 
 class Counts(NamedTuple):
-    """Pixels of one image, or of several: predicted and true, predicted alone, true alone, neither."""
+    """Pixels of one image, or of several: predicted and true, predicted alone, true alone,
+    neither."""
 
     tp: int
     fp: int
@@ -36,10 +38,11 @@ class Metric:
         name: its column.
         label: its title.
         kind: what `function` takes and gives, and the rule for empty masks:
-            "overlap", Counts -> (numerator, denominator); two empty masks are undefined, else 0 over 0 is 0;
-            "share", the same, undefined where the denominator is 0, whatever the masks are;
-            "distance", the pooled surface distances of `surface_distances` -> pixels; undefined where a mask is empty;
-            "band", (prediction, target), neither empty -> a ratio; two empty masks are undefined, one alone gives 0.
+            "overlap", Counts -> (numerator, denominator); two empty masks are undefined, else 0
+            over 0 is 0; "share", the same, undefined where the denominator is 0, whatever the masks
+            are; "distance", the pooled surface distances of `surface_distances` -> pixels;
+            undefined where a mask is empty; "band", (prediction, target), neither empty -> a ratio;
+            two empty masks are undefined, one alone gives 0.
         function: see kind.
         in_paper: whether the paper's tables have it.
     """
@@ -91,29 +94,36 @@ def image_metrics(
 
     - dice = 2 tp / (2 tp + fp + fn); jaccard = tp / (tp + fp + fn); accuracy = (tp + tn) / all;
       recall = tp / (tp + fn); precision = tp / (tp + fp); specificity = tn / (tn + fp).
-    - hd95 and assd, in pixels: the surface of a mask is its pixels that have a background pixel among their 4 neighbours or
-      lie at the image's border. Take the Euclidean distance from every surface pixel of the prediction to the target's
-      nearest surface pixel, and from every one of the target to the prediction's; both directions are pooled into one
-      set, of which hd95 is the 95th percentile (linearly interpolated) and assd the mean.
-    - boundary_iou: intersection over union of the two inner boundary bands. A band is the mask's pixels within d of its
-      edge or of the image's border, in chessboard distance, d = max(1, round(0.02 * image diagonal)).
+    - hd95 and assd, in pixels: the surface of a mask is its pixels that have a background pixel
+    among their 4 neighbours or
+      lie at the image's border. Take the Euclidean distance from every surface pixel of the
+      prediction to the target's nearest surface pixel, and from every one of the target to the
+      prediction's; both directions are pooled into one set, of which hd95 is the 95th percentile
+      (linearly interpolated) and assd the mean.
+    - boundary_iou: intersection over union of the two inner boundary bands. A band is the mask's
+    pixels within d of its
+      edge or of the image's border, in chessboard distance, d = max(1, round(0.02 * image
+      diagonal)).
 
-    Empty masks. Both empty: dice, jaccard, recall, precision and boundary_iou are nan (empty="nan") or 1 (empty="one"), hd95
-    and assd nan or 0. One empty: those overlaps are 0, whatever their own denominator, and hd95 and assd nan. accuracy
-    always follows its formula, and so does specificity, except where the target leaves no background: then nan or 1.
+    Empty masks. Both empty: dice, jaccard, recall, precision and boundary_iou are nan (empty="nan")
+    or 1 (empty="one"), hd95 and assd nan or 0. One empty: those overlaps are 0, whatever their own
+    denominator, and hd95 and assd nan. accuracy always follows its formula, and so does
+    specificity, except where the target leaves no background: then nan or 1.
 
     Args:
         prediction, target: (H, W), bool, or numbers that are all 0 or 1.
         empty: "nan" or "one".
 
     Raises:
-        ValueError: not two-dimensional, no pixels, shapes that differ, values other than 0 and 1, or an unknown `empty`.
+        ValueError: not two-dimensional, no pixels, shapes that differ, values other than 0 and 1,
+            or an unknown `empty`.
     """
     undefined, no_distance = _empty_values(empty)
     p, t = _mask(prediction, "prediction"), _mask(target, "target")
     if p.shape != t.shape:
         raise ValueError(
-            f"image_metrics: prediction is {p.shape} and target {t.shape} (H, W); resize the prediction first"
+            f"image_metrics: prediction is {p.shape} and target {t.shape} (H, W); resize the "
+            f"prediction first"
         )
     tp = int(np.count_nonzero(p & t))
     fp, fn = int(np.count_nonzero(p)) - tp, int(np.count_nonzero(t)) - tp
@@ -136,7 +146,8 @@ def image_metrics(
 
 @dataclass(frozen=True)
 class Statistics:
-    """One metric over the lesion images: `n` values entered, `nan` were undefined and left out. sd divides by n - 1."""
+    """One metric over the lesion images: `n` values entered, `nan` were undefined and left out. sd
+    divides by n - 1."""
 
     mean: float
     sd: float
@@ -149,9 +160,10 @@ class Statistics:
 class Summary:
     """What `summarize` found.
 
-    `metrics` and `pooled` cover the lesion images; `false_positive_rate` and `false_positive_area` the normal ones: the share
-    with any predicted pixel, and the mean of fp / pixels over all of them (nan without normal images). `missed_lesions` are
-    lesion images whose prediction has no pixel in the lesion, `one_side_empty` those whose prediction has none at all.
+    `metrics` and `pooled` cover the lesion images; `false_positive_rate` and `false_positive_area`
+    the normal ones: the share with any predicted pixel, and the mean of fp / pixels over all of
+    them (nan without normal images). `missed_lesions` are lesion images whose prediction has no
+    pixel in the lesion, `one_side_empty` those whose prediction has none at all.
     """
 
     metrics: dict[str, Statistics]
@@ -171,14 +183,17 @@ class Summary:
 
 
 def summarize(rows: Iterable[Mapping[str, Any]], *, empty: str = "nan") -> Summary:
-    """Summary of rows of `image_metrics`, which may carry further columns and may hold strings, as a CSV reader gives them.
+    """Summary of rows of `image_metrics`, which may carry further columns and may hold strings, as
+    a CSV reader gives them.
 
     Args:
         rows: one mapping an image, with all METRICS and COUNTS.
-        empty: the rule for empty masks that the rows were made with; it is recorded, and rules the pooled ratios.
+        empty: the rule for empty masks that the rows were made with; it is recorded, and rules the
+            pooled ratios.
 
     Raises:
-        ValueError: a row without one of the columns or with text that is no number, or an unknown `empty`.
+        ValueError: a row without one of the columns or with text that is no number, or an unknown
+            `empty`.
     """
     undefined, _ = _empty_values(empty)
     table = np.array(
@@ -232,7 +247,8 @@ def _mask(array: ArrayLike, name: str) -> NDArray[np.bool_]:
     if not np.all(mask | (values == 0)):
         odd = values[~(mask | (values == 0))].flat[0]
         raise ValueError(
-            f"image_metrics: {name} must be bool or hold 0 and 1 only, got {odd}; threshold it first"
+            f"image_metrics: {name} must be bool or hold 0 and 1 only, got {odd}; threshold it "
+            f"first"
         )
     return mask
 

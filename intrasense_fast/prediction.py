@@ -1,4 +1,5 @@
-"""Segment the images of a folder: what is written for each, and what is refused before anything is."""
+"""Segment the images of a folder: what is written for each, and what is refused before anything
+is."""
 
 import os
 import re
@@ -200,7 +201,8 @@ def _images(source: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
 
 def _refuse(error: OSError) -> None:
     raise UsageError(
-        f"{error.filename}: cannot be read ({error.strerror}); make it readable, or move it out of the folder"
+        f"{error.filename}: cannot be read ({error.strerror}); make it readable, or move it out of "
+        f"the folder"
     )
 
 
@@ -215,7 +217,8 @@ def _check_targets(files: Sequence[tuple[Path, Path]], probabilities: bool) -> N
         if len(sources) > 1:
             names = " and ".join(str(path) for path in sources)
             raise UsageError(
-                f"{names} would both be written to {target}.png; rename one or put them in different folders"
+                f"{names} would both be written to {target}.png; rename one or put them in "
+                f"different folders"
             )
 
 

@@ -1,4 +1,5 @@
-"""Fresh random numbers for every test run; the seed is printed with a failure and can be given back with --seed."""
+"""Fresh random numbers for every test run; the seed is printed with a failure and can be given back
+with --seed."""
 
 import random
 import zlib

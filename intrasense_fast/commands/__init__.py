@@ -1,1 +1,2 @@
-"""The commands: each module has `add_arguments(parser)` and `run(args)`, arguments and calls only."""
+"""The commands: each module has `add_arguments(parser)` and `run(args)`, arguments and calls
+only."""

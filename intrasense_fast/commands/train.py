@@ -75,6 +75,7 @@ def _changes(args: argparse.Namespace) -> dict[str, object]:
     if refused:
         flags = ", ".join(map(flag_of, sorted(refused)))
         raise UsageError(
-            f"--resume takes every value from {args.resume}/config.json; not allowed beside it: {flags}"
+            f"--resume takes every value from {args.resume}/config.json; not allowed beside it: "
+            f"{flags}"
         )
     return given

@@ -1,8 +1,7 @@
-"""The networks that train, predict and evaluate: a table of names, and the two ways to one of them.
+"""The networks that train, predict and evaluate: a table of names, and two ways to one of them.
 
 `build_network` makes a new network by its name, `load_network` reads one from a folder. What both
-may be asked is in
-`contract`. Nothing is imported before it is asked for.
+may be asked is in `contract`. Nothing is imported before it is asked for.
 """
 
 import difflib
@@ -124,7 +123,8 @@ def load_network(path: str | os.PathLike[str], *, fused: bool | None = None) -> 
         file = os.path.join(path, CONFIG_FILE)
         if ":" in architecture:
             raise ValueError(
-                f"{file}: names the network {architecture}, code from outside this package; if you trust it, "
+                f"{file}: names the network {architecture}, code from outside this package; if you "
+                f"trust it, "
                 f"give --network {architecture} (in Python: register_network)"
             )
         raise ValueError(f"{file}: {_unknown(architecture)}")

@@ -1,17 +1,14 @@
 """What training, checkpoints, prediction and reports may ask of a network, whichever it is.
 
 A network is an `nn.Module` for images (B, in_channels, H, W) in [0, 1] that returns logits (B,
-num_classes, H, W) in eval mode.
-In training mode it returns logits, or a NamedTuple with the field `logits`, auxiliary losses
-(scalars, or None, in fields whose
-names end in `_loss`), and perhaps `auxiliary_logits`, further heads that learn the same target. Two
-attributes describe it, and `build_network` sets those that its class leaves out: `architecture`,
-its
-name in the table, and `config`, the arguments that build it again, as JSON holds them.
+num_classes, H, W) in eval mode. In training mode it returns logits, or a NamedTuple with the field
+`logits`, auxiliary losses (scalars, or None, in fields whose names end in `_loss`), and perhaps
+`auxiliary_logits`, further heads that learn the same target. Two attributes describe it, and
+`build_network` sets those that its class leaves out: `architecture`, its name in the table, and
+`config`, the arguments that build it again, as JSON holds them.
 
-It may offer `scalars()`, the figures of its last forward for the log, and `health(x)`, a record of
-how its parts fare;
-and an attribute `fused`, where it has fused operators.
+It may offer `scalars()`, the figures of its last forward for the log, `health(x)`, a record of how
+its parts fare, and an attribute `fused`, where it has fused operators.
 """
 
 from collections.abc import Mapping
@@ -19,7 +16,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from intrasense_fast.health import StrideHealth
+from intrasense_fast.networks.health import StrideHealth
 
 _LOSS = "_loss"
 
@@ -79,7 +76,8 @@ def as_output(output: Any) -> Outcome:
     are_tensors = all(isinstance(tensor, Tensor) for tensor in (*heads, *losses.values()))
     if not isinstance(logits, Tensor) or not names or not are_tensors:
         raise TypeError(
-            "needs a tensor of logits, or the output of a network in training mode: a NamedTuple of tensors, for "
+            "needs a tensor of logits, or the output of a network in training mode: a NamedTuple "
+            "of tensors, for "
             "IntraSenseNet the tensors logits and whitening_loss, "
             f"got {type(output).__name__}; for an output without auxiliary losses pass its logits"
         )
@@ -101,7 +99,8 @@ def health_of(net: nn.Module, x: Tensor) -> dict[int, StrideHealth]:
 
 
 def set_fused(net: nn.Module, fused: bool | None) -> None:
-    """Choose the path of a network's fused operators; a network without any has nothing to choose."""
+    """Choose the path of a network's fused operators; a network without any has nothing to
+    choose."""
     if hasattr(net, "fused"):
         net.fused = fused  # type: ignore[assignment]
 
@@ -115,6 +114,7 @@ def config_of(net: nn.Module) -> Mapping[str, Any]:
     config = getattr(net, "config", None)
     if not isinstance(config, Mapping) or not isinstance(getattr(net, "architecture", None), str):
         raise TypeError(
-            f"{type(net).__name__}: has no `architecture` and `config`; build it with build_network(name, ...)"
+            f"{type(net).__name__}: has no `architecture` and `config`; build it with "
+            f"build_network(name, ...)"
         )
     return config

@@ -10,7 +10,8 @@ from intrasense_fast.networks.encoder import CHANNELS, draw_convolutions
 
 
 class DecoderBlock(nn.Module):
-    """Nearest x2 up, concatenate the skip if there is one, then twice [3x3 convolution, BatchNorm, ReLU].
+    """Nearest x2 up, concatenate the skip if there is one, then twice [3x3 convolution, BatchNorm,
+    ReLU].
 
     Args:
         in_channels: channels of the deeper map.
@@ -59,7 +60,8 @@ class UNetDecoder(nn.Module):
         draw_convolutions(self.blocks)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Logits (B, num_classes, H, W) from maps at strides 2, 4, 8, 16 and 32 of an H x W image."""
+        """Logits (B, num_classes, H, W) from maps at strides 2, 4, 8, 16 and 32 of an H x W
+        image."""
         *skips, x = maps
         for block, skip in zip(self.blocks, (*reversed(skips), None), strict=True):
             x = block(x, skip)

@@ -1,4 +1,5 @@
-"""ResNet-50 v1.5 with torchvision's names, and the loading of its weights from a file or a local cache."""
+"""ResNet-50 v1.5 with torchvision's names, and the loading of its weights from a file or a local
+cache."""
 
 import os
 import warnings
@@ -81,7 +82,8 @@ class ResNet50Encoder(nn.Module):
         draw_convolutions(self)
 
     def stage(self, stride: int, x: Tensor) -> Tensor:
-        """The map at `stride` (2, 4, 8, 16 or 32) from the map before it; at stride 2 from the normalised image."""
+        """The map at `stride` (2, 4, 8, 16 or 32) from the map before it; at stride 2 from the
+        normalised image."""
         if stride == 2:
             return self.relu(self.bn1(self.conv1(x)))
         if stride == 4:
@@ -104,7 +106,8 @@ class ResNet50Encoder(nn.Module):
 def draw_convolutions(module: nn.Module) -> None:
     """He's initial weights for every convolution inside `module`."""
     for part in module.modules():
-        # On the meta device there is nothing to draw, and the call would import torch._dynamo for seconds.
+        # On the meta device there is nothing to draw, and the call would import torch._dynamo for
+        # seconds.
         if isinstance(part, nn.Conv2d) and not part.weight.is_meta:
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
@@ -117,24 +120,27 @@ def _layer(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequent
 
 
 class EncoderWeightsError(ValueError):
-    """Encoder weights that cannot be found, read or matched: the message says which and what to do."""
+    """Encoder weights that cannot be found, read or matched: the message says which and what to
+    do."""
 
 
 def load_encoder_weights(encoder: ResNet50Encoder, source: str | os.PathLike[str]) -> None:
     """Load ResNet-50 weights into `encoder`.
 
-    Prefixes such as "module." or "encoder." are stripped and `fc.*` is dropped. A one-channel encoder takes the sum of a
-    three-channel `conv1.weight` over RGB, so that a grey image gives what its three equal channels would.
+    Prefixes such as "module." or "encoder." are stripped and `fc.*` is dropped. A one-channel
+    encoder takes the sum of a three-channel `conv1.weight` over RGB, so that a grey image gives
+    what its three equal channels would.
 
     Args:
         encoder: its parameters and buffers are replaced.
-        source: a .pth / .pt / .safetensors file with torchvision's or timm's keys, or "imagenet": torchvision's
-            IMAGENET1K_V2 file from the local torch hub cache, downloaded only if it is missing there.
+        source: a .pth / .pt / .safetensors file with torchvision's or timm's keys, or "imagenet":
+            torchvision's IMAGENET1K_V2 file from the local torch hub cache, downloaded only if it
+            is missing there.
 
     Raises:
-        EncoderWeightsError: the file is missing, damaged or no state dict; the download failed; or fewer than 95 % of the
-            265 keys other than `num_batches_tracked` match in name, shape and kind. Fewer mismatches are a warning that
-            names them.
+        EncoderWeightsError: the file is missing, damaged or no state dict; the download failed; or
+            fewer than 95 % of the 265 keys other than `num_batches_tracked` match in name, shape
+            and kind. Fewer mismatches are a warning that names them.
         TypeError: `source` is no path.
     """
     if not isinstance(source, (str, os.PathLike)):
@@ -157,8 +163,10 @@ def load_encoder_weights(encoder: ResNet50Encoder, source: str | os.PathLike[str
     unmatched = {*missing, *misfits}.intersection(counted)
     if len(counted) - len(unmatched) < _MATCHED_AT_LEAST * len(counted):
         raise EncoderWeightsError(
-            f"{path}: only {len(counted) - len(unmatched)} of ResNet-50's {len(counted)} keys match; needed are torchvision's "
-            f"names and shapes (conv1.weight, layer1.0.conv1.weight ...). {_mismatch(missing, misfits, weights, own)}. "
+            f"{path}: only {len(counted) - len(unmatched)} of ResNet-50's {len(counted)} keys "
+            f"match; needed are torchvision's "
+            f"names and shapes (conv1.weight, layer1.0.conv1.weight ...). "
+            f"{_mismatch(missing, misfits, weights, own)}. "
             f"The file begins with: {_shortened(list(weights)[:5])}"
         )
     if missing or misfits:
@@ -183,7 +191,8 @@ def _fits(given: Tensor, own: Tensor) -> bool:
 def _mismatch(
     missing: list[str], misfits: list[str], weights: Mapping[str, Tensor], own: Mapping[str, Tensor]
 ) -> str:
-    """What `load_state_dict` would say: the keys that are not in the file, and those that are there but do not fit."""
+    """What `load_state_dict` would say: the keys that are not in the file, and those that are there
+    but do not fit."""
     shown = [f"{key} ({_described(weights[key])} for {_described(own[key])})" for key in misfits]
     parts = {"Not in the file": missing, "Of another shape or kind": shown}
     return ". ".join(f"{title}: {_shortened(keys)}" for title, keys in parts.items() if keys)
@@ -204,8 +213,10 @@ def _imagenet_file() -> Path:
         )
     except (URLError, OSError, RuntimeError) as error:
         raise EncoderWeightsError(
-            f'encoder_weights="imagenet": {path} does not exist and could not be downloaded ({error}). Offline: put '
-            f"torchvision's {path.name} there, set TORCH_HOME to a cache that has it, pass encoder_weights=FILE (.pth or "
+            f'encoder_weights="imagenet": {path} does not exist and could not be downloaded '
+            f"({error}). Offline: put "
+            f"torchvision's {path.name} there, set TORCH_HOME to a cache that has it, pass "
+            f"encoder_weights=FILE (.pth or "
             ".safetensors with ResNet-50's keys), or encoder_weights=None for random weights"
         ) from error
     return path
@@ -220,9 +231,11 @@ def _read(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged pickle does is anyone's guess: IndexError, KeyError, struct.error ...
+    # What a damaged pickle does is anyone's guess: IndexError, KeyError, struct.error ...
+    except Exception as error:
         raise EncoderWeightsError(
-            f"{path}: cannot be read as weights, damaged or of another kind ({first_line(error)}); needed is a .pth or "
+            f"{path}: cannot be read as weights, damaged or of another kind ({first_line(error)}); "
+            f"needed is a .pth or "
             ".safetensors of ResNet-50: download or copy it again"
         ) from error
     for name in _CONTAINERS:

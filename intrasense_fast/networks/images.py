@@ -62,18 +62,21 @@ class ResNetImages(nn.Module):
             )
         if not x.dtype.is_floating_point:
             raise ValueError(
-                f"{name}: needs floating-point x in [0, 1], got {x.dtype}; divide 8-bit images by 255"
+                f"{name}: needs floating-point x in [0, 1], got {x.dtype}; divide 8-bit images by "
+                f"255"
             )
         batch, _, height, width = x.shape
         if height < _SMALLEST or width < _SMALLEST:
             raise ValueError(
-                f"{name}: needs H and W >= {_SMALLEST}, got {height} x {width}; enlarge or pad the images"
+                f"{name}: needs H and W >= {_SMALLEST}, got {height} x {width}; enlarge or pad the "
+                f"images"
             )
         alone = batch == 1 and max(height, width) <= STRIDES[-1]
         if alone and self._learns_at_the_deepest():
             raise ValueError(
                 f"{name}: training on one image of {height} x {width} leaves BatchNorm a single "
-                "position at stride 32; use a larger batch or larger images, or freeze the BatchNorms "
+                "position at stride 32; use a larger batch or larger images, or freeze the "
+                "BatchNorms "
                 f"there with {self.freezing}"
             )
         return height, width

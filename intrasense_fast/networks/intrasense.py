@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from intrasense_fast.health import StrideHealth
 from intrasense_fast.kernels.runtime import fused_status, use_fused
 from intrasense_fast.networks.decoder import UNetDecoder
 from intrasense_fast.networks.encoder import (
@@ -18,6 +17,7 @@ from intrasense_fast.networks.encoder import (
     ResNet50Encoder,
     load_encoder_weights,
 )
+from intrasense_fast.networks.health import StrideHealth
 from intrasense_fast.networks.images import ResNetImages
 from intrasense_fast.networks.options import (
     NetworkOptions,
@@ -33,7 +33,8 @@ Observer = Callable[[int, nn.Module, Tensor], None]
 
 
 class IntraSenseOutput(NamedTuple):
-    """What the network returns in training mode: logits (B, num_classes, H, W), and L_IW of Eq. 9, a scalar."""
+    """What the network returns in training mode: logits (B, num_classes, H, W), and L_IW of Eq. 9,
+    a scalar."""
 
     logits: Tensor
     whitening_loss: Tensor
@@ -49,20 +50,25 @@ class OperatorPath(NamedTuple):
 class IntraSenseNet(ResNetImages):
     """IntraSense-Net for ultrasound segmentation.
 
-    Input (B, in_channels, H, W), values in [0, 1], H and W at least 32; normalisation and padding to a multiple of 32 happen
-    inside. In training mode the network returns an `IntraSenseOutput`, in eval mode the logits (B, num_classes, H, W).
+    Input (B, in_channels, H, W), values in [0, 1], H and W at least 32; normalisation and padding
+    to a multiple of 32 happen inside. In training mode the network returns an `IntraSenseOutput`,
+    in eval mode the logits (B, num_classes, H, W).
 
     Args:
         in_channels: 1 or 3.
         num_classes: channels of the logits, one sigmoid each.
-        options: the fields of `NetworkOptions`, by keyword; each says there what it means and may be.
-        encoder_weights: None, "imagenet", or a .pth / .safetensors file of ResNet-50 weights; see `load_encoder_weights`.
-        fused: True = the Triton kernels or a FusedUnavailableError at the call; False = eager; None = the kernels where they
-            can run. No parameter depends on it, so that a checkpoint serves both.
+        options: the fields of `NetworkOptions`, by keyword; each says there what it means and may
+            be.
+        encoder_weights: None, "imagenet", or a .pth / .safetensors file of ResNet-50 weights; see
+            `load_encoder_weights`.
+        fused: True = the Triton kernels or a FusedUnavailableError at the call; False = eager; None
+            = the kernels where they can run. No parameter depends on it, so that a checkpoint
+            serves both.
 
     Attributes:
         encoder: the ResNet-50, with torchvision's names.
-        masked_fraction: {stride: fraction of positions whitened in the last forward}, detached scalars; NaN after B = 0.
+        masked_fraction: {stride: fraction of positions whitened in the last forward}, detached
+            scalars; NaN after B = 0.
         fused: as the argument; setting it sets every operator of the network.
 
     Raises:
@@ -141,15 +147,19 @@ class IntraSenseNet(ResNetImages):
         """Segment a batch.
 
         Args:
-            x: (B, in_channels, H, W), floating point, values in [0, 1], H and W >= 32; cast to the network's dtype.
+            x: (B, in_channels, H, W), floating point, values in [0, 1], H and W >= 32; cast to the
+                network's dtype.
 
         Returns:
-            IntraSenseOutput(logits, whitening_loss) in training mode, logits (B, num_classes, H, W) in eval mode.
+            IntraSenseOutput(logits, whitening_loss) in training mode, logits (B, num_classes, H, W)
+            in eval mode.
 
         Raises:
             TypeError: x is no tensor.
-            ValueError: another shape or dtype; or training on one image whose deepest map is a single position.
-            FusedUnavailableError: fused=True where the kernels cannot run; the network is as it was.
+            ValueError: another shape or dtype; or training on one image whose deepest map is a
+                single position.
+            FusedUnavailableError: fused=True where the kernels cannot run; the network is as it
+                was.
         """
         height, width = self._check_input(x)
         maps, losses = self._refined_maps(self._normalized(x))
@@ -160,7 +170,8 @@ class IntraSenseNet(ResNetImages):
         return IntraSenseOutput(logits, sum(losses, zero) / max(1, len(losses)))
 
     def scalars(self) -> dict[str, Tensor]:
-        """For the log of a run: "masked_fraction_STRIDE" of every refined stride with GCP, of the last forward."""
+        """For the log of a run: "masked_fraction_STRIDE" of every refined stride with GCP, of the
+        last forward."""
         return {
             f"masked_fraction_{stride}": value for stride, value in self.masked_fraction.items()
         }
@@ -183,7 +194,8 @@ class IntraSenseNet(ResNetImages):
         for row, column in positions:
             if not (0 <= row < height and 0 <= column < width):
                 raise ValueError(
-                    f"IntraSenseNet: position ({row}, {column}) lies outside an image of {height} x {width}"
+                    f"IntraSenseNet: position ({row}, {column}) lies outside an image of {height} "
+                    f"x {width}"
                 )
         maps: dict[int, RefinementMaps] = {}
 
@@ -196,9 +208,11 @@ class IntraSenseNet(ResNetImages):
         return maps
 
     def health(self, x: Tensor) -> dict[int, StrideHealth]:
-        """Whether GCP and CDR are alive at each refined stride: {stride: numbers}; `faults()` of each says it in words.
+        """Whether GCP and CDR are alive at each refined stride: {stride: numbers}; `faults()` of
+        each says it in words.
 
-        Runs in eval mode and leaves the network as it was. A batch of 8 different images tells most.
+        Runs in eval mode and leaves the network as it was. A batch of 8 different images tells
+        most.
 
         Args:
             x: as for the network; padded positions are included.
@@ -212,7 +226,8 @@ class IntraSenseNet(ResNetImages):
         return {stride: StrideHealth(**values) for stride, values in numbers.items()}
 
     def fused_report(self) -> dict[str, OperatorPath]:
-        """Which path each operator of this network takes on the device and in the dtype its parameters now have, and why."""
+        """Which path each operator of this network takes on the device and in the dtype its
+        parameters now have, and why."""
         status = fused_status(self.input_mean)  # type: ignore[arg-type]
         operators = ["nonlocal_attention", "entropy_whitening"] if len(self.gcp) else []
         operators += ["channel_decoupling"] if len(self.cdr) else []
@@ -236,17 +251,20 @@ class IntraSenseNet(ResNetImages):
         *,
         overwrite: bool = False,
     ) -> None:
-        """Write `config.json` and `model.safetensors` into a folder: both, or neither if something cannot be written.
+        """Write `config.json` and `model.safetensors` into a folder: both, or neither if something
+        cannot be written.
 
         Args:
             path: the folder; created if missing.
-            extra: more JSON values for config.json, beside the network's own, for instance {"image_size": 256}.
+            extra: more JSON values for config.json, beside the network's own, for instance
+                {"image_size": 256}.
             overwrite: replace a network already there.
 
         Raises:
             FileExistsError: the folder holds a network and `overwrite` is False.
             TypeError: `extra` holds what JSON cannot.
-            ValueError: a tensor of the network is of a dtype that no layer computes in, such as an 8-bit float.
+            ValueError: a tensor of the network is of a dtype that no layer computes in, such as an
+                8-bit float.
         """
         save_network(self, path, extra, overwrite=overwrite)
 
@@ -254,7 +272,8 @@ class IntraSenseNet(ResNetImages):
     def from_pretrained(
         cls, path: str | os.PathLike[str], *, fused: bool | None = None
     ) -> "IntraSenseNet":
-        """Load a network from a folder written by `save_pretrained`, in eval mode, on the CPU. Nothing is downloaded.
+        """Load a network from a folder written by `save_pretrained`, in eval mode, on the CPU.
+        Nothing is downloaded.
 
         Args:
             path: the folder with config.json and model.safetensors.

@@ -79,11 +79,13 @@ def load_folder(
         net = _unloaded(build, arguments)
     except TypeError as error:
         raise ValueError(
-            f"{file}: arguments this version does not know ({first_line(error)}); update this package or copy it again"
+            f"{file}: arguments this version does not know ({first_line(error)}); update this "
+            f"package or copy it again"
         ) from error
     except (ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(
-            f"{file}: describes no network that can be built ({first_line(error)}); copy the checkpoint again"
+            f"{file}: describes no network that can be built ({first_line(error)}); copy the "
+            f"checkpoint again"
         ) from error
     weights = read_weights(path, net.state_dict())
     # Tensors inside the file are not aligned, and other alignments choose other CPU kernels with
@@ -122,7 +124,8 @@ def write_folder(
     existing = [file.name for file in (config, tensors) if file.exists()]
     if existing and not overwrite:
         raise FileExistsError(
-            f"{folder} already holds {' and '.join(existing)}; choose another folder or pass overwrite=True"
+            f"{folder} already holds {' and '.join(existing)}; choose another folder or pass "
+            f"overwrite=True"
         )
     if fault := _dtype_fault(weights):
         raise ValueError(f"{folder}: not written, {fault}; convert the network with net.to(dtype)")
@@ -130,7 +133,8 @@ def write_folder(
         text = json.dumps({**(extra or {}), **about}, indent=2) + "\n"
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
-            f"{folder}: not written, extra must be a dictionary of values that JSON can hold ({first_line(error)}); "
+            f"{folder}: not written, extra must be a dictionary of values that JSON can hold "
+            f"({first_line(error)}); "
             "convert the others, for instance with int(), float() or str()"
         ) from error
     with atomic_path(config) as new_config, atomic_path(tensors) as new_tensors:
@@ -223,7 +227,8 @@ def read_weights(path: str | os.PathLike[str], own: Mapping[str, Tensor]) -> dic
     if wrong:
         shown = ", ".join(wrong[:8]) + (f" ... and {len(wrong) - 8} more" if len(wrong) > 8 else "")
         raise ValueError(
-            f"{folder}: {WEIGHTS_FILE} and {CONFIG_FILE} disagree on {shown}; copy both files again, from one checkpoint"
+            f"{folder}: {WEIGHTS_FILE} and {CONFIG_FILE} disagree on {shown}; copy both files "
+            f"again, from one checkpoint"
         )
     if fault := _dtype_fault(weights):
         raise ValueError(f"{file}: {fault}; copy the checkpoint again")

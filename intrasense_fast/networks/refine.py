@@ -1,4 +1,5 @@
-"""The two refinement modules of IntraSense-Net: each is its parameters and the operators that use them."""
+"""The two refinement modules of IntraSense-Net: each is its parameters and the operators that use
+them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 
 from intrasense_fast.functional import channel_decoupling, entropy_whitening, nonlocal_attention
-from intrasense_fast.health import attention_rows, decoupling_health, perception_health
 from intrasense_fast.kernels.entropy_whitening.api import entropy_map
 from intrasense_fast.kernels.runtime import as_rows, from_rows, without_autocast
+from intrasense_fast.networks.health import attention_rows, decoupling_health, perception_health
 
 
 class RefinementMaps(NamedTuple):
@@ -30,20 +31,23 @@ class RefinementMaps(NamedTuple):
 
 
 class GlobalLocalPerception(nn.Module):
-    """GCP (Eq. 1-7): non-local attention, spatial gate and entropy-masked local whitening of one feature map.
+    """GCP (Eq. 1-7): non-local attention, spatial gate and entropy-masked local whitening of one
+    feature map.
 
-    One 1x1 projection C -> 2 d + C gives query, key and value, d = max(8, C // 8). The gate's weight and bias start at zero,
-    so that the gate starts at 1/2 everywhere.
+    One 1x1 projection C -> 2 d + C gives query, key and value, d = max(8, C // 8). The gate's
+    weight and bias start at zero, so that the gate starts at 1/2 everywhere.
 
     Args:
         channels: C.
-        norm: "batch" = a BatchNorm follows the projection, in place of its bias, and another one normalises the gate's two
-            statistics; "none" = the equations' letter, which adaptive optimisers drive into saturation within an epoch.
+        norm: "batch" = a BatchNorm follows the projection, in place of its bias, and another one
+            normalises the gate's two statistics; "none" = the equations' letter, which adaptive
+            optimisers drive into saturation within an epoch.
         normalize: False = GCP without the entropy-based normalisation (Table 4's GCP-dagger).
         entropy_scale: "score", "relative", "max" or "nats"; see `entropy_whitening`.
         threshold: tau of Eq. 6.
         window: side of the whitening window, odd.
-        fused: True = the Triton kernels or an error; False = eager; None = the kernels where they can run.
+        fused: True = the Triton kernels or an error; False = eager; None = the kernels where they
+            can run.
     """
 
     def __init__(
@@ -80,7 +84,8 @@ class GlobalLocalPerception(nn.Module):
             x: (B, C, H, W), NCHW or channels_last.
 
         Returns:
-            (refined, mask): (B, C, H, W) in the projection's dtype and x's memory format, and (B, H, W) bool: whitened there.
+            (refined, mask): (B, C, H, W) in the projection's dtype and x's memory format, and (B,
+            H, W) bool: whitened there.
         """
         return entropy_whitening(
             *self._attended(x),
@@ -146,22 +151,26 @@ class GlobalLocalPerception(nn.Module):
         return from_rows(rows, x), mean, maximum
 
     def extra_repr(self) -> str:
-        scale = f"entropy_scale={self.entropy_scale!r}, threshold={self.threshold}, window={self.window}"
+        scale = f"entropy_scale={self.entropy_scale!r}, threshold={self.threshold}"
+        scale += f", window={self.window}"
         return f"{self.channels}, normalize={self.normalize}, {scale}, fused={self.fused}"
 
 
 class ChannelDecoupling(nn.Module):
-    """CDR (Eq. 8-12): suppress what all channels share, re-weight the channels, and give the image's share of L_IW (Eq. 9).
+    """CDR (Eq. 8-12): suppress what all channels share, re-weight the channels, and give the
+    image's share of L_IW (Eq. 9).
 
     Args:
         channels: C; the re-weighting MLP is C -> max(1, C // 16) -> C.
-        norm: "batch" = the squeeze is standardised by its running statistics and the MLP's weights are held multiplied by
-            the square root of their fan-in; "none" = the equations' letter, whose weights soon ignore the image.
+        norm: "batch" = the squeeze is standardised by its running statistics and the MLP's weights
+            are held multiplied by the square root of their fan-in; "none" = the equations' letter,
+            whose weights soon ignore the image.
         ridge: the regularisation of Eq. 8 in units of the mean energy of a direction, > 0.
         squeeze: what Eq. 10 averages: "input" or "decoupled".
         alpha: weight of the rank gap in L_IW.
         beta: weight of the distance in L_IW.
-        fused: True = the Triton kernels or an error; False = eager; None = the kernels where they can run.
+        fused: True = the Triton kernels or an error; False = eager; None = the kernels where they
+            can run.
     """
 
     def __init__(
@@ -197,8 +206,9 @@ class ChannelDecoupling(nn.Module):
             x: (B, C, H, W), NCHW or channels_last.
 
         Returns:
-            (reweighted, loss): (B, C, H, W) in x's dtype and memory format, and L_IW of this map, a scalar: the mean over
-            images of alpha * rank_gap + beta * distance; it may be slightly negative. 0 for B = 0.
+            (reweighted, loss): (B, C, H, W) in x's dtype and memory format, and L_IW of this map, a
+            scalar: the mean over images of alpha * rank_gap + beta * distance; it may be slightly
+                negative. 0 for B = 0.
         """
         if self.squeeze_norm is not None and self.training:
             self.squeeze_norm.learn(self._squeezed(x))
@@ -247,15 +257,18 @@ class ChannelDecoupling(nn.Module):
 
     def extra_repr(self) -> str:
         return (
-            f"{self.channels}, ridge={self.ridge}, squeeze={self.squeeze!r}, alpha={self.alpha}, beta={self.beta}, "
+            f"{self.channels}, ridge={self.ridge}, squeeze={self.squeeze!r}, alpha={self.alpha}, "
+            f"beta={self.beta}, "
             f"fused={self.fused}"
         )
 
 
 class RunningStandardization(nn.Module):
-    """Running mean and deviation of the squeeze of Eq. 10 between images, a channel each; nothing is learnt by gradient.
+    """Running mean and deviation of the squeeze of Eq. 10 between images, a channel each; nothing
+    is learnt by gradient.
 
-    Every batch of the training mode moves them by a tenth (the first ones by an even share) before they are used.
+    Every batch of the training mode moves them by a tenth (the first ones by an even share) before
+    they are used.
     """
 
     running_mean: Tensor
@@ -271,7 +284,8 @@ class RunningStandardization(nn.Module):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """(mean, deviation), both (C,)."""
-        # A copy: the next batch moves the buffer before this one's gradients are taken, where losses are added up.
+        # A copy: the next batch moves the buffer before this one's gradients are taken, where
+        # losses are added up.
         return self.running_mean.clone(), (self.running_var + self.eps).sqrt()
 
     @torch.no_grad()
@@ -283,7 +297,8 @@ class RunningStandardization(nn.Module):
         share = (1 / (self.num_batches_tracked + 1)).clamp(min=self.momentum)
         moved = squeezed.mean(0) - self.running_mean
         within = squeezed.var(0, correction=0)
-        # The variance of a mixture of everything seen, each batch with its share; nothing was seen before the first.
+        # The variance of a mixture of everything seen, each batch with its share; nothing was seen
+        # before the first.
         before = torch.where(self.num_batches_tracked == 0, 0.0, self.running_var)
         self.running_var.copy_((1 - share) * (before + share * moved.square()) + share * within)
         self.running_mean.add_(share * moved)

@@ -42,7 +42,8 @@ class UNetResNet50(ResNetImages):
         widths = plain(decoder_channels)
         if not DECODER_CHANNELS.fits(widths):
             raise ValueError(
-                f"UNetResNet50: decoder_channels must be {DECODER_CHANNELS.text}, got {decoder_channels!r}"
+                f"UNetResNet50: decoder_channels must be {DECODER_CHANNELS.text}, got "
+                f"{decoder_channels!r}"
             )
         super().__init__(channels)
         self.config = {

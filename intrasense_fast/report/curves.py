@@ -35,10 +35,11 @@ LINES = tuple(hex_colour(rgb) for rgb in (BLUE, ORANGE, GREEN, PURPLE, VERMILLIO
 def save_curves(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Small multiples over the epochs, written atomically: losses, Dice, health, learning rate.
 
-    Columns, of which only `epoch` must exist: train_loss, train_bce, train_dice, train_whitening, val_loss; val_dice and any
-    other val_ score that ends in "dice"; masked_fraction_S, attention_entropy_S, gate_deviation_S,
-    weight_deviation_S for a stride S; learning_rate. A panel without its columns is left
-    out; empty, None and nan values are gaps; one epoch is drawn as points. Values may be text, as a CSV reader gives them.
+    Columns, of which only `epoch` must exist: train_loss, train_bce, train_dice, train_whitening,
+    val_loss; val_dice and any other val_ score that ends in "dice"; masked_fraction_S,
+    attention_entropy_S, gate_deviation_S, weight_deviation_S for a stride S; learning_rate. A panel
+    without its columns is left out; empty, None and nan values are gaps; one epoch is drawn as
+    points. Values may be text, as a CSV reader gives them.
 
     Raises:
         ValueError: no rows, no epoch, text that is no number, or no column that can be drawn.

@@ -27,7 +27,8 @@ MAX_ROWS = 64
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """A figure of `width` x `height` inches on its own Agg canvas; pyplot and its global state stay untouched."""
+    """A figure of `width` x `height` inches on its own Agg canvas; pyplot and its global state stay
+    untouched."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -71,7 +72,8 @@ def blank(axes: "Axes", text: str = "") -> None:
 
 
 def row_name(axes: "Axes", name: str, note: str = "") -> None:
-    """`name`, shortened in its middle, and `note` below it, to the left of a row's first picture."""
+    """`name`, shortened in its middle, and `note` below it, to the left of a row's first
+    picture."""
     name = legible(name)
     short = name if len(name) <= 22 else f"{name[:10]}…{name[-11:]}"
     label = f"{short}\n{note}" if note else short
@@ -82,7 +84,8 @@ def to_rgb(image: ArrayLike) -> NDArray[np.uint8]:
     """An image as (H, W, 3) uint8, grey repeated.
 
     Args:
-        image: (H, W), (H, W, 1) or (H, W, 3); uint8 as it is, uint16 divided by 257, bool, and floats in [0, 1] times 255.
+        image: (H, W), (H, W, 1) or (H, W, 3); uint8 as it is, uint16 divided by 257, bool, and
+            floats in [0, 1] times 255.
 
     Raises:
         ValueError: another shape or dtype, or floats outside [0, 1].
@@ -102,7 +105,8 @@ def to_rgb(image: ArrayLike) -> NDArray[np.uint8]:
         low, high = float(values.min()), float(values.max())
         if not (low >= -1e-6 and high <= 1 + 1e-6):
             raise ValueError(
-                f"a float image must lie in [0, 1], got {low:g} to {high:g}; undo its normalisation first"
+                f"a float image must lie in [0, 1], got {low:g} to {high:g}; undo its "
+                f"normalisation first"
             )
         values = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     elif values.dtype != np.uint8:

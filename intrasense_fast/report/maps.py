@@ -19,7 +19,8 @@ _POSITIONS = (("inside the lesion", hex_colour(ORANGE)), ("outside", hex_colour(
 
 
 class StrideMaps(NamedTuple):
-    """Of one image at one stride: entropy (h, w), mask (h, w), gate (h, w), attention (2, h, w) of the two positions."""
+    """Of one image at one stride: entropy (h, w), mask (h, w), gate (h, w), attention (2, h, w) of
+    the two positions."""
 
     entropy: ArrayLike
     mask: ArrayLike
@@ -28,7 +29,8 @@ class StrideMaps(NamedTuple):
 
 
 class RefinementItem(NamedTuple):
-    """One image: as `to_rgb` takes it, its ground truth (H, W), two positions (row, column), and maps by stride."""
+    """One image: as `to_rgb` takes it, its ground truth (H, W), two positions (row, column), and
+    maps by stride."""
 
     name: str
     image: ArrayLike
@@ -38,7 +40,8 @@ class RefinementItem(NamedTuple):
 
 
 def positions_to_show(truth: ArrayLike) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The deepest point of a lesion and, at its depth, the point farthest from it; (row, column) in truth (H, W).
+    """The deepest point of a lesion and, at its depth, the point farthest from it; (row, column) in
+    truth (H, W).
 
     Without a lesion the middle takes the place of the first.
     """
@@ -61,8 +64,9 @@ def save_refinement_maps(
 ) -> None:
     """A block of rows an image, one a stride; written atomically.
 
-    Columns: the image with its ground truth outlined and the two positions marked, the entropy and the mask of Eq. 6, the
-    gate of Eq. 4, and how the two positions attend (Eq. 2). The range of every map stands above it.
+    Columns: the image with its ground truth outlined and the two positions marked, the entropy and
+    the mask of Eq. 6, the gate of Eq. 4, and how the two positions attend (Eq. 2). The range of
+    every map stands above it.
 
     Args:
         items: 1 to 64, with the same strides.
@@ -85,8 +89,10 @@ def save_refinement_maps(
             _draw_image(axes[0], item, f"stride {stride}")
             _draw_maps(axes[1:], item.maps[stride], scale)
     figure.supxlabel(
-        "image: ground truth in green, the two positions as dots; mask: white positions are whitened\n"
-        "entropy and attention from low (dark) to high (bright), each map on its own scale; gate from 0 to 1",
+        "image: ground truth in green, the two positions as dots; mask: white positions are "
+        "whitened\n"
+        "entropy and attention from low (dark) to high (bright), each map on its own scale; gate "
+        "from 0 to 1",
         fontsize=8,
         color=figures.INK,
     )
@@ -138,7 +144,8 @@ def _check(item: RefinementItem, strides: list[int]) -> None:
         )
     if np.shape(item.truth) != np.shape(item.image)[:2]:
         raise ValueError(
-            f"save_refinement_maps: {item.name}: the truth {np.shape(item.truth)} must be as large as "
+            f"save_refinement_maps: {item.name}: the truth {np.shape(item.truth)} must be as large "
+            f"as "
             f"the image {np.shape(item.image)[:2]}"
         )
     for stride, maps in item.maps.items():
@@ -146,6 +153,7 @@ def _check(item: RefinementItem, strides: list[int]) -> None:
         shapes = [np.shape(each) for each in maps]
         if len(size) != 2 or 0 in size or shapes != [size, size, size, (2, *size)]:
             raise ValueError(
-                f"save_refinement_maps: {item.name}, stride {stride}: entropy, mask, gate and attention must "
+                f"save_refinement_maps: {item.name}, stride {stride}: entropy, mask, gate and "
+                f"attention must "
                 f"be (h, w), (h, w), (h, w) and (2, h, w), got {', '.join(map(str, shapes))}"
             )

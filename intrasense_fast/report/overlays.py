@@ -24,7 +24,8 @@ DRAWN_SIZE = 384
 
 
 class OverlayItem(NamedTuple):
-    """One row: an image as `to_rgb` takes it, its masks (H, W) of bool or 0 and 1; target None where there is no truth."""
+    """One row: an image as `to_rgb` takes it, its masks (H, W) of bool or 0 and 1; target None
+    where there is no truth."""
 
     name: str
     image: ArrayLike
@@ -33,10 +34,11 @@ class OverlayItem(NamedTuple):
 
 
 def overlay(image: ArrayLike, target: ArrayLike | None, prediction: ArrayLike) -> NDArray[np.uint8]:
-    """The image with the segmentation on it: light fills within contours, in colours safe for colour-blind readers.
+    """The image with the segmentation on it: light fills within contours, in colours safe for
+    colour-blind readers.
 
-    True positives are bluish green, false positives vermillion, false negatives sky blue. Without a target the prediction
-    alone is drawn, in yellow.
+    True positives are bluish green, false positives vermillion, false negatives sky blue. Without a
+    target the prediction alone is drawn, in yellow.
 
     Args:
         image: (H, W), (H, W, 1) or (H, W, 3); uint8, uint16, bool, or floats in [0, 1].
@@ -61,9 +63,11 @@ def overlay(image: ArrayLike, target: ArrayLike | None, prediction: ArrayLike) -
 
 
 def worst_to_best(rows: Sequence[Mapping[str, Any]], count: int) -> list[int]:
-    """Places of at most `count` rows of `image_metrics`, spread evenly from the worst image to the best.
+    """Places of at most `count` rows of `image_metrics`, spread evenly from the worst image to the
+    best.
 
-    By Dice; a false alarm on a normal image is as bad as a lesion that was missed, and one found empty as good as can be.
+    By Dice; a false alarm on a normal image is as bad as a lesion that was missed, and one found
+    empty as good as can be.
     """
     dice = [1.0 if math.isnan(row["dice"]) else row["dice"] for row in rows]
     order = np.argsort(dice, kind="stable")
@@ -78,7 +82,8 @@ def save_overlays(
     *,
     title: str = "",
 ) -> None:
-    """A grid, one row an item with its name and Dice, and a legend of the colours; written atomically.
+    """A grid, one row an item with its name and Dice, and a legend of the colours; written
+    atomically.
 
     Where no item has a target, the columns of ground truth and errors are left out.
 
@@ -88,7 +93,8 @@ def save_overlays(
         title: stands above the grid, for instance in which order the rows are.
 
     Raises:
-        ValueError: no items or too many, an unknown column, or an item that `overlay` refuses (named).
+        ValueError: no items or too many, an unknown column, or an item that `overlay` refuses
+            (named).
     """
     rows = [OverlayItem(*item) for item in items]
     figures.check_rows(len(rows), "save_overlays")

@@ -11,7 +11,8 @@ from intrasense_fast.metrics import TABLE, Summary
 
 
 def summary_table(summary: Summary, title: str) -> str:
-    """One summary as text: the paper's five metrics first; ratios as fractions, distances in pixels, "-" where undefined."""
+    """One summary as text: the paper's five metrics first; ratios as fractions, distances in
+    pixels, "-" where undefined."""
     lines = [["", "mean ± SD", "median", "pooled", "n"]]
     for metric in TABLE:
         values = summary.metrics[metric.name]
@@ -32,14 +33,16 @@ def summary_table(summary: Summary, title: str) -> str:
     ]
     if summary.normal_images:
         text.append(
-            f"{_count(summary.normal_images, 'normal image')} apart: false-positive rate {_text(summary.false_positive_rate)}, "
+            f"{_count(summary.normal_images, 'normal image')} apart: false-positive rate "
+            f"{_text(summary.false_positive_rate)}, "
             f"mean false-positive area {_text(summary.false_positive_area)} of the image."
         )
     return "\n".join(text)
 
 
 def comparison_table(rows: Mapping[str, Summary]) -> str:
-    """Several summaries under each other: the mean over lesion images of the paper's five metrics, and pooled Dice."""
+    """Several summaries under each other: the mean over lesion images of the paper's five metrics,
+    and pooled Dice."""
     metrics = [metric for metric in TABLE if metric.in_paper]
     lines = [["", *(metric.label for metric in metrics), "pooled Dice", "images"]]
     for name, summary in rows.items():
@@ -53,7 +56,8 @@ def write_csv(
     rows: Iterable[Mapping[str, Any]],
     columns: Sequence[str] | None = None,
 ) -> None:
-    """Write `rows` to `path` atomically, in UTF-8; floats keep all their digits, and a missing value is an empty field.
+    """Write `rows` to `path` atomically, in UTF-8; floats keep all their digits, and a missing
+    value is an empty field.
 
     Bytes of a file name that are no UTF-8 stand as %E9 or the like.
 
@@ -92,7 +96,8 @@ def _count(number: int, noun: str) -> str:
 
 def _misses(summary: Summary) -> str:
     undefined = summary.metrics["hd95"].nan
-    text = f"{_count(summary.missed_lesions, 'lesion')} missed, {_count(summary.one_side_empty, 'image')} with one mask empty"
+    missed = _count(summary.missed_lesions, "lesion")
+    text = f"{missed} missed, {_count(summary.one_side_empty, 'image')} with one mask empty"
     return text + (f", {_count(undefined, 'distance')} undefined" if undefined else "")
 
 

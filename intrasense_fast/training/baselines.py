@@ -12,10 +12,12 @@ _LEVELS = np.linspace(0.02, 0.98, 49).astype(np.float32)
 
 
 def fit_baselines(train: SegmentationDataset) -> dict[str, Predictor]:
-    """The predictors by name: each takes an image float32 (H, W) in [0, 1] and gives a mask bool (H, W).
+    """The predictors by name: each takes an image float32 (H, W) in [0, 1] and gives a mask bool
+    (H, W).
 
-    "empty mask"; "mean mask": the mean training mask above a level; "intensity": the image below a level, or at and above
-    it. Levels are the ones of best mean Dice over the training images with a lesion. Images are held one at a time.
+    "empty mask"; "mean mask": the mean training mask above a level; "intensity": the image below a
+    level, or at and above it. Levels are the ones of best mean Dice over the training images with a
+    lesion. Images are held one at a time.
     """
     mean = np.zeros((train.size, train.size))
     for index in train.indices:

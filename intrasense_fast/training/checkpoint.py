@@ -65,7 +65,8 @@ def save_last(run: Path, net: nn.Module, state: dict[str, Any], extra: dict[str,
     """Write RUN/last (network, training state, checksums); what was last becomes previous.
 
     Raises:
-        CheckpointError: it cannot be written, for instance because the disk is full; last and previous are as they were.
+        CheckpointError: it cannot be written, for instance because the disk is full; last and
+            previous are as they were.
     """
 
     def fill(folder: Path) -> None:
@@ -125,7 +126,8 @@ def load_last(run: Path, *, fused: bool | None, say: Callable[[str], None]) -> R
 
 
 def tidy(run: Path) -> None:
-    """Remove what an interrupted write left behind, and put a best that was being replaced back in its place."""
+    """Remove what an interrupted write left behind, and put a best that was being replaced back in
+    its place."""
     for leftover in (*run.glob(".*.part"), *run.glob(".*.tmp*")):
         shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(
             missing_ok=True
@@ -153,7 +155,8 @@ def _load(folder: Path, fused: bool | None) -> Restored:
         raise CheckpointError(f"{folder / CHECKSUM_FILE} is missing or damaged") from error
     if wrong or STATE_FILE not in digests:
         raise CheckpointError(
-            f"{folder}: {', '.join(wrong) or STATE_FILE} is missing, truncated or changed (checksum)"
+            f"{folder}: {', '.join(wrong) or STATE_FILE} is missing, truncated or changed "
+            f"(checksum)"
         )
     net = load_network(folder, fused=fused)
     try:
@@ -183,7 +186,8 @@ def _written(run: Path, name: str, fill: Callable[[Path], None]) -> Path:
                 else getattr(error, "strerror", None) or first_line(error)
             )
             raise CheckpointError(
-                f"{run / name} could not be written: {reason}. The checkpoints before it are whole; make room, then: "
+                f"{run / name} could not be written: {reason}. The checkpoints before it are "
+                f"whole; make room, then: "
                 f"{command_line('train', '--resume', run)}"
             ) from error
         raise

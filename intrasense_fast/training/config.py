@@ -1,4 +1,5 @@
-"""Every value of a run, each declared once: the paper's defaults, the named presets, and the flags."""
+"""Every value of a run, each declared once: the paper's defaults, the named presets, and the
+flags."""
 
 import argparse
 import json
@@ -68,7 +69,8 @@ class DataConfig:
     skip_bad: bool = option(False, "leave files out that cannot be used, and list them")
     subset: str = option(
         "all",
-        "which images: all, lesions (no normal images), deduplicated (one of each near-duplicate), curated (BUSI)",
+        "which images: all, lesions (no normal images), deduplicated (one of each near-duplicate), "
+        "curated (BUSI)",
         choices=SUBSETS,
     )
     splits: str | None = option(
@@ -297,7 +299,8 @@ def _check_network(config: TrainConfig, given: Mapping[str, Any]) -> None:
     if config.network == INTRASENSE:
         if config.network_options:
             raise UsageError(
-                "--network-options is for other networks; those of intrasense are flags, such as --window 5"
+                "--network-options is for other networks; those of intrasense are flags, such as "
+                "--window 5"
             )
         return
     foreign = [item.name for item in fields(NetworkOptions) if item.name in given]

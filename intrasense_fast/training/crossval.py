@@ -1,4 +1,5 @@
-"""Summary of all folds: mean and SD over folds, over images, and pooled over the out-of-fold predictions."""
+"""Summary of all folds: mean and SD over folds, over images, and pooled over the out-of-fold
+predictions."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ COLUMNS = ("metric", "folds", "fold_mean", "fold_sd", "images", "image_mean", "i
 def write_summary(
     run: Path, folds: dict[int, list[dict[str, Any]]], subset: str, total: int
 ) -> str:
-    """Write RUN/summary.csv and RUN/per_image.csv of the test images of all folds; returns the table that is printed."""
+    """Write RUN/summary.csv and RUN/per_image.csv of the test images of all folds; returns the
+    table that is printed."""
     images = [{"fold": number, **row} for number, rows in sorted(folds.items()) for row in rows]
     write_csv(run / "per_image.csv", images)
     overall = summarize(images)
@@ -44,7 +46,10 @@ def write_summary(
 def _text(
     table: Sequence[dict[str, Any]], folds: int, images: int, normal: int, subset: str, total: int
 ) -> str:
-    head = f"{folds} folds, n = {images} test images of {total} (subset {subset}); {normal} normal, not in the means"
+    head = (
+        f"{folds} folds, n = {images} test images of {total} (subset {subset}); "
+        f"{normal} normal, not in the means"
+    )
     lines = [head, f"{'':<14}{'over folds':>20}{'over images':>20}{'pooled':>10}"]
     for row in table:
         pairs = [

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from intrasense_fast.health import StrideHealth
+from intrasense_fast.networks.health import StrideHealth
 from intrasense_fast.training.position import Position
 
 TERMS = ("bce", "dice", "whitening")
@@ -107,7 +107,8 @@ class EpochLog:
         }
 
     def _scalars_in_words(self) -> str:
-        """Scalars that differ in their last number stand together: ", masked fraction 0.41 / 0.38"."""
+        """Scalars that differ in their last number stand together: ", masked fraction 0.41 /
+        0.38"."""
         together: dict[str, list[str]] = {}
         for name, value in self._scalars().items():
             stem = name.rstrip("0123456789").strip("_").replace("_", " ")

@@ -31,9 +31,11 @@ def read_epochs(run: Path) -> list[dict[str, str]]:
 
 
 def cut(run: Path, *, step: int, epoch: int, say: Callable[[str], None]) -> None:
-    """Keep the first `step` steps and the first `epoch` epochs; what came after the restored checkpoint will be redone.
+    """Keep the first `step` steps and the first `epoch` epochs; what came after the restored
+    checkpoint will be redone.
 
-    Damaged lines and rows are left out, which `say` is told; a last line that a kill cut in two is no damage.
+    Damaged lines and rows are left out, which `say` is told; a last line that a kill cut in two is
+    no damage.
     """
     if (run / HISTORY).exists():
         kept, damaged = [], 0
@@ -83,7 +85,8 @@ def _epochs(run: Path) -> tuple[list[dict[str, str]], int]:
 
 
 def _is_sound(row: dict[str, str]) -> bool:
-    """An epoch that is an integer, numbers or nothing in all other columns, as many as the header has."""
+    """An epoch that is an integer, numbers or nothing in all other columns, as many as the header
+    has."""
     try:
         int(row["epoch"])
         for value in row.values():
@@ -96,5 +99,6 @@ def _is_sound(row: dict[str, str]) -> bool:
 def _tell(say: Callable[[str], None], file: Path, damaged: int) -> None:
     if damaged:
         say(
-            f"{file}: {damaged} damaged line{'s are' if damaged > 1 else ' is'} left out; the weights do not depend on it"
+            f"{file}: {damaged} damaged line{'s are' if damaged > 1 else ' is'} left out; the "
+            f"weights do not depend on it"
         )

@@ -49,11 +49,12 @@ def write_results(
     device: torch.device,
     say: Callable[[str], None],
 ) -> None:
-    """Measure RUN/best on the selection and test images, on their own grids, and write every table and picture.
+    """Measure RUN/best on the selection and test images, on their own grids, and write every table
+    and picture.
 
     Args:
-        roles: places in `data` of the images of "train", "val" and "test"; "test" may be empty: then the selection images
-            make the table, which says so.
+        roles: places in `data` of the images of "train", "val" and "test"; "test" may be empty:
+            then the selection images make the table, which says so.
 
     Raises:
         UsageError: RUN/best is missing or damaged.
@@ -81,9 +82,11 @@ def write_results(
     for name, content in (("summary.txt", text), ("summary.json", _json(summaries, shown))):
         write_text(run / name, content + "\n")
     say(text)
-    names = "config.json metrics.csv history.jsonl per_image.csv summary.txt curves.png overlays.png maps.png".split()
+    names = "config.json metrics.csv history.jsonl per_image.csv summary.txt".split()
+    names += "curves.png overlays.png maps.png".split()
     say(
-        f"\n{', '.join(name for name in names if (run / name).exists())}, best/ and last/ are in {run}"
+        f"\n{', '.join(name for name in names if (run / name).exists())}, best/ and last/ are in "
+        f"{run}"
     )
 
 
@@ -96,7 +99,8 @@ def _measured(
     rows: dict[str, list[dict[str, Any]]],
     baselines: dict[str, Predictor],
 ) -> list[dict[str, Any]]:
-    """One row an image; `rows` of the network and of each baseline grow by these images, where there are such rows."""
+    """One row an image; `rows` of the network and of each baseline grow by these images, where
+    there are such rows."""
     own = []
     starts = range(0, len(indices), _AT_A_TIME)
     for start in progress(len(starts), role, "batch", iterable=starts, leave=False):
@@ -126,12 +130,16 @@ def _text(
         else f"{config.data} ({data.layout}, subset {config.subset})"
     )
     role = "test" if shown == "test" else "selection"
-    title = f"{count} {role} images of {source}, trained at {config.size} x {config.size}, measured on the original grid"
+    title = (
+        f"{count} {role} images of {source}, trained at {config.size} x {config.size}, "
+        "measured on the original grid"
+    )
     parts = [summary_table(next(iter(summaries.values())), title), "", comparison_table(summaries)]
     if shown != "test":
         parts += [
             "",
-            "There are no test images: the checkpoint was selected on the images above, so these figures are optimistic.",
+            "There are no test images: the checkpoint was selected on the images above, so these "
+            "figures are optimistic.",
         ]
     if simulated:
         parts += ["", "Phantom scores are not clinical scores."]

@@ -28,7 +28,8 @@ CONFIG, SPLITS, DONE = "config.json", "splits.json", "summary.json"
 def new_place(out: str | None, now: datetime.datetime) -> Path:
     if out == "":
         raise UsageError(
-            "--out was given an empty name; name a new folder, or leave --out out for runs/DATE-TIME"
+            "--out was given an empty name; name a new folder, or leave --out out for "
+            "runs/DATE-TIME"
         )
     run = Path("runs", now.strftime("%Y%m%d-%H%M%S")) if out is None else Path(out)
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
@@ -40,7 +41,8 @@ def new_place(out: str | None, now: datetime.datetime) -> Path:
 
 @contextlib.contextmanager
 def claimed(run: Path, *, phantoms: bool) -> Iterator[None]:
-    """Make the folder of a new run and keep others out; a run that ends before its config.json leaves nothing behind.
+    """Make the folder of a new run and keep others out; a run that ends before its config.json
+    leaves nothing behind.
 
     phantoms: whether the run simulates its own images, in a folder of its own.
     """
@@ -91,11 +93,13 @@ def changed(run: Path, record: dict[str, Any], changes: Mapping[str, Any]) -> Tr
     )
     if config.epochs < before.epochs:
         raise UsageError(
-            f"--epochs can only be raised on resume: the run has {before.epochs}, got {config.epochs}"
+            f"--epochs can only be raised on resume: the run has {before.epochs}, got "
+            f"{config.epochs}"
         )
     if config.epochs > before.epochs and config.scheduler in ("cosine", "onecycle"):
         raise UsageError(
-            f"--epochs: a {config.scheduler} schedule ends with the {before.epochs} epochs it was made for"
+            f"--epochs: a {config.scheduler} schedule ends with the {before.epochs} epochs it was "
+            f"made for"
         )
     return config
 

@@ -35,7 +35,8 @@ from intrasense_fast.training.trainer import Trainer, steps_of
 
 @dataclass(frozen=True)
 class _Work:
-    """What a run trains; `record` is what its config.json must hold, `resumed` whether it began earlier."""
+    """What a run trains; `record` is what its config.json must hold, `resumed` whether it began
+    earlier."""
 
     config: TrainConfig
     data: SegmentationData
@@ -53,7 +54,8 @@ def begin(given: Mapping[str, Any], out: str | None) -> None:
         out: the folder of the run, or None for runs/DATE-TIME.
 
     Raises:
-        UsageError, DataError: an impossible value, or data that cannot be used; nothing is left behind.
+        UsageError, DataError: an impossible value, or data that cannot be used; nothing is left
+            behind.
         Stopped: a signal stopped it, and it is saved.
     """
     config = configuration.resolve(given, gpu=torch.cuda.is_available())
@@ -99,7 +101,8 @@ def existing_run(name: str) -> Path:
     if not name or not run.is_dir():
         named = f"{run}: is no run folder" if name else "--resume was given an empty name"
         raise UsageError(
-            f"{named}; name the folder of a run that began, or leave --resume out to begin a new one"
+            f"{named}; name the folder of a run that began, or leave --resume out to begin a new "
+            f"one"
         )
     return run
 
@@ -115,7 +118,8 @@ def resume(run: Path, changes: Mapping[str, Any]) -> None:
         UsageError, DataError: the run, a change or the data cannot be used; nothing is changed.
         Stopped: a signal stopped it, and it is saved.
     """
-    # Nothing is read before the lock, and nothing written before every check: a refused resume changes nothing.
+    # Nothing is read before the lock, and nothing written before every check: a refused resume
+    # changes nothing.
     with checkpoint.exclusive(run):
         record = run_folder.read_record(run)
         config = run_folder.changed(run, record, changes)
@@ -124,7 +128,8 @@ def resume(run: Path, changes: Mapping[str, Any]) -> None:
         splits = Splits.load(run / run_folder.SPLITS)
         if splits.digest != record["splits"]:
             raise UsageError(
-                f"{run / run_folder.SPLITS}: is not the one this run began with; put it back, or start a new run"
+                f"{run / run_folder.SPLITS}: is not the one this run began with; put it back, or "
+                f"start a new run"
             )
         splits.check(image.name for image in data.records)
         _check_roles(config, splits)
@@ -207,7 +212,8 @@ def _train_fold(
     records: Mapping[Path, dict[str, Any]],
     say: Callable[[str], None],
 ) -> None:
-    """Train in the folder `run`; `records` are written once a checkpoint was taken up, or the network made."""
+    """Train in the folder `run`; `records` are written once a checkpoint was taken up, or the
+    network made."""
     config, data, fold = work.config, work.data, work.splits.folds[number]
     places = {record.name: index for index, record in enumerate(data.records)}
     roles = {
@@ -241,7 +247,8 @@ def _train_fold(
         left = [name for name in (BEST, logs.METRICS, run_folder.DONE) if (run / name).exists()]
         if left:
             raise CheckpointError(
-                f"{run}: {LAST}/ and {PREVIOUS}/ are missing, and {', '.join(left)} would be overwritten: "
+                f"{run}: {LAST}/ and {PREVIOUS}/ are missing, and {', '.join(left)} would be "
+                f"overwritten: "
                 f"put {LAST}/ back from a copy, or start a new run with --out"
             )
         if work.resumed:
@@ -321,6 +328,7 @@ def _rows(run: Path) -> list[dict[str, Any]]:
         summarize(rows)
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise UsageError(
-            f"{file}: missing or damaged ({error}); remove {run / run_folder.DONE} and resume: it is made again"
+            f"{file}: missing or damaged ({error}); remove {run / run_folder.DONE} and resume: it "
+            f"is made again"
         ) from error
     return rows

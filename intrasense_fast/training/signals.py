@@ -1,4 +1,5 @@
-"""While a run trains, SIGINT and SIGTERM ask it to stop after its step; a second SIGINT stops it at once."""
+"""While a run trains, SIGINT and SIGTERM ask it to stop after its step; a second SIGINT stops it at
+once."""
 
 import contextlib
 import signal
@@ -27,7 +28,8 @@ class StopRequest:
 
 @contextlib.contextmanager
 def collected(request: StopRequest) -> Iterator[None]:
-    """Write SIGINT and SIGTERM into `request` while the block runs; the handlers before it come back afterwards."""
+    """Write SIGINT and SIGTERM into `request` while the block runs; the handlers before it come
+    back afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -28,10 +28,12 @@ _SHOWN_WARNINGS = 20
 
 
 def open_source(run: Path, config: TrainConfig) -> tuple[SegmentationData, list[Finding]]:
-    """The images of --data, or the phantoms in the run folder, every one decoded once, and what that showed.
+    """The images of --data, or the phantoms in the run folder, every one decoded once, and what
+    that showed.
 
     Raises:
-        DataError: the folder or a file cannot be used; without `skip_bad`, every such file is named.
+        DataError: the folder or a file cannot be used; without `skip_bad`, every such file is
+            named.
     """
     simulated = config.data is None
     data = _phantoms(run / PHANTOMS) if simulated else read_dataset(str(config.data), config.layout)
@@ -49,10 +51,12 @@ def open_source(run: Path, config: TrainConfig) -> tuple[SegmentationData, list[
 
 
 def simulate(run: Path, config: TrainConfig) -> None:
-    """Write the phantoms of a run: RUN/data/train, /selection and /test, each with images/ and masks/."""
+    """Write the phantoms of a run: RUN/data/train, /selection and /test, each with images/ and
+    masks/."""
     counts = (config.phantom_train, config.phantom_val, config.phantom_test)
     show(
-        f"simulating {counts[0]} phantoms to train on, {counts[1]} to select on and {counts[2]} to test on"
+        f"simulating {counts[0]} phantoms to train on, {counts[1]} to select on and {counts[2]} to "
+        f"test on"
     )
     for place, (role, count) in enumerate(zip(_PHANTOM_ROLES, counts, strict=True)):
         # Neighbouring seeds share no image.
@@ -63,7 +67,8 @@ def simulate(run: Path, config: TrainConfig) -> None:
 
 
 def split(config: TrainConfig, data: SegmentationData, findings: Sequence[Finding]) -> Splits:
-    """The roles of every image, and their table on the screen: the user's splits, or --folds (5 for the published data sets).
+    """The roles of every image, and their table on the screen: the user's splits, or --folds (5 for
+    the published data sets).
 
     Raises:
         DataError: the data cannot be split so, or the user's splits do not match them.
@@ -78,7 +83,8 @@ def split(config: TrainConfig, data: SegmentationData, findings: Sequence[Findin
             show(f"warning: {config.splits}, {line}")
         if config.folds not in (None, 0, len(splits.folds)):
             raise DataError(
-                f"{config.splits} has {len(splits.folds)} folds, --folds asks for {config.folds}: leave --folds out"
+                f"{config.splits} has {len(splits.folds)} folds, --folds asks for {config.folds}: "
+                f"leave --folds out"
             )
     elif config.data is None and not config.folds:
         roles = (
@@ -125,5 +131,6 @@ def _show_problems(data: SegmentationData) -> None:
         show(str(problem))
     if len(others) > _SHOWN_WARNINGS:
         show(
-            f"and {len(others) - _SHOWN_WARNINGS} more warnings: {command_line('verify', data.root)}"
+            f"and {len(others) - _SHOWN_WARNINGS} more warnings: "
+            f"{command_line('verify', data.root)}"
         )

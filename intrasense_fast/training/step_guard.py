@@ -53,6 +53,7 @@ def has_diverged(position: Position) -> bool:
 def diverged(run: object, position: Position) -> DivergedError:
     """The error of a run that is saved and cannot go on."""
     return DivergedError(
-        f"{NON_FINITE_IN_A_ROW} steps in a row had a loss or a gradient that was not finite (the last at step "
+        f"{NON_FINITE_IN_A_ROW} steps in a row had a loss or a gradient that was not finite (the "
+        f"last at step "
         f"{position.total}); lower --lr, set --clip 1, or use --amp off. {run} is saved"
     )

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from intrasense_fast.console import progress
 from intrasense_fast.data.torch_dataset import ResumableSampler, SegmentationDataset
 from intrasense_fast.errors import UsageError
-from intrasense_fast.health import StrideHealth, faults
 from intrasense_fast.losses import IntraSenseLoss
 from intrasense_fast.networks.contract import health_of, scalars_of
+from intrasense_fast.networks.health import StrideHealth, faults
 from intrasense_fast.training import checkpoint, logs
 from intrasense_fast.training.config import RESUMABLE, TrainConfig, completed
 from intrasense_fast.training.epoch_log import EpochLog, add_step, step_values
@@ -50,8 +50,10 @@ class Trainer:
         config: every value.
         train: augmented dataset.
         val: the images that select the checkpoint.
-        extra: JSON values for the checkpoints' config.json, for instance image_size and the splits' digest.
-        stop: asked after every step; it need not be given, SIGINT and SIGTERM are collected while `fit` runs.
+        extra: JSON values for the checkpoints' config.json, for instance image_size and the splits'
+            digest.
+        stop: asked after every step; it need not be given, SIGINT and SIGTERM are collected while
+            `fit` runs.
         say: prints a line.
     """
 
@@ -101,7 +103,8 @@ class Trainer:
         )
         logs.cut(self.run, step=self.position.total, epoch=self.position.epoch, say=self.say)
         self.say(
-            f"going on from {restored.path}: epoch {self.position.epoch + 1}, step {self.position.step} of {self.steps}"
+            f"going on from {restored.path}: epoch {self.position.epoch + 1}, step "
+            f"{self.position.step} of {self.steps}"
         )
 
     def fit(self) -> None:
@@ -129,7 +132,8 @@ class Trainer:
         ]
         if changed:
             raise UsageError(
-                f"{path}: was made with {'; '.join(changed)}. Put config.json and the data back, or start a new run"
+                f"{path}: was made with {'; '.join(changed)}. Put config.json and the data back, "
+                f"or start a new run"
             )
 
     def _prepare(self, net: nn.Module) -> None:
@@ -233,7 +237,8 @@ class Trainer:
     def _finish_epoch(self) -> None:
         position, config = self.position, self.config
         if not (self.run / checkpoint.LAST).exists():
-            # Before metrics.csv and best/: where these stand without a checkpoint, it was lost, and no kill came before it.
+            # Before metrics.csv and best/: where these stand without a checkpoint, it was lost, and
+            # no kill came before it.
             self._save()
         val_loss, val_dice = self._validate()
         log = EpochLog(position, val_loss, val_dice, self._health())
@@ -277,7 +282,8 @@ class Trainer:
             self._stop_if_asked()
         if not dices:
             raise UsageError(
-                "none of the selection images has a lesion: give more data, or another --val-fraction or --seed"
+                "none of the selection images has a lesion: give more data, or another "
+                "--val-fraction or --seed"
             )
         return _mean(losses), sum(dices) / len(dices)
 

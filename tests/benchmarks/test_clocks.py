@@ -88,7 +88,8 @@ def test_a_call_that_waits_for_the_gpu_is_said_to_be_timed_with_python(gpu):
 
 
 def test_kernels_of_one_beginning_are_told_apart(monkeypatch):
-    """The names of a library's kernels differ after a hundred letters only; annotations span kernels that count themselves."""
+    """The names of a library's kernels differ after a hundred letters only; annotations span
+    kernels that count themselves."""
     event = lambda key, time, annotation=False: SimpleNamespace(
         key=key,
         self_cpu_time_total=time,

@@ -44,7 +44,8 @@ def test_a_stopped_benchmark_keeps_what_it_measured(tmp_path):
     """A time limit's SIGTERM ends pytest as Ctrl-C does, which writes the JSON."""
     target, probe = tmp_path / "walk.json", tmp_path / "test_probe.py"
     probe.write_text(
-        "import os, signal\n\n\ndef test_stops(benchmark):\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "import os, signal\n\n\ndef test_stops(benchmark):\n    os.kill(os.getpid(), "
+        "signal.SIGTERM)\n"
     )
     command = [
         sys.executable,

@@ -16,7 +16,8 @@ from intrasense_fast.losses import IntraSenseLoss
 
 def test_saved_bytes_are_those_of_distinct_storages_without_parameters():
     x, weight = torch.randn(4, 8), torch.randn(8, 8, requires_grad=True)
-    # The first product saves x, and weight only for a gradient that is not asked for; the second saves y and weight.
+    # The first product saves x, and weight only for a gradient that is not asked for; the second
+    # saves y and weight.
     assert saved_bytes(lambda: (x @ weight) @ weight, [weight]) == 2 * 4 * 8 * 4
     assert saved_bytes(lambda: (x @ weight) @ weight) == 2 * 4 * 8 * 4 + 8 * 8 * 4
     assert saved_bytes(lambda: x @ x.T) == 0
@@ -38,7 +39,8 @@ def test_prediction_of_saved_bytes_is_what_the_hooks_count(path, strides, rng):
         lambda: IntraSenseLoss(fused=False)(net(image), mask), [*net.parameters(), *net.buffers()]
     )
     parts = prediction.saved(path, size, strides, batch=2)
-    # BatchNorm's statistics and the gates are too small to be predicted: they weigh most on the smallest image.
+    # BatchNorm's statistics and the gates are too small to be predicted: they weigh most on the
+    # smallest image.
     assert 1.0 <= counted / sum(parts.values()) <= 1.015, parts
 
 
@@ -102,7 +104,8 @@ def test_inference_at_1024_with_four_refined_strides_fits_in_six_gib():
     }
     code = (
         "import json, resource, sys; from benchmarks.memory import measure;"
-        "found = measure(json.loads(sys.argv[1]), 'cpu'); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+        "found = measure(json.loads(sys.argv[1]), 'cpu'); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(row)], cwd=ROOT, capture_output=True, text=True

@@ -1,4 +1,5 @@
-"""Files that are wrong, as `train` and the readers meet them: each is named, nothing is half-read, nothing is written."""
+"""Files that are wrong, as `train` and the readers meet them: each is named, nothing is half-read,
+nothing is written."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""`evaluate` as a user runs it; its numbers against metrics computed here from predict's own masks."""
+"""`evaluate` as a user runs it; its numbers against metrics computed here from predict's own
+masks."""
 
 import csv
 import json

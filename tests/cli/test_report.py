@@ -1,4 +1,5 @@
-"""Tables, CSV files and pictures: what they hold, what they refuse, and that a failed write leaves the old file."""
+"""Tables, CSV files and pictures: what they hold, what they refuse, and that a failed write leaves
+the old file."""
 
 import csv
 import errno
@@ -160,12 +161,12 @@ def test_summary_table() -> None:
     assert len({len(line) for line in lines[1:12]}) == 1
     assert next(line for line in lines if line.startswith("HD95")).split()[-2:] == ["-", "2"]
     assert (
-        lines[-2]
-        == "Over 3 images with a lesion; 1 lesion missed, 1 image with one mask empty, 1 distance undefined."
+        lines[-2] == "Over 3 images with a lesion; 1 lesion missed, 1 image with one mask empty, "
+        "1 distance undefined."
     )
     assert (
-        lines[-1]
-        == "1 normal image apart: false-positive rate 1.0000, mean false-positive area 0.0800 of the image."
+        lines[-1] == "1 normal image apart: false-positive rate 1.0000, "
+        "mean false-positive area 0.0800 of the image."
     )
 
 

@@ -1,4 +1,5 @@
-"""Training with the kernels is training: step after step the same losses, and the same weights in the end."""
+"""Training with the kernels is training: step after step the same losses, and the same weights in
+the end."""
 
 import copy
 
@@ -81,7 +82,8 @@ def test_training_with_the_kernels_is_training_without(steps, device, rng):
 )
 @pytest.mark.parametrize("steps", (pytest.param(50, marks=pytest.mark.slow),))
 def test_low_precision_training_strays_no_further_than_without_the_kernels(steps, amp, device, rng):
-    """From float64's losses, by the mean over the steps: a mask flips in one path and not in the other."""
+    """From float64's losses, by the mean over the steps: a mask flips in one path and not in the
+    other."""
     torch.manual_seed(rng.initial_seed())
     fused = wake(TinyRefinedNet(fused=True), rng).to(device).train()
     plain, exact = (set_fused(copy.deepcopy(fused), False) for _ in range(2))

@@ -1,6 +1,8 @@
-"""Write fixtures/resnet50.{json,npz}: keys, shapes and feature maps of an independent ResNet-50 v1.5.
+"""Write fixtures/resnet50.{json,npz}: keys, shapes and feature maps of an independent ResNet-50
+v1.5.
 
-Run once where Hugging Face's transformers can be imported: python -m tests.model.make_resnet50_fixture
+Run once where Hugging Face's transformers can be imported: python -m
+tests.model.make_resnet50_fixture
 """
 
 import json

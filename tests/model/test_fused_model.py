@@ -1,4 +1,5 @@
-"""IntraSenseNet(fused=True) is the same network: its values, gradients, files and transformations."""
+"""IntraSenseNet(fused=True) is the same network: its values, gradients, files and
+transformations."""
 
 import copy
 import itertools
@@ -157,7 +158,8 @@ def test_float16_autocast_trains(device) -> None:
 
 @pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_compiles_whole(training: bool, device) -> None:
-    # A position beside the threshold is whitened in one path and not in the other, after a rounding.
+    # A position beside the threshold is whitened in one path and not in the other, after a
+    # rounding.
     net, x, _ = with_even_thresholds(
         lambda: (
             wake(IntraSenseNet(**SLIM, fused=True)).to(device),
@@ -174,7 +176,8 @@ def test_compiles_whole(training: bool, device) -> None:
         for (name, one), other in zip(net.named_parameters(), twin.parameters(), strict=True):
             assert (one.grad - other.grad).norm() <= 1e-2 * other.grad.norm() + 1e-5, name
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
-    # torch 2.11 takes is_exporting() for true while it compiles, so that the fractions stay out of the graph.
+    # torch 2.11 takes is_exporting() for true while it compiles, so that the fractions stay out of
+    # the graph.
     assert torch.__version__.startswith("2.11.") or set(net.masked_fraction) == {32}
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from intrasense_fast import IntraSenseNet
-from intrasense_fast.health import (
+from intrasense_fast.networks.health import (
     StrideHealth,
     attention_rows,
     decoupling_health,
@@ -54,7 +54,7 @@ def test_one_image_and_one_position_have_no_deviation_and_no_entropy() -> None:
 def test_attention_in_chunks_equals_attention_whole(
     monkeypatch: pytest.MonkeyPatch, rng: torch.Generator
 ) -> None:
-    from intrasense_fast import health
+    from intrasense_fast.networks import health
 
     query, key, value = (torch.randn(2, 37, 5, generator=rng) for _ in range(3))
     whole = health._attention(query, key, value)

@@ -1,4 +1,5 @@
-"""Inference on large maps: the eager attention never holds a matrix of all positions by all positions."""
+"""Inference on large maps: the eager attention never holds a matrix of all positions by all
+positions."""
 
 from typing import Any
 

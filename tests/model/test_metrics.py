@@ -31,7 +31,8 @@ def pooled_distances(p: Mask, t: Mask) -> NDArray[np.float64]:
 
 
 def band(mask: Mask) -> Mask:
-    """Pixels of the mask within chessboard distance d of a pixel that is not in it, the frame around the image included."""
+    """Pixels of the mask within chessboard distance d of a pixel that is not in it, the frame
+    around the image included."""
     width = max(1, round(0.02 * math.hypot(*mask.shape)))
     framed = np.pad(mask, 1)
     return mask & (ndimage.distance_transform_cdt(framed, "chessboard")[1:-1, 1:-1] <= width)
@@ -108,11 +109,13 @@ def test_squares_worked_out_by_hand() -> None:
         and row["recall"] == row["precision"] == 0.25
     )
     assert row["accuracy"] == 168 / 192 and row["specificity"] == 164 / 176
-    # The target's 12 surface pixels: its columns 2..5 lie 3, 2, 1, 0 from the prediction's left side; the rows in between
-    # count at the two outer columns only. The other direction is its mirror image.
+    # The target's 12 surface pixels: its columns 2..5 lie 3, 2, 1, 0 from the prediction's left
+    # side; the rows in between count at the two outer columns only. The other direction is its
+    # mirror image.
     one_way = [3] * 4 + [2] * 2 + [1] * 2 + [0] * 4
     assert row["assd"] == pytest.approx(np.mean(one_way)) and row["hd95"] == 3
-    # d = round(0.02 * 20) is 0, so one pixel: the bands are the rims, and share the four corner-side pixels of one column.
+    # d = round(0.02 * 20) is 0, so one pixel: the bands are the rims, and share the four
+    # corner-side pixels of one column.
     assert row["boundary_iou"] == 4 / 20
 
 
@@ -191,7 +194,8 @@ def test_bad_masks() -> None:
 
 
 def rows_of_six() -> list[dict[str, float]]:
-    """Two good lesions, one missed beside, one missed empty, one normal image clean and one with two false pixels."""
+    """Two good lesions, one missed beside, one missed empty, one normal image clean and one with
+    two false pixels."""
     t, far, nothing = (np.zeros((10, 10), bool) for _ in range(3))
     t[2:6, 2:6] = True
     half = t.copy()

@@ -1,4 +1,5 @@
-"""IntraSenseNet against a composition of the specifications, and every option of its public surface."""
+"""IntraSenseNet against a composition of the specifications, and every option of its public
+surface."""
 
 import copy
 import itertools
@@ -43,7 +44,8 @@ def normalized(rows: Tensor, norm: torch.nn.BatchNorm2d, training: bool) -> Tens
 
 
 def specified(net: IntraSenseNet, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and L_IW of `net` from its parameters, its encoder's stages, the references and plain PyTorch."""
+    """Logits and L_IW of `net` from its parameters, its encoder's stages, the references and plain
+    PyTorch."""
     config, height, width = net.config, *x.shape[-2:]
     x = pad(x, (0, -width % 32, 0, -height % 32), mode="replicate")
     x = (x - net.input_mean) / net.input_std
@@ -113,7 +115,8 @@ def specified(net: IntraSenseNet, x: Tensor) -> tuple[Tensor, Tensor]:
     "options",
     [
         {},
-        # The reference inverts C x C matrices in float64, which is slow at 2048 channels: once is enough.
+        # The reference inverts C x C matrices in float64, which is slow at 2048 channels: once is
+        # enough.
         {
             "placement": "trunk",
             "refine_strides": (8, 16),

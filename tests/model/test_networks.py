@@ -1,4 +1,5 @@
-"""The table of networks and the contract: names, options, the plain U-Net, saving and loading, and code from outside."""
+"""The table of networks and the contract: names, options, the plain U-Net, saving and loading, and
+code from outside."""
 
 import json
 import math
@@ -33,7 +34,8 @@ class ToyOutput(NamedTuple):
 
 
 class Toy(nn.Module):
-    """A network from outside: one convolution, an auxiliary loss, a figure for the log, and a tensor that is not saved."""
+    """A network from outside: one convolution, an auxiliary loss, a figure for the log, and a
+    tensor that is not saved."""
 
     def __init__(self, in_channels: int = 1, num_classes: int = 1, width: int = 3) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""One network three ways, on the same masks: fused, eager, and eager in float64; and whether fused is as good as eager."""
+"""One network three ways, on the same masks: fused, eager, and eager in float64; and whether fused
+is as good as eager."""
 
 import contextlib
 import copy
@@ -15,13 +16,15 @@ from intrasense_fast.losses import IntraSenseLoss
 from tests.proof import budget
 from tests.support.networks import set_fused
 
-# A flipped mask changes the gradients of its whole window, so that the eager runs take fused's; they must agree beyond this.
+# A flipped mask changes the gradients of its whole window, so that the eager runs take fused's;
+# they must agree beyond this.
 CLEAR = 1e-3
 WEIGHTS = (1.0, 1.0, 1.0)
 
 
 class Run(NamedTuple):
-    """logits and loss terms; gradients by parameter; masks by stride; scaled entropies by stride (eager runs only)."""
+    """logits and loss terms; gradients by parameter; masks by stride; scaled entropies by stride
+    (eager runs only)."""
 
     outputs: dict[str, Tensor]
     gradients: dict[str, Tensor]
@@ -31,7 +34,8 @@ class Run(NamedTuple):
 
 @contextlib.contextmanager
 def _forced(masks: dict[int, Tensor], entropies: dict[int, Tensor]) -> Iterator[None]:
-    """Eager whitening takes `masks`, in the order of the strides, and leaves the entropies it would have judged by."""
+    """Eager whitening takes `masks`, in the order of the strides, and leaves the entropies it would
+    have judged by."""
     original, left = eager.scaled_entropy, iter(masks.items())
 
     def scaled_entropy(attended: Tensor, scale: str) -> Tensor:
@@ -55,7 +59,8 @@ def run(
     amp: bool,
     masks: dict[int, Tensor] | None = None,
 ) -> Run:
-    """A training step of a copy of `net` without the update. masks: those that eager whitening must use."""
+    """A training step of a copy of `net` without the update. masks: those that eager whitening must
+    use."""
     net = set_fused(copy.deepcopy(net), fused).train()
     found: dict[int, Tensor] = {}
     entropies: dict[int, Tensor] = {}
@@ -84,10 +89,11 @@ def run(
 def with_even_thresholds(
     draw: Callable[[], tuple[IntraSenseNet, Tensor, Tensor]],
 ) -> tuple[IntraSenseNet, Tensor, Tensor]:
-    """A network, an image and a target by `draw`; half the positions are whitened wherever the network normalises.
+    """A network, an image and a target by `draw`; half the positions are whitened wherever the
+    network normalises.
 
-    Where all entropies that a threshold meets are alike, no mask shows anything: another one is drawn. The choice looks at the
-    float64 reference path alone.
+    Where all entropies that a threshold meets are alike, no mask shows anything: another one is
+    drawn. The choice looks at the float64 reference path alone.
     """
     for _ in range(20):
         net, x, target = draw()
@@ -97,7 +103,8 @@ def with_even_thresholds(
 
 
 def _even_thresholds(net: IntraSenseNet, x: Tensor) -> bool:
-    """Set every threshold of Eq. 6 to the middle of the entropies that it meets; False where they have none."""
+    """Set every threshold of Eq. 6 to the middle of the entropies that it meets; False where they
+    have none."""
     left, original = iter([gcp for gcp in net.gcp.values() if gcp.normalize]), eager.scaled_entropy
     spread = []
 
@@ -125,11 +132,12 @@ def _even_thresholds(net: IntraSenseNet, x: Tensor) -> bool:
 
 
 def assert_equivalent(net: IntraSenseNet, x: Tensor, target: Tensor, *, amp: bool) -> str:
-    """Outputs, loss terms and every parameter's gradient of the fused network err at most twice as much as eager's.
+    """Outputs, loss terms and every parameter's gradient of the fused network err at most twice as
+    much as eager's.
 
-    An error is relative to the float64 tensor's norm, of gradients to that of all of a module's. Eager's error in one small
-    tensor is a matter of luck: its median over all counts too, and so do the operators' own bounds in float32, half a rounding
-    in bfloat16. Returns the figures.
+    An error is relative to the float64 tensor's norm, of gradients to that of all of a module's.
+    Eager's error in one small tensor is a matter of luck: its median over all counts too, and so do
+    the operators' own bounds in float32, half a rounding in bfloat16. Returns the figures.
     """
     fused = run(net, x, target, fused=True, amp=amp)
     low = run(net, x, target, fused=False, amp=amp, masks=fused.masks)
@@ -170,7 +178,8 @@ def assert_equivalent(net: IntraSenseNet, x: Tensor, target: Tensor, *, amp: boo
 
 
 def _joined(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-    """One vector a module: the gradient of a lone bias is a sum that may cancel to nothing but rounding."""
+    """One vector a module: the gradient of a lone bias is a sum that may cancel to nothing but
+    rounding."""
     members: dict[str, list[Tensor]] = {}
     for name, t in gradients.items():
         members.setdefault(name.rpartition(".")[0], []).append(t.flatten())

@@ -9,7 +9,8 @@ from intrasense_fast.networks.refine import ChannelDecoupling, GlobalLocalPercep
 
 
 def wake(net: nn.Module, generator: torch.Generator | None = None) -> nn.Module:
-    """Give every parameter that starts at zero random values: at the start its path is invisible."""
+    """Give every parameter that starts at zero random values: at the start its path is
+    invisible."""
     with torch.no_grad():
         for parameter in net.parameters():
             if not parameter.any():
@@ -28,7 +29,8 @@ def set_fused(net: nn.Module, fused: bool | None) -> nn.Module:
 
 
 class TinyRefinedNet(nn.Module):
-    """Three 16-wide stages at strides 2, 4 and 8, GCP at the second, CDR at the last two, a decoder of one convolution a level.
+    """Three 16-wide stages at strides 2, 4 and 8, GCP at the second, CDR at the last two, a decoder
+    of one convolution a level.
 
     Input (B, 1, 16, 12): maps of 8 x 6, 4 x 3 and 2 x 2. Returns (logits (B, 1, 16, 12), L_IW).
     """

@@ -1,4 +1,5 @@
-"""Weights anyone can draw again from names and shapes alone, so that a fixture need not hold them."""
+"""Weights anyone can draw again from names and shapes alone, so that a fixture need not hold
+them."""
 
 import zlib
 
@@ -6,7 +7,8 @@ import numpy as np
 
 
 def seeded_weights(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
-    """float32 weights of a ResNet by key: convolutions of unit gain, BatchNorm values away from their defaults."""
+    """float32 weights of a ResNet by key: convolutions of unit gain, BatchNorm values away from
+    their defaults."""
     weights = {}
     for key, shape in shapes.items():
         rng = np.random.default_rng(zlib.crc32(key.encode()))

@@ -1,4 +1,5 @@
-"""GCP and CDR after sixty steps of training: alive at every stride, and dead without their normalisations."""
+"""GCP and CDR after sixty steps of training: alive at every stride, and dead without their
+normalisations."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -11,8 +12,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from intrasense_fast import IntraSenseNet
 from intrasense_fast.data.phantom import phantom
-from intrasense_fast.health import StrideHealth, faults
 from intrasense_fast.losses import IntraSenseLoss
+from intrasense_fast.networks.health import StrideHealth, faults
 
 STEPS, BATCH, SIZE, IMAGES = 60, 4, 64, 48
 

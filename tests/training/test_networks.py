@@ -1,4 +1,5 @@
-"""Other networks train, predict and evaluate as IntraSense-Net does: the plain U-Net, and one from outside."""
+"""Other networks train, predict and evaluate as IntraSense-Net does: the plain U-Net, and one from
+outside."""
 
 import csv
 import json

@@ -76,7 +76,8 @@ def stopped(data: Path) -> Path:
 
 
 def test_killed_while_checkpoints_are_exchanged(stopped: Path, tmp_path: Path) -> None:
-    """The states that a kill between two renames can leave behind: previous set aside; then last moved, and best set aside."""
+    """The states that a kill between two renames can leave behind: previous set aside; then last
+    moved, and best set aside."""
     run = tmp_path / "run"
     shutil.copytree(stopped, run)
     (run / ".1234.part").mkdir()

@@ -1,4 +1,5 @@
-"""The trainer's own decisions: steps that are not finite, a full disk, patience; and the baselines by hand."""
+"""The trainer's own decisions: steps that are not finite, a full disk, patience; and the baselines
+by hand."""
 
 import errno
 import json
@@ -128,7 +129,8 @@ def test_a_full_disk_keeps_the_checkpoint_before(
 
 
 def test_a_really_full_disk(trainer: Trainer, tmp_path: Path) -> None:
-    """A process that may write no file beyond 1 MiB, as on a full disk or quota: no traceback, the old checkpoint whole."""
+    """A process that may write no file beyond 1 MiB, as on a full disk or quota: no traceback, the
+    old checkpoint whole."""
     import resource
     import subprocess
     import sys
@@ -182,7 +184,8 @@ def test_selection_without_lesions_is_an_error(
 
 
 def test_baselines_by_hand() -> None:
-    """Dark 8 x 8 lesions at one place: intensity is perfect, the mean mask is exact, the empty mask finds nothing."""
+    """Dark 8 x 8 lesions at one place: intensity is perfect, the mean mask is exact, the empty mask
+    finds nothing."""
     samples = []
     for i in range(4):
         image, mask = np.full((32, 32), 0.8, np.float32), np.zeros((32, 32), np.uint8)
@@ -199,7 +202,8 @@ def test_baselines_by_hand() -> None:
     }
     assert dice["empty mask"] == [0.0] * 4
     assert dice[names[2]] == [1.0] * 4
-    # Small (64 pixels) and large (128) lesions alternate: either threshold gives 1 on half of them and 2/3 on the other.
+    # Small (64 pixels) and large (128) lesions alternate: either threshold gives 1 on half of them
+    # and 2/3 on the other.
     assert sorted(round(value, 6) for value in dice["mean mask"]) == [0.666667, 0.666667, 1.0, 1.0]
 
 

@@ -1,4 +1,5 @@
-"""Whether GCP and CDR are alive: what they do to a batch, as a few numbers a stride, and the faults in words."""
+"""Whether GCP and CDR are alive: what they do to a batch, as a few numbers a stride, and the faults
+in words."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -18,17 +19,22 @@ SWAMPED = 10.0
 
 
 class StrideHealth(NamedTuple):
-    """What GCP and CDR do to a batch at one stride; NaN where the module is absent or the number means nothing.
+    """What GCP and CDR do to a batch at one stride; NaN where the module is absent or the number
+    means nothing.
 
     Attributes:
-        attention_entropy: mean entropy of the rows of A (Eq. 2) over log N: 1 = uniform, 0 = one-hot; NaN for N = 1.
+        attention_entropy: mean entropy of the rows of A (Eq. 2) over log N: 1 = uniform, 0 =
+            one-hot; NaN for N = 1.
         attention_gain: rms of A V over rms of x (Eq. 3).
         gate_saturated: share of positions whose gate (Eq. 4) is below 0.01 or above 0.99.
-        gate_deviation: standard deviation of the gate between images, rms over positions; NaN for one image.
+        gate_deviation: standard deviation of the gate between images, rms over positions; NaN for
+            one image.
         masked_share: share of positions that Eq. 7 whitens.
-        mask_agreement: share of pairs of images whose masks agree, mean over positions: 1 = all alike; NaN for one image.
+        mask_agreement: share of pairs of images whose masks agree, mean over positions: 1 = all
+            alike; NaN for one image.
         dead_channels: share of channels with w < 0.01 (Eq. 11), over images.
-        weight_deviation: standard deviation of w between images, rms over channels; NaN for one image.
+        weight_deviation: standard deviation of w between images, rms over channels; NaN for one
+            image.
     """
 
     attention_entropy: float = torch.nan
@@ -45,13 +51,15 @@ class StrideHealth(NamedTuple):
         words = []
         if self.attention_entropy < ONE_HOT:
             words.append(
-                f"attention is one-hot (entropy {self.attention_entropy:.3f} of log N): each position sees one other"
+                f"attention is one-hot (entropy {self.attention_entropy:.3f} of log N): each "
+                f"position sees one other"
             )
         if self.attention_gain > SWAMPED:
             words.append(f"A V is {self.attention_gain:.0f} times x: the map itself is drowned")
         if self.gate_saturated > SATURATED and self.gate_deviation < FROZEN_GATE:
             words.append(
-                f"the gate is a fixed pattern ({100 * self.gate_saturated:.0f} % of it 0 or 1, the same for every image)"
+                f"the gate is a fixed pattern ({100 * self.gate_saturated:.0f} % of it 0 or 1, the "
+                f"same for every image)"
             )
         if self.dead_channels > DEAD_CHANNELS:
             words.append(
@@ -59,7 +67,8 @@ class StrideHealth(NamedTuple):
             )
         if self.weight_deviation < FROZEN_WEIGHTS:
             words.append(
-                f"the channel weights ignore the image (deviation {self.weight_deviation:.4f} between images)"
+                f"the channel weights ignore the image (deviation {self.weight_deviation:.4f} "
+                f"between images)"
             )
         return words
 
@@ -76,7 +85,8 @@ def faults(health: Mapping[int, StrideHealth]) -> list[str]:
 def perception_health(
     query: Tensor, key: Tensor, value: Tensor, x: Tensor, gate: Tensor, mask: Tensor
 ) -> dict[str, float]:
-    """The numbers of GCP: query, key (B, N, d), value, x (B, N, C), gate (B, H, W), mask bool (B, H, W)."""
+    """The numbers of GCP: query, key (B, N, d), value, x (B, N, C), gate (B, H, W), mask bool (B,
+    H, W)."""
     entropy, attended = _attention(query, key, value)
     positions = query.shape[1]
     return {
@@ -97,7 +107,8 @@ def decoupling_health(weight: Tensor) -> dict[str, float]:
 
 
 def attention_rows(query: Tensor, key: Tensor) -> Tensor:
-    """Rows of A (Eq. 2) for some queries: query (B, M, d), key (B, N, d) -> (B, M, N), float32 or float64."""
+    """Rows of A (Eq. 2) for some queries: query (B, M, d), key (B, N, d) -> (B, M, N), float32 or
+    float64."""
     dtype = torch.promote_types(query.dtype, torch.float32)
     scores = query.to(dtype) @ key.to(dtype).transpose(1, 2)
     return (scores / query.shape[-1] ** 0.5).softmax(-1)
