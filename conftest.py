@@ -30,15 +30,32 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
+# Tests that run only where -m names them.
+LEFT_OUT = {
+    "slow": "minutes under the interpreter",
+    "extended": "more shapes, seeds and faults of what the others cover",
+}
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return [f"left out: {why} (-m {name})" for name, why in _left_out(config).items()]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if INTERPRETED:
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA or ROCm GPU"))
+    unwanted = _left_out(config)
+    left = [item for item in items if any(map(item.get_closest_marker, unwanted))]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
+
+
+def _left_out(config: pytest.Config) -> dict[str, str]:
+    """Markers whose tests do not run: those that -m does not name."""
     asked = config.getoption("-m")
-    for item in items:
-        if INTERPRETED and item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA or ROCm GPU"))
-        if "slow" not in asked and item.get_closest_marker("slow"):
-            item.add_marker(
-                pytest.mark.skip(reason="minutes under the interpreter: run with -m slow")
-            )
+    return {name: why for name, why in LEFT_OUT.items() if name not in asked}
 
 
 @pytest.fixture
