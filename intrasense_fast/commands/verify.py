@@ -6,6 +6,7 @@ from pathlib import Path
 from intrasense_fast.commands.arguments import add_reading_arguments
 from intrasense_fast.console import show, show_next
 from intrasense_fast.data.contact_sheet import write_contact_sheet
+from intrasense_fast.data.reading import options_of
 from intrasense_fast.data.verify import check_sheet, verify
 
 
@@ -28,7 +29,13 @@ def run(args: argparse.Namespace) -> int:
     sheet = Path(args.contact_sheet) if args.contact_sheet else None
     if sheet:
         check_sheet(sheet)
-    report = verify(args.path, args.layout, skip_bad=args.skip_bad, progress=True)
+    report = verify(
+        args.path,
+        args.layout,
+        skip_bad=args.skip_bad,
+        progress=True,
+        options=options_of(args),
+    )
     show(str(report))
     if sheet:
         write_contact_sheet(sheet, report.data, report.duplicates)
