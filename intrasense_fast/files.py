@@ -111,9 +111,9 @@ def legible(name: str) -> str:
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """Text for a terminal: control characters, and those that turn the direction, as \\x1b or \\u202e.
+    """Text for a terminal: control characters, and those that turn the direction, as \\x1b, \\u202e.
 
-    A file may be named with them, and a terminal would obey. `keep` names characters left as they are.
+    A file may be named with them, and a terminal would obey. `keep` names characters that stay.
     """
     return _CONTROLS.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
 

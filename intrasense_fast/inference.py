@@ -24,8 +24,8 @@ SMALLEST_SIZE = 32
 class Segmenter:
     """A network with one class, on its device.
 
-    `size` is the side in pixels of the square that it sees, `levels` the value of white of the images
-    that it was trained on (--levels), or None.
+    `size` is the side in pixels of the square that it sees, `levels` the value of white of the
+    images that it was trained on (--levels), or None.
     """
 
     net: nn.Module

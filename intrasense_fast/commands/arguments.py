@@ -82,6 +82,15 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     add_picture_arguments(parser)
 
 
+def reading_flags(args: argparse.Namespace) -> list[str]:
+    """The flags above that were given, for the command that comes next."""
+    flags = ["--skip-bad"] if args.skip_bad else []
+    for name in ("mask_values", "max_pixels", "levels"):
+        if getattr(args, name) is not None:
+            flags += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    return [*flags, *(["--pairs", *args.pairs] if args.pairs else [])]
+
+
 def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every command that reads pictures: --max-pixels, --levels and --pairs."""
     parser.add_argument("--max-pixels", type=int, metavar="N", help=HELP["max_pixels"])

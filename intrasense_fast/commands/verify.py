@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from intrasense_fast.commands.arguments import add_reading_arguments
+from intrasense_fast.commands.arguments import add_reading_arguments, reading_flags
 from intrasense_fast.console import show, show_next
 from intrasense_fast.data.contact_sheet import write_contact_sheet
 from intrasense_fast.data.reading import options_of
@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
         write_contact_sheet(sheet, report.data, report.duplicates)
         show(f"{len(report.duplicates.clusters)} clusters of near-duplicates are drawn in {sheet}")
     if report.errors:
-        show_next("verify", args.path, "--skip-bad", instead=", or put the files above right")
+        args.skip_bad = True
+        flags = reading_flags(args)
+        show_next("verify", args.path, *flags, instead=", or put the files above right")
         return 1
-    show_next("train", "--data", args.path, *(["--skip-bad"] if args.skip_bad else []))
+    show_next("train", "--data", args.path, *reading_flags(args))
     return 0

@@ -81,7 +81,7 @@ def decode_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
 
 
 def pixel_count(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> int:
-    """Pixels of a picture by its header; 0 where it cannot be known, or is more than `max_pixels`."""
+    """Pixels of a picture by its header; 0 where it is not known, or more than `max_pixels`."""
     try:
         with open_regular(path) as stream:
             header = read_header(stream, orientation=False)

@@ -108,8 +108,8 @@ def draw_regions(
         cv2.fillPoly(mask, [points], 1)
     if outside:
         return mask, [
-            f"{name}: {outside} outline points lie outside the {shape[1]} x {shape[0]} image: cut at "
-            "its border"
+            f"{name}: {outside} outline points lie outside the {shape[1]} x {shape[0]} image: cut "
+            "at its border"
         ]
     return mask, []
 

@@ -207,7 +207,7 @@ def _doubts(levels: MaskLevels, rule: MaskRule, path: Path) -> list[str]:
         if two_valued(levels):
             raise ImageError(
                 f"{path}: values up to {levels.top:g}, none above {threshold:g}, which is "
-                "lesion in this data set: store lesions as 255, or name the values with --mask-values"
+                "lesion in this data set: store lesions as 255, or give --mask-values"
             )
         return [
             f"values up to {levels.top:g}, none above {threshold:g}: read as an empty mask; store "

@@ -124,7 +124,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return resize_image(sample.image, self.size), resize_mask(sample.mask, self.size)
 
     def _reading(self) -> str:
-        """What the pixels of a file depend on beside the file: levels, and the rule of the masks."""
+        """What pixels depend on beside their file: levels, and the rule of the masks."""
         options, masks = (getattr(self.data, name, None) for name in ("options", "masks"))
         rule = masks.rule() if masks is not None else None
         return f"{getattr(options, 'levels', None)} {rule and (rule.thresholds, rule.values)}"
@@ -167,8 +167,8 @@ def check_memory(images: int, size: int) -> None:
         return
     if needed > there:
         raise DataError(
-            f"--cache memory needs {needed / 1e9:.1f} GB for {images} images of {size} x {size}, this "
-            f"machine has {there / 1e9:.1f}: use --cache disk or none, or a smaller --size"
+            f"--cache memory needs {needed / 1e9:.1f} GB for {images} images of {size} x {size}, "
+            f"this machine has {there / 1e9:.1f}: use --cache disk or none, or a smaller --size"
         )
 
 
@@ -210,7 +210,7 @@ class _Memory:
 
 
 def _fingerprint(record: Record, size: int, reading: str) -> str:
-    """Changes when a file of the record, its regions, the size, how files are read or the cache's version change."""
+    """Changes with a file of the record, its regions, the size, how files are read, and the cache."""
     digest = hashlib.sha256(f"{_CACHE_VERSION} {size} {reading} {record.regions}".encode())
     for path in (record.image, *record.masks):
         status = path.stat()

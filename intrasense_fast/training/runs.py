@@ -138,8 +138,8 @@ def resume(run: Path, changes: Mapping[str, Any]) -> None:
 
 
 def _check_roles(config: TrainConfig, splits: Splits, findings: Sequence[Finding]) -> None:
-    """Refuse a --fold that there is not, folds too small for a batch or without a lesion, and a cache
-    that memory does not hold."""
+    """Refuse a --fold that there is not, folds too small for a batch or without a lesion, and a
+    cache that memory does not hold."""
     if config.fold is not None and not config.folds:
         raise UsageError("--fold needs --folds: there is one split of these data")
     if config.fold is not None and config.fold >= len(splits.folds):

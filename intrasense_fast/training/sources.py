@@ -126,8 +126,8 @@ def check_folds(folds: Sequence[tuple[int, Fold]], findings: Sequence[Finding]) 
         for role, names in (("training", fold.train), ("selection", fold.val)):
             if not any(areas[name] for name in names):
                 raise DataError(
-                    f"fold {number}: none of its {len(names)} {role} images shows a lesion: give more "
-                    "data, or another --val-fraction, --seed or --splits"
+                    f"fold {number}: none of its {len(names)} {role} images shows a lesion: give "
+                    "more data, or another --val-fraction, --seed or --splits"
                 )
 
 

@@ -1,4 +1,4 @@
-"""How files are read, through every command: orientation, levels, patterns and one bad file of many."""
+"""How files are read, through every command: orientation, levels, patterns, budgets."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A fake data set of class folders, whose files are odd in every way that cameras and systems make them."""
+"""A fake data set of class folders, with the oddities that cameras and systems make."""
 
 import contextlib
 import os
@@ -17,8 +17,8 @@ def write_class_folders(tree: Tree, count: int) -> None:
     """benign/images with benign/masks, malignant/images with malignant/mask, masks of 0, 1 and 2.
 
     labels.csv names patients, without the leading zeros of the images; some pictures carry an
-    orientation tag, one uses 12 of 16 bits; hidden and system entries and a link that leads back lie
-    among them.
+    orientation tag, one uses 12 of 16 bits; hidden and system entries and a link that leads back
+    lie among them.
     """
     rows: list[tuple[object, ...]] = [("Image Name", "Patient ID", "Scanner")]
     for i in range(1, count + 1):
@@ -66,7 +66,7 @@ def _break(tree: Tree, rows: list[tuple[object, ...]]) -> None:
 
 
 def stored(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The pixels of a file that people see as `pixels` because its orientation tag says so (EXIF)."""
+    """The pixels of a file that people see as `pixels`, for its EXIF orientation says so."""
     turned = {
         2: pixels[:, ::-1],
         3: pixels[::-1, ::-1],
