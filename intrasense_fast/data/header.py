@@ -27,7 +27,8 @@ _OTHERS = (
     (0, b"8BPS", "Photoshop"),
     (344, b"n+1\x00", "NIfTI"),
 )
-ORIENTATION = 274
+ORIENTATION, PHOTOMETRIC = 274, 262
+_WHITE_IS_ZERO = 0
 _COMPRESSION = 259
 _COMPRESSIONS = {
     1: "none",
@@ -214,14 +215,22 @@ def _tags(at: _Reader, order: str) -> Mapping[int, tuple[int, int, str]]:
     return tags
 
 
-def orientation_place(data: bytes) -> tuple[int, str] | None:
-    """Where the orientation of a TIFF stands, and its struct format; None without one."""
+def neutral_tiff(data: bytes) -> tuple[bytes, bool]:
+    """A TIFF without orientation and with white as its largest value; whether 0 was white.
+
+    Decoders differ, by version and depth, in whether they heed these two tags.
+    """
     order = "<" if data[:2] == b"II" else ">"
     try:
         tags = _tags(lambda offset, count: data[offset : offset + count], order)
     except struct.error:
-        return None
-    return (tags[ORIENTATION][0], tags[ORIENTATION][2]) if ORIENTATION in tags else None
+        return data, False
+    changed = bytearray(data)
+    inverted = PHOTOMETRIC in tags and tags[PHOTOMETRIC][1] == _WHITE_IS_ZERO
+    for tag in (ORIENTATION, *([PHOTOMETRIC] if inverted else [])):
+        if tag in tags:
+            struct.pack_into(tags[tag][2], changed, tags[tag][0], 1)
+    return bytes(changed), inverted
 
 
 def exif_orientation(data: bytes) -> int:

@@ -7,7 +7,6 @@ it.
 
 import math
 import os
-import struct
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ import numpy as np
 from intrasense_fast.data.header import (
     Header,
     HeaderError,
-    orientation_place,
+    neutral_tiff,
     picture_name,
     read_header,
 )
@@ -199,8 +198,9 @@ def _pixels(header: Header, data: bytes) -> np.ndarray:
     broken = fault(data)
     if broken and not (header.variant and broken.startswith("corrupt")):
         raise ValueError(f"{broken}. {_AGAIN.capitalize()}")
-    if header.format == "TIFF" and header.orientation != 1:
-        data = _upright(data)
+    inverted = False
+    if header.format == "TIFF":
+        data, inverted = neutral_tiff(data)
     reason = ""
     pixels = None
     try:
@@ -221,17 +221,10 @@ def _pixels(header: Header, data: bytes) -> np.ndarray:
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         odd = int((~np.isfinite(pixels)).sum())
         raise ValueError(f"{odd} pixels are NaN or infinite: replace them")
+    if inverted and pixels.dtype.kind == "u":
+        largest = np.uint8(255) if pixels.dtype == np.uint8 else np.uint16(65535)
+        return np.asarray(largest - pixels)
     return pixels
-
-
-def _upright(data: bytes) -> bytes:
-    """A TIFF whose orientation says 1: decoders differ in whether they turn the picture."""
-    place = orientation_place(data)
-    if place is None:
-        return data
-    changed = bytearray(data)
-    struct.pack_into(place[1], changed, place[0], 1)
-    return bytes(changed)
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:

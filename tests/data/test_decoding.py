@@ -75,6 +75,18 @@ def test_image_and_mask_meet_as_people_see_them(tmp_path: Path) -> None:
     assert "1 images and 1 masks, turned as people see them" in str(verify(tmp_path))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_whose_white_is_zero(dtype: type, tmp_path: Path) -> None:
+    pixels = (np.arange(256).reshape(16, 16) * (np.iinfo(dtype).max // 255)).astype(dtype)
+    content = bytearray(cv2.imencode(".tiff", pixels, [cv2.IMWRITE_TIFF_COMPRESSION, 1])[1])
+    place = content.index(struct.pack("<HHI", 262, 3, 1)) + 8
+    assert content[place] == 1
+    content[place] = 0
+    (tmp_path / "a.tiff").write_bytes(content)
+    decoded = decode_image(tmp_path / "a.tiff").pixels
+    assert decoded.dtype == dtype and np.array_equal(decoded, np.iinfo(dtype).max - pixels)
+
+
 def png(width: int, height: int, body: bytes = b"") -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         crc = struct.pack(">I", zlib.crc32(kind + data))
