@@ -133,15 +133,14 @@ def _format_by_content(path: Path) -> str | None:
 
 
 def _entries(path: Path) -> tuple[list[Path], list[Path]]:
-    """The folders (links to folders too) and the other entries of `path`, each in natural order."""
+    """The folders of `path` (links to folders too) in natural order, and its other entries."""
     inside: list[Path] = []
     others: list[Path] = []
     with os.scandir(path) as entries:
         for entry in entries:
             if counts(entry.name):
                 (inside if entry.is_dir() else others).append(Path(path, entry.name))
-    for each in (inside, others):
-        each.sort(key=lambda entry: natural_key(entry.name))
+    inside.sort(key=lambda entry: natural_key(entry.name))
     return inside, others
 
 
