@@ -131,7 +131,10 @@ class SegmentationData(Sequence[Sample]):
         rule = self.masks.settle([each for finding in first for each in finding.masks])
         changed = [i for i, finding in enumerate(first) if self._reads_otherwise(finding, rule)]
         again = threaded(
-            partial(inspect, rule=rule), [self.records[i] for i in changed], "masks", progress
+            partial(inspect, rule=rule),
+            [self.records[i] for i in changed],
+            "masks",
+            progress and bool(changed),
         )
         for i, finding in zip(changed, again, strict=True):
             first[i] = finding
