@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from intrasense_fast.files import legible
+from intrasense_fast.files import escaped, legible
 
 PROGRAM = "intrasense-fast"
 # Without the rate: at 80 columns the bar itself must stay.
@@ -16,10 +16,11 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining}{postf
 
 
 def show(text: str, stream: TextIO | None = None) -> None:
-    """Print text that may hold file names the terminal's encoding does not know."""
+    """Print text that may hold file names with control characters, or unknown to the terminal."""
     target = stream or sys.stdout
     encoding = getattr(target, "encoding", None) or "utf-8"
-    print(legible(text).encode(encoding, "backslashreplace").decode(encoding), file=target)
+    shown = escaped(legible(text), keep="\n\t")
+    print(shown.encode(encoding, "backslashreplace").decode(encoding), file=target)
 
 
 def progress(total: int, title: str, unit: str, **options: Any) -> "tqdm[Any]":

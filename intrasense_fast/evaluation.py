@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from intrasense_fast.console import progress
 from intrasense_fast.data.images import ImageError
 from intrasense_fast.data.layouts import open_dataset
+from intrasense_fast.data.reading import DEFAULT, ReadingOptions
 from intrasense_fast.data.records import Sample, SegmentationData
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import write_text
@@ -80,6 +81,7 @@ def evaluate_data(
     skip_bad: bool = False,
     threshold: float = 0.5,
     empty: str = "nan",
+    options: ReadingOptions = DEFAULT,
 ) -> Evaluated:
     """Measure a network on a data set, and write per_image.csv, summary.json, summary.txt and
     overlays.png.
@@ -92,13 +94,17 @@ def evaluate_data(
         layout, skip_bad: as in `open_dataset`.
         threshold: probability above which a pixel is lesion.
         empty: the rule for empty masks; see `image_metrics`.
+        options: how files are read; levels are the checkpoint's where none are given.
 
     Raises:
         UsageError, DataError: nothing could start, or no image could be measured.
     """
     check_threshold(threshold)
-    data = open_dataset(path, layout, skip_bad=skip_bad, group_duplicates=False)
+    data = open_dataset(path, layout, skip_bad=skip_bad, group_duplicates=False, options=options)
+    data.decided()
     segmenter = open_network()
+    levels = options.levels or segmenter.levels
+    data = replace(data, options=replace(options, levels=levels))
     folder = new_folder(out)
     rows: list[dict[str, Any]] = []
     failures: list[str] = []

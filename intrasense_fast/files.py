@@ -11,6 +11,8 @@ from pathlib import Path
 
 from intrasense_fast.errors import UsageError
 
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str], *, flush: bool = True) -> Iterator[Path]:
@@ -106,6 +108,18 @@ def legible(name: str) -> str:
     file unreadable.
     """
     return re.sub("[\udc80-\udcff]", lambda found: f"%{ord(found[0]) - 0xDC00:02X}", name)
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """Text for a terminal: control characters, and those that turn the direction, as \\x1b, \\u202e.
+
+    A file may be named with them, and a terminal would obey. `keep` names characters that stay.
+    """
+    return _CONTROLS.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def flush_to_disk(path: Path) -> None:

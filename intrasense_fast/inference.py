@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from intrasense_fast.data.reading import stored_levels
 from intrasense_fast.data.transforms import resize_image, resize_probability
 from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.networks import load_network, read_config
@@ -21,12 +22,15 @@ SMALLEST_SIZE = 32
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A network with one class, on its device; `size` is the side in pixels of the square that it
-    sees.
+    """A network with one class, on its device.
+
+    `size` is the side in pixels of the square that it sees, `levels` the value of white of the
+    images that it was trained on (--levels), or None.
     """
 
     net: nn.Module
     size: int
+    levels: int | None = None
 
 
 def predict_probabilities(
@@ -149,7 +153,7 @@ def open_segmenter(
         ) from error
     if fused:
         _check_fused(net)
-    return Segmenter(net, side)
+    return Segmenter(net, side, stored_levels(config))
 
 
 def _check_fused(net: nn.Module) -> None:

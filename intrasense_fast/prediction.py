@@ -2,9 +2,8 @@
 is."""
 
 import os
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from intrasense_fast.console import progress, show
-from intrasense_fast.data.images import SUFFIXES, ImageError, read_image, write_png
-from intrasense_fast.data.order import natural_key
+from intrasense_fast.data.images import ImageError, read_image, write_png
+from intrasense_fast.data.inputs import chunks, list_inputs
+from intrasense_fast.data.joining import few
+from intrasense_fast.data.reading import DEFAULT, ReadingOptions
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import legible
 from intrasense_fast.inference import Segmenter, predict_probabilities
@@ -33,7 +34,6 @@ COLUMNS = (
     "threshold",
 )
 _AT_A_TIME = 8
-_MASK_NAME = re.compile(r"^(.+)_mask(_\d+)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def predict_files(
     *,
     threshold: float = 0.5,
     probabilities: bool = False,
+    options: ReadingOptions = DEFAULT,
 ) -> Predicted:
     """Segment an image, or every image of a folder, each on its own grid, and write masks, overlays
     and predictions.csv.
@@ -64,26 +65,28 @@ def predict_files(
         open_network: called once the images are known.
         threshold: probability above which a pixel is lesion.
         probabilities: also write NAME_probability.png, 16-bit.
+        options: how files are read; levels are the checkpoint's where none are given.
 
     Raises:
         UsageError: nothing could start; nothing was written.
     """
     check_threshold(threshold)
-    files, left_out = _images(Path(source))
+    files, left_out, unread = list_inputs(Path(source), options.pairs)
     _check_targets(files, probabilities)
     segmenter = open_network()
     folder = new_folder(out)
-    for path in left_out:
-        show(f"left out, the mask of an image beside it: {path}")
+    levels = options.levels or segmenter.levels
+    if left_out:
+        show(f"{len(left_out)} masks are left out: {few([path.name for path in left_out])}")
     rows: list[dict[str, Any]] = []
-    failures: list[str] = []
+    failures = [f"{problem.file}: {problem.message}" for problem in unread]
     drawn: list[OverlayItem] = []
     with progress(len(files), "predict", "image") as bar:
-        for chunk in _chunks(files):
+        for chunk in chunks(files, _AT_A_TIME, options.max_pixels):
             images: dict[Path, np.ndarray] = {}
             for relative, path in chunk:
                 try:
-                    images[relative] = read_image(path)
+                    images[relative] = read_image(path, levels, options.max_pixels)
                 except ImageError as error:
                     failures.append(str(error))
             maps = predict_probabilities(segmenter.net, list(images.values()), segmenter.size)
@@ -163,49 +166,6 @@ def _target(out: Path, relative: Path) -> Path:
     return out / legible(relative.with_suffix("").as_posix())
 
 
-def _images(source: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    """(relative path, path) of every image, in natural order, and the masks left out. Links that
-    lead back are not followed.
-    """
-    if source.is_file():
-        return [(Path(source.name), source)], []
-    if not source.is_dir():
-        raise UsageError(f"{source}: no such image or folder")
-    found = []
-    for folder, inside, names in os.walk(source, onerror=_refuse, followlinks=True):
-        here = Path(folder)
-        if any(
-            os.path.samefile(here, up)
-            for up in here.parents
-            if up == source or source in up.parents
-        ):
-            inside.clear()
-            continue
-        found += [
-            Path(folder, name)
-            for name in names
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-        ]
-    if not found:
-        raise UsageError(f"{source}: holds no images ({', '.join(SUFFIXES)})")
-    stems = {path.with_suffix("") for path in found}
-    masks = {
-        path
-        for path in found
-        if (match := _MASK_NAME.match(path.stem)) and path.with_name(match[1]) in stems
-    }
-    relative = [path.relative_to(source) for path in found if path not in masks]
-    ordered = sorted(relative, key=lambda path: [natural_key(part) for part in path.parts])
-    return [(path, source / path) for path in ordered], sorted(masks)
-
-
-def _refuse(error: OSError) -> None:
-    raise UsageError(
-        f"{error.filename}: cannot be read ({error.strerror}); make it readable, or move it out of "
-        f"the folder"
-    )
-
-
 def _check_targets(files: Sequence[tuple[Path, Path]], probabilities: bool) -> None:
     kinds = ("mask", "overlay", "probability") if probabilities else ("mask", "overlay")
     writers = defaultdict(list)
@@ -220,8 +180,3 @@ def _check_targets(files: Sequence[tuple[Path, Path]], probabilities: bool) -> N
                 f"{names} would both be written to {target}.png; rename one or put them in "
                 f"different folders"
             )
-
-
-def _chunks(files: Sequence[tuple[Path, Path]]) -> Iterator[Sequence[tuple[Path, Path]]]:
-    for start in range(0, len(files), _AT_A_TIME):
-        yield files[start : start + _AT_A_TIME]

@@ -3,6 +3,7 @@
 import argparse
 
 from intrasense_fast.data.layouts import LAYOUTS
+from intrasense_fast.data.reading import HELP
 from intrasense_fast.errors import UsageError
 from intrasense_fast.inference import Segmenter, open_segmenter
 from intrasense_fast.networks import list_networks, register_network
@@ -67,7 +68,7 @@ def trust(network: str | None) -> None:
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that opens a data set: --layout and --skip-bad."""
+    """The options of every command that opens a data set: --layout, --skip-bad, how files read."""
     parser.add_argument(
         "--layout",
         default="auto",
@@ -77,3 +78,21 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave files out that cannot be used, and list them"
     )
+    parser.add_argument("--mask-values", metavar="VALUES", help=HELP["mask_values"])
+    add_picture_arguments(parser)
+
+
+def reading_flags(args: argparse.Namespace) -> list[str]:
+    """The flags above that were given, for the command that comes next."""
+    flags = ["--skip-bad"] if args.skip_bad else []
+    for name in ("mask_values", "max_pixels", "levels"):
+        if getattr(args, name) is not None:
+            flags += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    return [*flags, *(["--pairs", *args.pairs] if args.pairs else [])]
+
+
+def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that reads pictures: --max-pixels, --levels and --pairs."""
+    parser.add_argument("--max-pixels", type=int, metavar="N", help=HELP["max_pixels"])
+    parser.add_argument("--levels", type=int, metavar="N", help=HELP["levels"])
+    parser.add_argument("--pairs", nargs=2, metavar=("IMAGE", "MASK"), help=HELP["pairs"])

@@ -9,7 +9,9 @@ from intrasense_fast.commands.arguments import (
     segmenter_of,
 )
 from intrasense_fast.console import show
+from intrasense_fast.data.reading import options_of
 from intrasense_fast.evaluation import evaluate_data
+from intrasense_fast.files import escaped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,11 +41,12 @@ def run(args: argparse.Namespace) -> int:
         skip_bad=args.skip_bad,
         threshold=args.threshold,
         empty=args.empty,
+        options=options_of(args),
     )
     for fault in evaluated.faults:
         show(f"warning: {fault}", sys.stderr)
     for failure in evaluated.failures:
-        show(f"failed: {failure}", sys.stderr)
+        show(f"failed: {escaped(failure)}", sys.stderr)
     show(evaluated.table)
     show(
         "per_image.csv, summary.json, summary.txt and overlays.png (worst to best) "

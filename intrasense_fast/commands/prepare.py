@@ -5,6 +5,7 @@ import argparse
 from intrasense_fast.commands.arguments import add_reading_arguments
 from intrasense_fast.console import show, show_next
 from intrasense_fast.data.prepare import left_out_or_repaired, prepare
+from intrasense_fast.data.reading import options_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,13 @@ def run(args: argparse.Namespace) -> int:
     `prepare`.
     """
     copy = prepare(
-        args.path, args.out, args.size, args.layout, skip_bad=args.skip_bad, progress=True
+        args.path,
+        args.out,
+        args.size,
+        args.layout,
+        skip_bad=args.skip_bad,
+        progress=True,
+        options=options_of(args),
     )
     show("\n".join([copy.describe(), *left_out_or_repaired(args.out)]))
     show_next("train", "--data", args.out)

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from intrasense_fast.commands.arguments import add_reading_arguments
+from intrasense_fast.commands.arguments import add_reading_arguments, reading_flags
 from intrasense_fast.console import show, show_next
 from intrasense_fast.data.contact_sheet import write_contact_sheet
+from intrasense_fast.data.reading import options_of
 from intrasense_fast.data.verify import check_sheet, verify
 
 
@@ -28,13 +29,21 @@ def run(args: argparse.Namespace) -> int:
     sheet = Path(args.contact_sheet) if args.contact_sheet else None
     if sheet:
         check_sheet(sheet)
-    report = verify(args.path, args.layout, skip_bad=args.skip_bad, progress=True)
+    report = verify(
+        args.path,
+        args.layout,
+        skip_bad=args.skip_bad,
+        progress=True,
+        options=options_of(args),
+    )
     show(str(report))
     if sheet:
         write_contact_sheet(sheet, report.data, report.duplicates)
         show(f"{len(report.duplicates.clusters)} clusters of near-duplicates are drawn in {sheet}")
     if report.errors:
-        show_next("verify", args.path, "--skip-bad", instead=", or put the files above right")
+        args.skip_bad = True
+        flags = reading_flags(args)
+        show_next("verify", args.path, *flags, instead=", or put the files above right")
         return 1
-    show_next("train", "--data", args.path, *(["--skip-bad"] if args.skip_bad else []))
+    show_next("train", "--data", args.path, *reading_flags(args))
     return 0

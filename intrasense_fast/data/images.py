@@ -1,179 +1,169 @@
-"""Image files: one grey channel in [0, 1], masks in {0, 1}, and a clear error for whatever is no whole image."""
+"""Image files: one grey channel in [0, 1], and a clear error for whatever is no whole image.
 
+Every file passes the same steps: only a regular file is opened, the header gives the size and the
+orientation, a picture beyond the budget is refused, the rest is decoded and turned as people see
+it.
+"""
+
+import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from intrasense_fast.data.integrity import fault, image_format, png_mode
+from intrasense_fast.data.header import (
+    Header,
+    HeaderError,
+    neutral_tiff,
+    picture_name,
+    read_header,
+)
+from intrasense_fast.data.integrity import fault, png_mode
+from intrasense_fast.data.opening import FileError, open_regular
 from intrasense_fast.files import atomic_path
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LUMINANCE = (0.299, 0.587, 0.114)
-SIZE_TOLERANCE = 2
-AMBIGUOUS_FRACTION = 0.01
+MAX_PIXELS = 100_000_000
+LOW_RANGE = 0.1
+
+_AGAIN = "get it again from its source"
+_ROWS_AT_ONCE = 256
+# The depths that scanners have, in files of 16 bits.
+_DEPTHS_IN_16_BITS = (8, 10, 12, 14)
 
 
 class ImageError(ValueError):
-    """An image or mask file that cannot be used; the message names the file, the fault and the remedy."""
+    """An image or mask that cannot be used; the message names the file, the fault and the
+    remedy."""
 
 
 class Decoded(NamedTuple):
-    """Pixels as stored, (H, W) or (H, W, C) in RGB(A) order, and the colour mode of the file ("RGB 16-bit")."""
+    """Pixels (H, W) or (H, W, C) in RGB(A) order, turned as the orientation tag says.
+
+    `mode` is the colour mode of the file ("RGB 16-bit"), `orientation` the tag, 1 where there is
+    none.
+    """
 
     pixels: np.ndarray
     mode: str
+    orientation: int = 1
 
 
-def decode_image(path: str | os.PathLike[str]) -> Decoded:
-    """Decode a PNG, JPEG, BMP or TIFF, by its content rather than its name, without changing a pixel value.
+def decode_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Decoded:
+    """Decode a PNG, JPEG, BMP or TIFF, by its content rather than its name; no value is changed.
+
+    Args:
+        path: the file.
+        max_pixels: a picture of more, by its header, is refused before it is decoded.
 
     Raises:
-        ImageError: the file is missing, a folder, unreadable, empty, truncated, corrupt, of another format or of a
-            sample type other than uint8, uint16 and float; or float pixels are not finite.
+        ImageError: the file is missing, no regular file, unreadable, empty, truncated, corrupt, of
+            another format, too large, or of a sample type other than uint8, uint16 and float; or
+            float pixels are not finite.
     """
-    data = _read(Path(path))
-    name = image_format(data)
-    if name is None:
-        raise ImageError(
-            f"{path}: not a PNG, JPEG, BMP or TIFF (it begins with {data[:8]!r}): convert it to PNG"
-        )
-    broken = fault(data)
-    if broken:
-        raise ImageError(f"{path}: {broken}. Get the file again from its source")
+    header, data = _read(Path(path), max_pixels)
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ImageError(f"{path}: corrupt {name}, it cannot be decoded ({error.err})") from None
-    if pixels is None or pixels.size == 0:
-        raise ImageError(
-            f"{path}: corrupt {name}, it cannot be decoded. Get the file again from its source"
-        )
-    if pixels.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
-        raise ImageError(
-            f"{path}: {pixels.dtype} pixels; 8-bit, 16-bit and float are read: convert it to PNG"
-        )
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise ImageError(
-            f"{path}: {int((~np.isfinite(pixels)).sum())} pixels are NaN or infinite: replace them"
-        )
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    if pixels.ndim == 3:
-        pixels = pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]]
-    colour = (
-        (png_mode(data) if name == "PNG" else None)
-        or {2: "grey"}.get(pixels.ndim)
-        or ("RGB" if pixels.shape[2] == 3 else "RGBA")
-    )
-    depth = {"uint8": "", "uint16": " 16-bit"}.get(pixels.dtype.name, " float")
-    return Decoded(pixels, colour + depth)
+        pixels = _pixels(header, data)
+        if pixels.ndim == 3 and pixels.shape[2] == 1:
+            pixels = pixels[:, :, 0]
+        if pixels.ndim == 3:
+            pixels = pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]]
+        mode = _mode(header, data, pixels)
+        return Decoded(_turned(pixels, header.orientation), mode, header.orientation)
+    except MemoryError:
+        reason = f"{header.width} x {header.height} pixels do not fit into memory"
+        raise ImageError(f"{path}: {reason}: lower --max-pixels, or make it smaller") from None
+    except ValueError as error:
+        raise ImageError(f"{path}: {error}") from None
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an image file as one grey channel: float32 (H, W) in [0, 1].
+def pixel_count(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> int:
+    """Pixels of a picture by its header; 0 where it is not known, or more than `max_pixels`."""
+    try:
+        with open_regular(path) as stream:
+            header = read_header(stream, orientation=False)
+    except (OSError, HeaderError):
+        return 0
+    return header.pixels if header is not None and header.pixels <= max_pixels else 0
 
-    8-bit values are divided by 255 and 16-bit values by 65535, never by the image's own maximum. Alpha is dropped. Colour
-    becomes its luminance (0.299 R + 0.587 G + 0.114 B), or the channel itself where all three are equal. Float pixels must
-    already lie in [0, 1].
+
+def read_image(
+    path: str | os.PathLike[str], levels: int | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Read an image file as one grey channel: float32 (H, W) in [0, 1], as people see it.
+
+    8-bit values are divided by 255 and 16-bit values by 65535, or by `levels` where it is less;
+    never by the image's own maximum. Alpha is dropped. Colour becomes its luminance (0.299 R +
+    0.587 G +
+    0.114 B), or the channel itself where all three are equal. Float pixels must lie in [0, 1], or
+    in [0, levels].
 
     Raises:
-        ImageError: the file is no whole image (see `decode_image`), or float pixels leave [0, 1].
+        ImageError: the file is no whole image (see `decode_image`), or a pixel exceeds white.
     """
-    return to_grey(decode_image(path).pixels, path)
+    return to_grey(decode_image(path, max_pixels).pixels, path, levels)
 
 
-def to_grey(pixels: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
+def white_of(dtype: np.dtype, levels: int | None = None) -> float:
+    """The value of white: the largest of the type, 1 for floats; `levels` where given and less."""
+    if dtype.kind == "f":
+        return float(levels or 1)
+    largest = float(np.iinfo(dtype).max)
+    return min(largest, float(levels)) if levels else largest
+
+
+def to_grey(
+    pixels: np.ndarray, path: str | os.PathLike[str], levels: int | None = None
+) -> np.ndarray:
     """Decoded pixels as float32 (H, W) in [0, 1]; `path` is named in errors. See `read_image`."""
-    if pixels.dtype.kind == "f":
-        low, high = float(pixels.min()), float(pixels.max())
-        if low < 0 or high > 1:
-            raise ImageError(
-                f"{path}: float pixels from {low:g} to {high:g}; [0, 1] is needed: rescale them or save 8 or 16 bits"
-            )
-        scale = 1.0
-    else:
-        scale = float(np.iinfo(pixels.dtype).max)
+    white = white_of(pixels.dtype, levels)
+    channels = pixels if pixels.ndim == 2 else pixels[:, :, :3]
+    if pixels.dtype.kind == "f" and (channels.min() < 0 or channels.max() > white):
+        low, high = float(channels.min()), float(channels.max())
+        remedy = "rescale them, save 8 or 16 bits, or give the value of white with --levels"
+        raise ImageError(
+            f"{path}: float pixels from {low:g} to {high:g}; [0, {white:g}] is needed: {remedy}"
+        )
+    if levels and channels.max() > white:
+        high = channels.max()
+        raise ImageError(f"{path}: pixels up to {high}, beyond --levels {levels}: raise it")
     if pixels.ndim == 3:
-        red, green, blue = (pixels[:, :, channel] for channel in range(3))
-        if np.array_equal(red, green) and np.array_equal(red, blue):
-            pixels = red
-        else:
-            pixels = red * LUMINANCE[0] + green * LUMINANCE[1] + blue * LUMINANCE[2]
-    return (np.asarray(pixels, np.float64) / scale).clip(0, 1).astype(np.float32)
-
-
-def read_mask(
-    paths: Sequence[str | os.PathLike[str]], shape: tuple[int, int]
-) -> tuple[np.ndarray, list[str]]:
-    """Read the mask files of one image and merge them by logical OR: uint8 (H, W) in {0, 1}, and a list of warnings.
-
-    Of each file alpha is dropped and the maximum over the colour channels taken. A pixel is lesion when it is > 0 in a mask
-    whose maximum is at most 1, else when it is > 127 (> 32767 in 16-bit masks whose maximum exceeds 255; >= 0.5 in float masks
-    within [0, 1]). A mask at most 2 pixels off `shape` (H, W) in height and width is resized by nearest neighbour, with a
-    warning. A warning also says when more than 1 % of the pixels lie further than an eighth of the maximum from both of its
-    two levels, when non-zero pixels all fall below the threshold, and when colour is constant while alpha is not.
-
-    Raises:
-        ImageError: a file is no whole image (see `decode_image`), or its size differs by more than 2 pixels.
-    """
-    merged = np.zeros(shape, np.uint8)
-    warnings: list[str] = []
-    for path in paths:
-        mask, notes = binarize(decode_image(path).pixels)
-        warnings += [f"{path}: {note}" for note in notes]
-        if mask.shape != shape:
-            sizes = f"mask is {mask.shape[1]} x {mask.shape[0]}, its image {shape[1]} x {shape[0]} (width x height)"
-            if max(abs(mask.shape[0] - shape[0]), abs(mask.shape[1] - shape[1])) > SIZE_TOLERANCE:
-                raise ImageError(
-                    f"{path}: {sizes}: use the mask drawn on this image, or resize it with nearest neighbour"
-                )
-            mask = cv2.resize(mask, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)
-            warnings.append(f"{path}: {sizes}: resized with nearest neighbour")
-        merged |= mask
-    return merged, warnings
-
-
-def binarize(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Decoded mask (H, W) or (H, W, C) as uint8 (H, W) in {0, 1} by the rule of `read_mask`, and warnings without file name."""
-    warnings = []
-    alpha = None
-    if pixels.ndim == 3:
-        alpha = pixels[:, :, 3] if pixels.shape[2] == 4 else None
-        pixels = pixels[:, :, :3].max(axis=2)
-    top = float(pixels.max())
+        red, green, blue = (channels[:, :, channel] for channel in range(3))
+        if not (np.array_equal(red, green) and np.array_equal(red, blue)):
+            return _luminance(channels, white)
+        channels = red
     if pixels.dtype.kind == "f":
-        threshold = 0.5 if top <= 1 else 127.5
-        mask = (pixels >= threshold).astype(np.uint8)
-    else:
-        threshold = 0 if top <= 1 else 127 if top <= 255 else 32767
-        mask = (pixels > threshold).astype(np.uint8)
-    between = float(np.mean((pixels > top / 8) & (pixels < top * 7 / 8)))
-    if between > AMBIGUOUS_FRACTION:
-        warnings.append(
-            f"ambiguous grey values: {between:.1%} of the pixels are near neither 0 nor {top:g}; "
-            f"above {threshold:g} counts as lesion"
-        )
-    if top > 0 and not mask.any():
-        warnings.append(
-            f"values up to {top:g}, none above {threshold:g}: read as an empty mask; store lesions as 1 or 255"
-        )
-    if alpha is not None and alpha.min() != alpha.max() and pixels.min() == pixels.max():
-        warnings.append(
-            "colour is constant and alpha is not: alpha is dropped; store the lesion in the colour channels"
-        )
-    return mask, warnings
+        return (np.asarray(channels, np.float64) / white).clip(0, 1).astype(np.float32)
+    # One division a value of the type, instead of one a pixel.
+    table = (np.arange(np.iinfo(pixels.dtype).max + 1) / white).clip(0, 1).astype(np.float32)
+    if pixels.dtype == np.uint8:
+        return cv2.LUT(np.ascontiguousarray(channels), table)
+    return table[channels]
+
+
+def low_range(pixels: np.ndarray, levels: int | None = None) -> str | None:
+    """What to say of an image that uses less than a tenth of its range; None of any other."""
+    white = white_of(pixels.dtype, levels)
+    top = float((pixels if pixels.ndim == 2 else pixels[:, :, :3]).max())
+    if top >= LOW_RANGE * white:
+        return None
+    bits = max(1, math.ceil(math.log2(top + 1))) if pixels.dtype.kind != "f" else 0
+    if pixels.dtype.itemsize > 1 and bits:
+        bits = next(depth for depth in _DEPTHS_IN_16_BITS if depth >= bits)
+    remedy = f": if white is {2**bits - 1}, give --levels {2**bits - 1}" if bits else ""
+    return f"low levels: values up to {top:g} of {white:g}, less than a tenth{remedy}"
 
 
 def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
-    """Write uint8 or uint16 (H, W) or RGB(A) (H, W, 3 or 4) as PNG: whole or not at all (temporary file, then rename).
+    """Write uint8 or uint16 (H, W) or RGB(A) (H, W, 3 or 4) as PNG: whole or not at all (temporary
+    file, then rename).
 
     Raises:
         ValueError: another dtype or shape.
-        OSError: the disk is full or the folder cannot be written; what stood at `path` is untouched.
+        OSError: the disk is full or the folder cannot be written; what stood at `path` is
+            untouched.
     """
     array = np.asarray(array)
     if (
@@ -193,19 +183,111 @@ def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
         temporary.write_bytes(data.tobytes())
 
 
-def _read(path: Path) -> bytes:
+def _luminance(channels: np.ndarray, white: float) -> np.ndarray:
+    grey = np.empty(channels.shape[:2], np.float32)
+    # By rows: float64 for the whole of a large picture would be eight times its memory.
+    for start in range(0, len(grey), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        red, green, blue = (channels[rows, :, channel] for channel in range(3))
+        mixed = red * LUMINANCE[0] + green * LUMINANCE[1] + blue * LUMINANCE[2]
+        grey[rows] = (np.asarray(mixed, np.float64) / white).clip(0, 1)
+    return grey
+
+
+def _pixels(header: Header, data: bytes) -> np.ndarray:
+    broken = fault(data)
+    if broken and not (header.variant and broken.startswith("corrupt")):
+        raise ValueError(f"{broken}. {_AGAIN.capitalize()}")
+    inverted = False
+    if header.format == "TIFF":
+        data, inverted = neutral_tiff(data)
+    reason = ""
+    pixels = None
     try:
-        data = path.read_bytes()
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        reason = f" ({error.err})"
+    if pixels is None or pixels.size == 0:
+        if header.variant:
+            raise ValueError(f"{header.variant}, which is not read here: convert it to PNG")
+        if header.format in ("TIFF", "BMP"):
+            kind = f"damaged, or a kind of {header.format} that is not read here"
+            raise ValueError(f"cannot be decoded{reason}, {kind}: convert it to PNG, or {_AGAIN}")
+        raise ValueError(f"corrupt {header.format}, it cannot be decoded{reason}: {_AGAIN}")
+    if pixels.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
+        raise ValueError(
+            f"{pixels.dtype} pixels; 8-bit, 16-bit and float are read: convert it to PNG"
+        )
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        odd = int((~np.isfinite(pixels)).sum())
+        raise ValueError(f"{odd} pixels are NaN or infinite: replace them")
+    if inverted and pixels.dtype.kind == "u":
+        largest = np.uint8(255) if pixels.dtype == np.uint8 else np.uint16(65535)
+        return np.asarray(largest - pixels)
+    return pixels
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """The picture as people see it, of pixels stored in an EXIF orientation."""
+    if orientation == 1:
+        return pixels
+    if orientation in (5, 7):
+        pixels = pixels.swapaxes(0, 1)
+    turns = {3: 2, 4: 2, 6: 3, 7: 2, 8: 1}.get(orientation, 0)
+    pixels = np.rot90(pixels, turns)
+    if orientation in (2, 4):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _mode(header: Header, data: bytes, pixels: np.ndarray) -> str:
+    colour = png_mode(data) if header.format == "PNG" else None
+    if colour is None:
+        colour = {2: "grey"}.get(pixels.ndim) or ("RGB" if pixels.shape[2] == 3 else "RGBA")
+    return colour + {"uint8": "", "uint16": " 16-bit"}.get(pixels.dtype.name, " float")
+
+
+def _read(path: Path, max_pixels: int) -> tuple[Header, bytes]:
+    """The header of a picture of at most `max_pixels`, and all its bytes.
+
+    Raises:
+        ImageError: any other file; the message names it.
+    """
+    try:
+        with open_regular(path) as stream:
+            header = read_header(stream)
+            if header is None:
+                stream.seek(0)
+                raise HeaderError(_no_picture(stream.read(352)))
+            if header.pixels > max_pixels:
+                size = (
+                    f"{header.width} x {header.height} = {header.pixels / 1e6:.0f} million pixels"
+                )
+                limit = f"more than the {max_pixels / 1e6:g} million of --max-pixels"
+                raise HeaderError(f"{size}, {limit}: make it smaller, or raise --max-pixels")
+            stream.seek(0)
+            # Whatever a file holds beyond 16 bytes a pixel and 64 MiB is no picture of this size.
+            if os.fstat(stream.fileno()).st_size > 16 * header.pixels + (64 << 20):
+                raise HeaderError(f"far more bytes than {header.pixels} pixels need: {_AGAIN}")
+            data = stream.read()
+            return header, data
+    except HeaderError as error:
+        raise ImageError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise ImageError(f"{path}: a folder, an image file is needed") from None
     except PermissionError:
         raise ImageError(
             f"{path}: permission denied: make the file readable for this user"
         ) from None
+    except FileError as error:
+        raise ImageError(f"{path}: {error.strerror}") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if not data:
-        raise ImageError(f"{path}: empty file (0 bytes): get it again from its source")
-    return data
+
+
+def _no_picture(start: bytes) -> str:
+    if not start:
+        return f"empty file (0 bytes): {_AGAIN}"
+    name = picture_name(start)
+    kind = f"a {name} picture" if name else f"it begins with {start[:8]!r}"
+    return f"not a PNG, JPEG, BMP or TIFF ({kind}): convert it to PNG"

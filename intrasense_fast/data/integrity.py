@@ -9,13 +9,7 @@ from math import ceil
 import cv2
 import numpy as np
 
-FORMATS = {
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"BM": "BMP",
-    b"II*\x00": "TIFF",
-    b"MM\x00*": "TIFF",
-}
+from intrasense_fast.data.header import FORMATS
 
 _PNG_MODES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey+alpha", 6: "RGBA"}
 _SEQUENTIAL = (0xC0, 0xC1)
@@ -129,7 +123,10 @@ def _jpeg_fault(data: bytes) -> str | None:
 
 
 def _decoded(data: bytes) -> np.ndarray | None:
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
 
 
 def _quietly_decoded(files: Sequence[bytes]) -> list[np.ndarray | None] | None:

@@ -1,7 +1,6 @@
 """Write a clean copy of a data set in the UNeXt layout."""
 
 import csv
-import hashlib
 import io
 import os
 from pathlib import Path
@@ -10,18 +9,19 @@ import numpy as np
 
 from intrasense_fast.data.images import ImageError, write_png
 from intrasense_fast.data.layouts import open_dataset
+from intrasense_fast.data.opening import sha256_of
+from intrasense_fast.data.reading import DEFAULT, ReadingOptions
 from intrasense_fast.data.records import (
     DataError,
     Problem,
     Record,
     SegmentationData,
     accept,
-    load_record,
     problem_of,
     threaded,
 )
 from intrasense_fast.data.transforms import resize_image, resize_mask
-from intrasense_fast.files import atomic_folder, legible
+from intrasense_fast.files import atomic_folder, escaped, legible
 
 MANIFEST = (
     "name", "label", "case", "group", "width", "height", "source_width", "source_height",
@@ -37,6 +37,7 @@ def prepare(
     *,
     skip_bad: bool = False,
     progress: bool = False,
+    options: ReadingOptions = DEFAULT,
 ) -> SegmentationData:
     """Copy a data set as grey PNG and {0, 255} masks to `out`: images/, masks/0/, its split lists, manifest.csv, problems.csv.
 
@@ -62,7 +63,8 @@ def prepare(
         raise DataError(
             f"size {size}: a positive number of pixels is needed, or None for the original sizes"
         )
-    data = open_dataset(path, layout, skip_bad=skip_bad, progress=progress)
+    data = open_dataset(path, layout, skip_bad=skip_bad, progress=progress, options=options)
+    data.decided()
     if data.root.resolve() in (out.resolve(), *out.resolve().parents):
         raise DataError(f"{out}: lies inside the data set {data.root}: choose a folder outside it")
     files = _file_names(data)
@@ -73,7 +75,7 @@ def prepare(
         written: list[Record] = []
         problems: list[Problem] = []
         copies = threaded(
-            lambda record: _copy(record, files[record.name], temporary, size),
+            lambda record: _copy(data, record, files[record.name], temporary, size),
             data.records,
             "prepare",
             progress,
@@ -101,13 +103,14 @@ def prepare(
 
 
 def _copy(
-    record: Record, file: str, out: Path, size: int | None
+    data: SegmentationData, record: Record, file: str, out: Path, size: int | None
 ) -> tuple[Record, dict[str, object] | None, list[Problem]]:
     """Write one image and its mask; the manifest's row, or None and the error."""
     try:
-        sample, warnings, mode = load_record(record)
+        loaded = data.load(record)
     except ImageError as error:
         return record, None, [problem_of("error", str(error), record)]
+    sample, warnings, mode = loaded.sample, loaded.warnings, loaded.mode
     image, mask = (
         (sample.image, sample.mask)
         if size is None
@@ -125,6 +128,8 @@ def _copy(
     repaired = [] if mode.startswith("grey") else [f"{mode} image read as grey"]
     if len(record.masks) > 1:
         repaired.append(f"{len(record.masks)} masks merged")
+    if loaded.turned:
+        repaired.append("turned as its orientation tag says")
     if record.regions:
         repaired.append(f"{len(record.regions)} outlines filled")
     row = {
@@ -137,9 +142,9 @@ def _copy(
         "source_width": sample.image.shape[1],
         "source_height": sample.image.shape[0],
         "source": record.image,
-        "source_sha256": _sha256(record.image),
+        "source_sha256": sha256_of(record.image),
         "masks": "|".join(map(str, record.masks)),
-        "masks_sha256": "|".join(map(_sha256, record.masks)),
+        "masks_sha256": "|".join(map(sha256_of, record.masks)),
         "repaired": "; ".join([*repaired, *warnings]),
     }
     return record, row, [problem_of("warning", warning, record) for warning in warnings]
@@ -158,10 +163,6 @@ def _file_names(data: SegmentationData) -> dict[str, str]:
     return {record.name: record.name.replace("/", "__") for record in data.records}
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _write_table(path: Path, columns: tuple[str, ...], rows: list[dict[str, object]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -174,5 +175,6 @@ def left_out_or_repaired(out: str | os.PathLike[str]) -> list[str]:
     """The lines of problems.csv in a copy, as they are printed."""
     with open(Path(out) / "problems.csv", encoding="utf-8", newline="") as stream:
         return [
-            f"{row['level']}: {row['file']}: {row['message']}" for row in csv.DictReader(stream)
+            escaped(f"{row['level']}: {row['file']}: {row['message']}")
+            for row in csv.DictReader(stream)
         ]

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from intrasense_fast.data.images import SUFFIXES
-from intrasense_fast.data.layouts._files import NAME_COLUMNS, read_lines, read_rows
+from intrasense_fast.data.joining import few, join
+from intrasense_fast.data.opening import read_bytes
 from intrasense_fast.data.order import Row, deal, natural_key
 from intrasense_fast.data.records import DataError, Finding
+from intrasense_fast.data.tables import NAME_COLUMNS, read_lines, read_rows
 from intrasense_fast.files import atomic_path
 
 _FORMAT = 1
@@ -70,7 +71,7 @@ class Splits:
             DataError: the file is missing, damaged, or was changed since it was written.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = json.loads(read_bytes(path).decode("utf-8"))
             folds = tuple(
                 Fold(*(tuple(map(str, fold[role])) for role in Fold._fields))
                 for fold in content["folds"]
@@ -78,7 +79,7 @@ class Splits:
             splits, digest = cls(folds, content.get("made", {})), content.get("digest")
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
             raise DataError(
                 f'{path}: is no splits.json; needed is {{"folds": [{{"train": [...], "val": [...], "test": [...]}}]}}'
             ) from error
@@ -347,27 +348,14 @@ def _fold_column(path: Path, names: Sequence[str]) -> list[list[str]]:
 
 
 def _resolved(entries: Sequence[str], names: Sequence[str], source: Path) -> list[str]:
-    """Names of the data for entries that may carry a folder or a file ending."""
-    exact = set(names)
-    stems: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        stems[name.rsplit("/", 1)[-1]].append(name)
-    found, unknown = [], []
-    for entry in entries:
-        text = entry.replace("\\", "/")
-        bare = text.rsplit(".", 1)[0] if text.casefold().endswith(SUFFIXES) else text
-        close = stems.get(bare.rsplit("/", 1)[-1], [])
-        if bare in exact:
-            found.append(bare)
-        elif len(close) == 1:
-            found.append(close[0])
-        else:
-            unknown.append(entry)
-    if unknown:
+    """Names of the data for entries that may be written otherwise (see `join`)."""
+    joined = join(entries, names)
+    if joined.lost:
         raise DataError(
-            f"{source}: {len(unknown)} names are not in the data, or are in it more than once: {_few(unknown)}"
+            f"{source}: {len(joined.lost)} names are not in the data, or are in it more than once: "
+            f"{few(joined.lost)}; images of the data are {few(joined.bare or names)}"
         )
-    return found
+    return [name for name in joined.names if name is not None]
 
 
 def _check_disjoint(splits: Splits, source: str) -> None:

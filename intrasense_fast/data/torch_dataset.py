@@ -26,7 +26,9 @@ from intrasense_fast.files import atomic_path
 Cache = Literal["none", "memory", "disk"]
 CACHES: tuple[str, ...] = get_args(Cache)
 # Part of every cached file's name: a new way of decoding or resizing makes new files.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
+# Of the memory cache: a float32 image and a uint8 mask.
+_BYTES_A_PIXEL = 5
 
 
 class SegmentationDataset(Dataset[dict[str, Any]]):
@@ -121,6 +123,12 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             ) from error
         return resize_image(sample.image, self.size), resize_mask(sample.mask, self.size)
 
+    def _reading(self) -> str:
+        """What pixels depend on beside their file: levels, and the rule of the masks."""
+        options, masks = (getattr(self.data, name, None) for name in ("options", "masks"))
+        rule = masks.rule() if masks is not None else None
+        return f"{getattr(options, 'levels', None)} {rule and (rule.thresholds, rule.values)}"
+
     def _from_disk(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         folder = self.cache_dir
         records = getattr(self.data, "records", None)
@@ -128,7 +136,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             raise DataError(
                 'cache="disk" needs a data set of files (open_dataset) and a folder; use cache="memory"'
             )
-        path = folder / f"{_fingerprint(records[index], self.size)}.npz"
+        path = folder / f"{_fingerprint(records[index], self.size, self._reading())}.npz"
         if path.exists():
             try:
                 with np.load(path) as stored:
@@ -144,6 +152,24 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
                 f"{folder}: the cache cannot be written ({error.strerror}); choose another --cache-dir"
             ) from error
         return image, mask
+
+
+def check_memory(images: int, size: int) -> None:
+    """Refuse cache="memory" for more pixels than the machine has memory.
+
+    Raises:
+        DataError: the message says what to do.
+    """
+    needed = images * (_BYTES_A_PIXEL * size * size + 1)
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return
+    if needed > there:
+        raise DataError(
+            f"--cache memory needs {needed / 1e9:.1f} GB for {images} images of {size} x {size}, "
+            f"this machine has {there / 1e9:.1f}: use --cache disk or none, or a smaller --size"
+        )
 
 
 class _Memory:
@@ -183,9 +209,9 @@ class _Memory:
         return pair
 
 
-def _fingerprint(record: Record, size: int) -> str:
-    """Changes when a file of the record, its regions, the size or the cache's version change."""
-    digest = hashlib.sha256(f"{_CACHE_VERSION} {size} {record.regions}".encode())
+def _fingerprint(record: Record, size: int, reading: str) -> str:
+    """Changes with a file of the record, its regions, the size, how files are read, and the cache."""
+    digest = hashlib.sha256(f"{_CACHE_VERSION} {size} {reading} {record.regions}".encode())
     for path in (record.image, *record.masks):
         status = path.stat()
         digest.update(

@@ -9,6 +9,7 @@ import numpy as np
 
 from intrasense_fast.data.duplicates import Duplicates, find_duplicates, regrouped
 from intrasense_fast.data.layouts import read_dataset
+from intrasense_fast.data.reading import DEFAULT, ReadingOptions
 from intrasense_fast.data.records import (
     DataError,
     Finding,
@@ -65,9 +66,29 @@ class Report:
                 "near-duplicates",
                 f"{self.duplicates.images} images in {len(self.duplicates.clusters)} clusters",
             ),
+            *self._reading(),
             problems,
         ]
         return "\n".join([table(rows, self.data.note), *map(str, self.problems)])
+
+    def _reading(self) -> list[tuple[str, str]]:
+        """Rows on how the files were read: mask values, orientation tags, low levels."""
+        rows = []
+        rule = self.data.masks.rule() if self.data.masks and self.data.masks.files else None
+        if rule is not None:
+            rows.append(("mask values", rule.describe()))
+        images = {finding.record.image for finding in self.findings}
+        turned = [path for finding in self.findings for path in finding.turned]
+        pictures = sum(path in images for path in turned)
+        if turned:
+            counts = (
+                f"{pictures} images and {len(turned) - pictures} masks, turned as people see them"
+            )
+            rows.append(("orientation tags", counts))
+        low = sum(finding.low for finding in self.findings)
+        if low:
+            rows.append(("low levels", f"{low} images use less than a tenth of their range"))
+        return rows
 
 
 def verify(
@@ -76,13 +97,14 @@ def verify(
     *,
     skip_bad: bool = False,
     progress: bool = False,
+    options: ReadingOptions = DEFAULT,
 ) -> Report:
     """Open a data set, decode every file once, and report all problems; with `skip_bad`, what would be left out is a warning.
 
     Raises:
         DataError: the folder is missing, empty or of another layout; or `skip_bad` leaves nothing.
     """
-    data = read_dataset(path, layout)
+    data = read_dataset(path, layout, options)
     findings = tuple(data.inspect(progress, signatures=True))
     found = find_duplicates(
         data.records, [finding.signature for finding in findings], progress=progress

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from intrasense_fast.data.images import MAX_PIXELS
+from intrasense_fast.data.reading import HELP, options_of
 from intrasense_fast.data.torch_dataset import CACHES
 from intrasense_fast.data.transforms import AUGMENTATIONS
 from intrasense_fast.errors import UsageError
@@ -37,7 +39,13 @@ _BEFORE: dict[str, Any] = {
     "channels_last": None,
     "network": INTRASENSE,
     "network_options": [],
+    "max_pixels": MAX_PIXELS,
+    "levels": None,
+    "mask_values": None,
+    "pairs": None,
 }
+# Beyond these no machine trains a network, and the system refuses so many processes.
+MOST_SIZE, MOST_WORKERS = 8192, 256
 
 _AT_LEAST_0 = Need(lambda value: value >= 0, "at least 0")
 _AT_LEAST_1 = Need(lambda value: value >= 1, "at least 1")
@@ -45,7 +53,8 @@ _FINITE_POSITIVE = Need(lambda value: 0 < value < math.inf, "finite and > 0")
 _FINITE_NOT_NEGATIVE = Need(lambda value: 0 <= value < math.inf, "finite and >= 0")
 _MOMENTUM = Need(lambda value: 0 <= value < 1, "in [0, 1)")
 _SHARE = Need(lambda value: 0 < value < 1, "between 0 and 1")
-_SIZE = Need(lambda value: value >= 32, "at least 32")
+_SIZE = Need(lambda value: 32 <= value <= MOST_SIZE, f"at least 32 and at most {MOST_SIZE}")
+_WORKERS = Need(lambda value: 0 <= value <= MOST_WORKERS, f"at least 0 and at most {MOST_WORKERS}")
 _BATCH = Need(lambda value: value >= 2, "at least 2 (BatchNorm needs more than one image)")
 _FOLDS = Need(lambda value: value is None or value == 0 or value >= 2, "0 or at least 2")
 _FOLD = Need(lambda value: value is None or value >= 0, "at least 0")
@@ -67,6 +76,12 @@ class DataConfig:
     )
     layout: str = option("auto", "how the folder is organised")
     skip_bad: bool = option(False, "leave files out that cannot be used, and list them")
+    max_pixels: int = option(MAX_PIXELS, HELP["max_pixels"], metavar="N", shown_default="")
+    levels: int | None = option(None, HELP["levels"], metavar="N", shown_default="")
+    mask_values: str | None = option(None, HELP["mask_values"], metavar="VALUES", shown_default="")
+    pairs: tuple[str, ...] | None = option(
+        None, HELP["pairs"], type=str, nargs=2, metavar=("IMAGE", "MASK"), shown_default=""
+    )
     subset: str = option(
         "all",
         "which images: all, lesions (no normal images), deduplicated (one of each near-duplicate), "
@@ -126,7 +141,7 @@ class OptimisationConfig:
         None, "Triton kernels or eager operators", shown_default="kernels where they can run"
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1 ...")
-    workers: int = option(0, "processes that load images; results do not depend on it", _AT_LEAST_0)
+    workers: int = option(0, "processes that load images; results do not depend on it", _WORKERS)
     cache: str = option("memory", "keep decoded and resized images", choices=CACHES)
     cache_dir: str | None = option(None, "folder for --cache disk")
     seed: int = option(0, "of everything drawn", _SEED)
@@ -277,6 +292,7 @@ def check(config: TrainConfig, label: Callable[[str], str] = flag_of) -> None:
     Raises:
         UsageError: an impossible value.
     """
+    options_of(config)
     fault = first_fault(config)
     if fault is None and config.cache == "disk" and config.cache_dir is None:
         fault = "cache_dir", "given with --cache disk"

@@ -3,7 +3,7 @@
 import csv
 import datetime
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from intrasense_fast.console import command_line, show, show_next
-from intrasense_fast.data.records import DataError, SegmentationData
+from intrasense_fast.data.records import DataError, Finding, SegmentationData
 from intrasense_fast.data.splits import Fold, Splits
-from intrasense_fast.data.torch_dataset import SegmentationDataset
+from intrasense_fast.data.torch_dataset import SegmentationDataset, check_memory
 from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.inference import default_device, usable_device
 from intrasense_fast.kernels.runtime import fused_status
@@ -74,7 +74,7 @@ def begin(given: Mapping[str, Any], out: str | None) -> None:
         data, findings = sources.open_source(run, config)
         splits = sources.split(config, data, findings)
         config = replace(config, folds=len(splits.folds) if len(splits.folds) > 1 else 0)
-        _check_roles(config, splits)
+        _check_roles(config, splits, findings)
         splits.save(run / run_folder.SPLITS)
         record = {
             "config": config.as_dict(),
@@ -124,7 +124,7 @@ def resume(run: Path, changes: Mapping[str, Any]) -> None:
         record = run_folder.read_record(run)
         config = run_folder.changed(run, record, changes)
         device = _device(config)
-        data, _ = sources.open_source(run, config)
+        data, findings = sources.open_source(run, config)
         splits = Splits.load(run / run_folder.SPLITS)
         if splits.digest != record["splits"]:
             raise UsageError(
@@ -132,21 +132,28 @@ def resume(run: Path, changes: Mapping[str, Any]) -> None:
                 f"start a new run"
             )
         splits.check(image.name for image in data.records)
-        _check_roles(config, splits)
+        _check_roles(config, splits, findings)
         record |= {"config": config.as_dict()}
         _train_all(run, _Work(config, data, splits, device, record, resumed=True))
 
 
-def _check_roles(config: TrainConfig, splits: Splits) -> None:
-    """Refuse a --fold that there is not, and folds too small for a batch."""
+def _check_roles(config: TrainConfig, splits: Splits, findings: Sequence[Finding]) -> None:
+    """Refuse a --fold that there is not, folds too small for a batch or without a lesion, and a
+    cache that memory does not hold."""
     if config.fold is not None and not config.folds:
         raise UsageError("--fold needs --folds: there is one split of these data")
     if config.fold is not None and config.fold >= len(splits.folds):
         raise UsageError(
             f"--fold must be below the number of folds, {len(splits.folds)}, got {config.fold}"
         )
-    for fold in splits.folds if config.fold is None else [splits.folds[config.fold]]:
+    folds = [
+        (number, fold) for number, fold in enumerate(splits.folds) if config.fold in (None, number)
+    ]
+    for _, fold in folds:
         steps_of(len(fold.train), config.batch_size)
+    sources.check_folds(folds, findings)
+    if config.cache == "memory":
+        check_memory(max(len(fold.train) + len(fold.val) for _, fold in folds), config.size)
 
 
 def _train_all(run: Path, work: _Work) -> None:
@@ -240,6 +247,8 @@ def _train_fold(
         "fold": number,
         "layout": data.layout,
     }
+    if config.levels is not None:
+        extra["levels"] = config.levels
     trainer = Trainer(run, config, train, val, device=work.device, extra=extra, say=say)
     if (run / LAST).exists() or (run / PREVIOUS).exists():
         trainer.restore()

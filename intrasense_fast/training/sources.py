@@ -7,7 +7,9 @@ from pathlib import Path
 from intrasense_fast.console import command_line, show
 from intrasense_fast.data.duplicates import Duplicates, find_duplicates, regrouped
 from intrasense_fast.data.layouts import folds_of, read_dataset
+from intrasense_fast.data.masks import MaskDecision
 from intrasense_fast.data.phantom import write_phantom
+from intrasense_fast.data.reading import options_of
 from intrasense_fast.data.records import DataError, Finding, SegmentationData, accept
 from intrasense_fast.data.splits import (
     Fold,
@@ -36,7 +38,11 @@ def open_source(run: Path, config: TrainConfig) -> tuple[SegmentationData, list[
             named.
     """
     simulated = config.data is None
-    data = _phantoms(run / PHANTOMS) if simulated else read_dataset(str(config.data), config.layout)
+    data = (
+        _phantoms(run / PHANTOMS)
+        if simulated
+        else read_dataset(str(config.data), config.layout, options_of(config))
+    )
     findings = data.inspect(progress=True, signatures=not simulated)
     duplicates = Duplicates()
     if not simulated:
@@ -105,6 +111,26 @@ def split(config: TrainConfig, data: SegmentationData, findings: Sequence[Findin
     return splits
 
 
+def check_folds(folds: Sequence[tuple[int, Fold]], findings: Sequence[Finding]) -> None:
+    """Refuse folds that could not train or select a checkpoint, before anything is trained.
+
+    Args:
+        folds: (number, fold) of those that will be trained.
+        findings: of every image.
+
+    Raises:
+        DataError: no image to train or select on shows a lesion.
+    """
+    areas = {finding.record.name: finding.area for finding in findings}
+    for number, fold in folds:
+        for role, names in (("training", fold.train), ("selection", fold.val)):
+            if not any(areas[name] for name in names):
+                raise DataError(
+                    f"fold {number}: none of its {len(names)} {role} images shows a lesion: give "
+                    "more data, or another --val-fraction, --seed or --splits"
+                )
+
+
 def _phantoms(folder: Path) -> SegmentationData:
     parts = [(role, read_dataset(folder / role, "generic")) for role in _PHANTOM_ROLES]
     records = [
@@ -119,12 +145,21 @@ def _phantoms(folder: Path) -> SegmentationData:
     ]
     problems = [problem for _, part in parts for problem in part.problems]
     return replace(
-        parts[0][1], root=folder, layout="phantom", records=tuple(records), problems=tuple(problems)
+        parts[0][1],
+        root=folder,
+        layout="phantom",
+        records=tuple(records),
+        problems=tuple(problems),
+        masks=MaskDecision(mask for record in records for mask in record.masks),
     )
 
 
 def _show_problems(data: SegmentationData) -> None:
     """What was left out, all of it; of the other warnings the first few."""
+    for line in data.joins:
+        show(f"table: {line}")
+    if data.masks is not None and data.masks.files:
+        show(f"mask values: {data.masks.rule().describe()}")
     left_out = [problem for problem in data.problems if problem.message.startswith("left out")]
     others = [problem for problem in data.problems if problem not in left_out]
     for problem in [*left_out, *others[:_SHOWN_WARNINGS]]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from intrasense_fast.cli import main
-from intrasense_fast.data.images import ImageError, read_image, read_mask
+from intrasense_fast.data.images import ImageError, read_image
+from intrasense_fast.data.masks import read_mask
 from tests.support.runs import write_pairs
 
 
@@ -85,14 +86,14 @@ def test_files_that_may_not_be_read(
         locked.chmod(0)
     else:
         # To root every file is readable: the refusal is played.
-        plain = Path.read_bytes
+        plain = os.open
 
-        def read_bytes(path: Path) -> bytes:
-            if path == locked:
+        def refused(path: str | os.PathLike[str], *options: int, **others: int) -> int:
+            if os.fspath(path) == str(locked):
                 raise PermissionError(13, "Permission denied", str(path))
-            return plain(path)
+            return plain(path, *options, **others)
 
-        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+        monkeypatch.setattr(os, "open", refused)
     assert main(["train", "--data", str(data), "--out", str(tmp_path / "run")]) == 2
     shown = capsys.readouterr().err
     assert "p2.png" in shown and "permission denied" in shown and "Traceback" not in shown

@@ -264,11 +264,11 @@ def test_other_oddities_have_an_outcome(tmp_path: Path) -> None:
     problems = {(Path(p.file).name, p.level): p.message for p in (*data.problems, *data.check())}
     assert (
         "same name as" in problems["twice.png", "error"]
-        and "convert it to PNG" in problems["scan.dcm", "warning"]
+        and "convert it to PNG" in problems["scan.dcm", "error"]
     )
     assert "is it inverted?" in problems["inverted.png", "warning"]
-    assert "none above 127: read as an empty mask" in problems["faint.png", "warning"]
-    with pytest.raises(DataError, match=r"1 files .*\n.*twice.*same name") as caught:
+    assert "none above 127, which is lesion in this data set" in problems["faint.png", "error"]
+    with pytest.raises(DataError, match=r"2 files .*\n.*twice.*same name") as caught:
         open_dataset(tmp_path)
     assert len(caught.value.problems) == 2
     kept = open_dataset(tmp_path, skip_bad=True, group_duplicates=False)

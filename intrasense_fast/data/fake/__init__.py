@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from intrasense_fast.data.fake._tree import VARIANTS, Picture, Planted, Tree, variant
 from intrasense_fast.data.fake.busi import write_busi, write_unext
+from intrasense_fast.data.fake.class_folders import write_class_folders
 from intrasense_fast.data.fake.ddti import write_ddti
 from intrasense_fast.data.fake.others import (
     write_bus_bra,
@@ -25,6 +26,7 @@ LAYOUTS: dict[str, Callable[[Tree, int], None]] = {
     "ddti": write_ddti,
     "ddti-masks": write_ddti_masks,
     "bus-bra": write_bus_bra,
+    "class-folders": write_class_folders,
 }
 SMALLEST_COUNT = 30
 SMALLEST_SIZE, LARGEST_SIZE = 64, 1024

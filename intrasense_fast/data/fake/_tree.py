@@ -54,8 +54,11 @@ class Tree:
         margin = str(self.rng.choice(_MARGINS.get(label, ("round",))))
         self._drawn += 1
         image, mask = phantom(
-            (self.seed, self._drawn), shape, lesions=label != "normal", margin=margin
-        )  # type: ignore[arg-type]
+            (self.seed, self._drawn),
+            (shape[0], shape[1]),
+            lesions=label != "normal",
+            margin=margin,  # type: ignore[arg-type]
+        )
         return Picture(to_bytes(image), mask * np.uint8(255))
 
     def write(self, name: str, pixels: np.ndarray, *options: int) -> None:

@@ -76,13 +76,13 @@ def write_bus_bra(tree: Tree, count: int) -> None:
     tree.table("5-fold-cv.csv", folds)
     if tree.broken:
         unlisted, unpaired = rows.pop(3)[0], rows[5][0]
-        tree.error(f"Images/{unlisted}.png", "no Case in bus_data.csv")
+        tree.error(f"Images/{unlisted}.png", "no patient or group in bus_data.csv")
         (tree.root / f"Masks/{str(unpaired).replace('bus', 'mask')}.png").unlink()
         tree.error(f"Images/{unpaired}.png", "image without mask")
         for absent in (unlisted, unpaired):
             tree.warning(".", f"names 1 images that are missing or cannot be used: {absent}")
         rows.append(("bus_9999-l", 9999, "benign", 2, "l"))
-        tree.error("bus_data.csv", "lists bus_9999-l, but Images/ has no such image")
+        tree.error("bus_data.csv", "lists bus_9999-l, but there is no such image")
     tree.table("bus_data.csv", rows)
 
 

@@ -1,23 +1,47 @@
-"""The data sets users have on disk, one module a layout: `detect(path) -> bool` and `read(path) -> (records, problems)`.
+"""The data sets users have on disk, one module a layout: `detect(path) -> bool` and `read(path) ->
+Reading`.
 
 A module that has FOLDS is cross-validated in so many folds by default.
 """
 
 import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from intrasense_fast.data.duplicates import cached_duplicates, find_duplicates, regrouped
-from intrasense_fast.data.layouts import bus_bra, busi, dataset_b, ddti, ddti_masks, generic, unext
-from intrasense_fast.data.layouts._files import files, folders
+from intrasense_fast.data.joining import few, join
+from intrasense_fast.data.layouts import (
+    bus_bra,
+    busi,
+    by_pattern,
+    class_folders,
+    dataset_b,
+    ddti,
+    ddti_masks,
+    generic,
+    unext,
+)
+from intrasense_fast.data.layouts._files import Reading
+from intrasense_fast.data.listing import files, folders
+from intrasense_fast.data.masks import MaskDecision
+from intrasense_fast.data.opening import special_kind
+from intrasense_fast.data.patterns import EXAMPLE
+from intrasense_fast.data.reading import DEFAULT, ReadingOptions
 from intrasense_fast.data.records import DataError, Problem, Record, SegmentationData, accept
 
-# In the order of detection: the generic layout would accept several of the others, so it comes last.
+# In the order of detection: the generic layout would accept several of the others, so it comes
+# last.
 LAYOUTS: dict[str, ModuleType] = {
-    module.NAME: module for module in (busi, unext, bus_bra, dataset_b, ddti, ddti_masks, generic)
+    module.NAME: module
+    for module in (busi, unext, bus_bra, dataset_b, ddti, ddti_masks, generic, class_folders)
 }
 
 _MAX_DESCENT = 3
+
+Result = TypeVar("Result")
 
 
 def folds_of(layout: str) -> int:
@@ -32,76 +56,127 @@ def open_dataset(
     skip_bad: bool = False,
     group_duplicates: bool = True,
     progress: bool = False,
+    options: ReadingOptions = DEFAULT,
 ) -> SegmentationData:
-    """Open a data set where it lies: files are listed, paired, checked for size and permission, and grouped.
+    """Open a data set where it lies: files are listed, paired, checked for size and permission, and
+    grouped.
 
     Args:
         path: the folder of the data set, or one that holds nothing else.
-        layout: "auto", or one of "busi", "unext", "bus-bra", "dataset-b", "ddti", "ddti-masks", "generic".
+        layout: "auto", or one of LAYOUTS: "busi", "unext", "bus-bra", "dataset-b", "ddti",
+            "ddti-masks", "generic", "class-folders".
         skip_bad: leave images out that cannot be used, listed in `.problems`, instead of raising.
-        group_duplicates: put near-duplicates into one group, beyond the cases that the layout tells. Decodes every image the
-            first time (a cache of this machine remembers what was found); False decodes nothing.
+        group_duplicates: put near-duplicates into one group, beyond the cases that the layout
+            tells. Decodes every image the first time (a cache of this machine remembers what was
+            found); False decodes nothing.
         progress: show a bar while images are decoded.
+        options: how files are read: pixel budget, levels, mask values, patterns instead of a
+            layout.
 
     Returns:
-        A sequence of `Sample`: image float32 (H, W) in [0, 1], mask uint8 (H, W) in {0, 1}, name, case, group, label.
-        Pixels are decoded on access; `.checked()` decodes all of them once and raises before a training run does.
+        A sequence of `Sample`: image float32 (H, W) in [0, 1], mask uint8 (H, W) in {0, 1}, name,
+        case, group, label. Pixels are decoded on access; `.checked()` decodes all of them once and
+        raises before a
+        training run does.
 
     Raises:
-        DataError: the folder is missing, empty or of another layout; or files cannot be used, every one of them named.
+        DataError: the folder is missing, empty or of another layout; or files cannot be used, every
+            one of them named.
     """
-    data = accept(read_dataset(path, layout), skip_bad=skip_bad)
+    data = accept(read_dataset(path, layout, options), skip_bad=skip_bad)
     if not group_duplicates:
         return data
     found = cached_duplicates(data.records)
     if found is None:
         signatures = [finding.signature for finding in data.inspect(progress, signatures=True)]
         found = find_duplicates(data.records, signatures, progress=progress)
+    data.decided()
     return regrouped(data, found)
 
 
-def read_dataset(path: str | os.PathLike[str], layout: str = "auto") -> SegmentationData:
-    """`open_dataset` without decoding a pixel, that keeps every problem in `.problems` instead of raising for it.
+def read_dataset(
+    path: str | os.PathLike[str], layout: str = "auto", options: ReadingOptions = DEFAULT
+) -> SegmentationData:
+    """`open_dataset` without decoding a pixel, that keeps every problem in `.problems` instead of
+    raising for it.
 
     Raises:
         DataError: the folder is missing, empty or of another layout.
     """
-    root, module = _locate(Path(path), layout)
-    try:
-        records, problems = module.read(root)
-        lists: dict[str, tuple[str, ...]] = (
-            module.published(root) if hasattr(module, "published") else {}
-        )
-    except PermissionError as error:
-        raise DataError(
-            f"{error.filename}: permission denied: make the folder readable for this user"
-        ) from None
+    root, name, reading, lists = _read(Path(path), layout, options)
+    records, problems, joins = reading
     sound, faults = _check_files(records)
     problems = [*problems, *faults]
-    known = {record.name for record in records}
-    for name, members in lists.items():
-        absent = [member for member in members if member not in known]
-        if absent:
-            shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-            problems.append(
-                Problem(
-                    "warning",
-                    str(root),
-                    f"split list {name!r} names {len(absent)} images that are missing or cannot be used: {shown}",
-                )
+    joined: dict[str, tuple[str, ...]] = {}
+    for title, members in lists.items():
+        found = join(members, [record.name for record in records])
+        joined[title] = tuple(
+            name or member for name, member in zip(found.names, members, strict=True)
+        )
+        if found.lost:
+            text = f"names {len(found.lost)} images that are missing or cannot be used"
+            text = f"split list {title!r} {text}: {few(found.lost)}"
+            problems.append(Problem("warning", str(root), text))
+        if found.loose:
+            entry, image = found.loose[0]
+            text = (
+                f"{len(found.loose)} names joined though written otherwise ({entry!r} = {image!r})"
             )
-    if not records and not problems:
-        raise DataError(f"{root}: no images found; {module.NAME} expects {module.EXPECTED}")
+            joins = (*joins, f"split list {title!r}: {text}")
+    masks = MaskDecision(
+        (mask for record in sound for mask in record.masks),
+        options.mask_values,
+        options.max_pixels,
+    )
+    note = "" if name == by_pattern.NAME else getattr(LAYOUTS[name], "NOTE", "")
     return SegmentationData(
-        root, module.NAME, tuple(sound), tuple(problems), lists, getattr(module, "NOTE", "")
+        root, name, tuple(sound), tuple(problems), joined, note, options, masks, joins
     )
 
 
+def _read(
+    path: Path, layout: str, options: ReadingOptions
+) -> tuple[Path, str, Reading, dict[str, tuple[str, ...]]]:
+    """The folder, the layout's name, what it read, and its lists.
+
+    Raises:
+        DataError: as in `read_dataset`.
+    """
+    if options.pairs is not None:
+        if layout != "auto":
+            raise DataError(f"--pairs takes the place of a layout: leave --layout {layout} out")
+        patterns = options.pairs
+        _check_folder(path)
+        reading = _permitted(lambda: by_pattern.read(path, patterns))
+        return path, by_pattern.NAME, reading, {}
+    root, module = _locate(path, layout)
+    reading = _permitted(lambda: module.read(root))
+    lists = _permitted(lambda: module.published(root)) if hasattr(module, "published") else {}
+    if not reading.records and not reading.problems:
+        raise DataError(f"{root}: no images found; {module.NAME} expects {module.EXPECTED}")
+    return root, module.NAME, reading, lists
+
+
+def _permitted(work: Callable[[], Result]) -> Result:
+    """What `work` returns; a folder that may not be read is a DataError."""
+    try:
+        return work()
+    except PermissionError as error:
+        reason = "permission denied: make the folder readable for this user"
+        raise DataError(f"{error.filename}: {reason}") from None
+
+
 def _locate(path: Path, layout: str) -> tuple[Path, ModuleType]:
-    """The folder that holds the layout (descending where there is only one way to go), and the layout's module."""
+    """The folder that holds the layout (descending where there is only one way to go), and the
+    layout's module."""
     wanted = layout.replace("_", "-").casefold()
     if wanted != "auto" and wanted not in LAYOUTS:
         raise DataError(f"layout {layout!r} is unknown; known: auto, {', '.join(LAYOUTS)}")
+    _check_folder(path)
+    return _permitted(lambda: _search(path, wanted))
+
+
+def _check_folder(path: Path) -> None:
     if not path.exists():
         raise DataError(
             f"{path}: no such folder" + (" (a broken link)" if path.is_symlink() else "")
@@ -110,12 +185,6 @@ def _locate(path: Path, layout: str) -> tuple[Path, ModuleType]:
         raise DataError(
             f"{path}: a file, the folder of a data set is needed (unpack an archive first)"
         )
-    try:
-        return _search(path, wanted)
-    except PermissionError as error:
-        raise DataError(
-            f"{error.filename}: permission denied: make the folder readable for this user"
-        ) from None
 
 
 def _search(path: Path, wanted: str) -> tuple[Path, ModuleType]:
@@ -159,13 +228,13 @@ def _unrecognised(path: Path, deepest: Path, wanted: str) -> str:
         return f"{found}; open one of its folders: {', '.join(str(entry) for entry in candidates)}"
     if wanted != "auto":
         return f"{found}; {wanted} expects {LAYOUTS[wanted].EXPECTED}"
-    return f"{found}; expected one of\n" + "\n".join(
-        f"  {module.NAME}: {module.EXPECTED}" for module in LAYOUTS.values()
-    )
+    known = "\n".join(f"  {module.NAME}: {module.EXPECTED}" for module in LAYOUTS.values())
+    return f"{found}; expected one of\n{known}\nor say how the files pair: {EXAMPLE}"
 
 
 def _check_files(records: list[Record]) -> tuple[list[Record], list[Problem]]:
-    """Records whose files exist, are not empty and may be read, and an error for each file that is otherwise."""
+    """Records whose files exist, are not empty and may be read, and an error for each file that is
+    otherwise."""
     sound, problems = [], []
     for record in records:
         faults = [(path, _fault(path)) for path in (record.image, *record.masks)]
@@ -177,12 +246,15 @@ def _check_files(records: list[Record]) -> tuple[list[Record], list[Problem]]:
 
 def _fault(path: Path) -> str | None:
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        kind = None if stat.S_ISREG(status.st_mode) else special_kind(path)
     except FileNotFoundError:
         return "a broken link: its target is missing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    if size == 0:
+    if kind is not None:
+        return f"{kind}, no regular file: never opened; move it away"
+    if status.st_size == 0:
         return "empty file (0 bytes): get it again from its source"
     return (
         None

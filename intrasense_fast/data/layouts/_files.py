@@ -1,125 +1,93 @@
-"""What the layouts share: listing folders, pairing images with masks, reading tables."""
+"""What the layouts share: pairing images with masks, and the tables that stand beside them."""
 
-import csv
 import difflib
-import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from intrasense_fast.data.images import SUFFIXES
+from intrasense_fast.data.items import Problem, Record
+from intrasense_fast.data.listing import files, folders, is_picture, not_read
 from intrasense_fast.data.order import natural_key
-from intrasense_fast.data.records import Problem, Record
+from intrasense_fast.data.tables import (
+    NAME_COLUMNS,
+    Attached,
+    Identity,
+    attach,
+    read_lines,
+    read_rows,
+)
 from intrasense_fast.files import legible
 
-Reading = tuple[list[Record], list[Problem]]
+__all__ = [
+    "IMAGE_FOLDERS",
+    "MASK_FOLDERS",
+    "MASK_NAME",
+    "NAME_COLUMNS",
+    "Attached",
+    "Identity",
+    "Reading",
+    "attach",
+    "by_name",
+    "files",
+    "folders",
+    "is_picture",
+    "name_of",
+    "nearest",
+    "not_read",
+    "pair",
+    "read_labels",
+    "read_lines",
+    "read_rows",
+    "two_folders",
+]
 
+IMAGE_FOLDERS = ("images", "image", "imgs", "img")
+MASK_FOLDERS = (
+    "masks",
+    "mask",
+    "annotations",
+    "gt",
+    "labels",
+    "ground_truth",
+    "groundtruth",
+    "segmentations",
+)
 MASK_NAME = re.compile(r"^(?P<name>.+?)_mask.*$", re.IGNORECASE)
 
-_JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
-_BESIDE_IMAGES = {
-    "",
-    ".txt",
-    ".csv",
-    ".json",
-    ".xml",
-    ".md",
-    ".xlsx",
-    ".xls",
-    ".html",
-    ".yaml",
-    ".yml",
-    ".pdf",
-    ".doc",
-    ".docx",
-    ".rtf",
-}
 _HINTS = 20
 _HINT_CANDIDATES = 2000
-NAME_COLUMNS = (
-    "name",
-    "id",
-    "image",
-    "image_id",
-    "imageid",
-    "image_name",
-    "filename",
-    "file",
-    "file_name",
-)
-_LABEL_COLUMNS = ("label", "pathology", "class", "category", "cate", "type", "diagnosis", "tirads")
-_CASE_COLUMNS = ("case", "patient", "patient_id", "patientid", "case_id", "caseid")
 
 
-class Identity(NamedTuple):
-    """What a table says of one image; "" where it says nothing."""
+class Reading(NamedTuple):
+    """What a layout read: the records, what is wrong, and how each table joined
+    (`Attached.lines`)."""
 
-    label: str
-    case: str
-    group: str = ""
-
-
-def folders(path: Path) -> dict[str, Path]:
-    """The visible sub-folders of `path` by casefolded name, in natural order."""
-    found = sorted(_entries(path), key=lambda entry: natural_key(entry.name))
-    return {entry.name.casefold(): entry for entry in found if entry.is_dir()}
+    records: list[Record]
+    problems: list[Problem]
+    joins: tuple[str, ...] = ()
 
 
-def files(path: Path, *, recursive: bool = False) -> list[Path]:
-    """The visible files under `path` in natural order; broken links are listed, to be reported by whoever opens them."""
-    found: list[Path] = []
-    seen: set[str] = set()
-    waiting = [path]
-    while waiting:
-        folder = waiting.pop()
-        real = os.path.realpath(folder)
-        if real in seen:
-            continue
-        seen.add(real)
-        for entry in _entries(folder):
-            if not entry.is_dir():
-                found.append(entry)
-            elif recursive:
-                waiting.append(entry)
-    return sorted(found, key=lambda file: natural_key(file.relative_to(path).as_posix()))
-
-
-def _entries(path: Path) -> list[Path]:
-    return [
-        entry
-        for entry in path.iterdir()
-        if not entry.name.startswith(".") and entry.name.casefold() not in _JUNK
-    ]
-
-
-def is_image(path: Path) -> bool:
-    return path.suffix.casefold() in SUFFIXES
-
-
-def not_images(paths: Iterable[Path]) -> list[Problem]:
-    """A warning for each file that looks like a picture of a format that is not read."""
-    return [
-        Problem("warning", str(path), "not read: PNG, JPEG, BMP and TIFF are; convert it to PNG")
-        for path in paths
-        if not is_image(path) and path.suffix.casefold() not in _BESIDE_IMAGES
-    ]
+def two_folders(path: Path) -> tuple[Path, Path] | None:
+    """The folder of images and the folder of masks inside `path`, where there are both."""
+    inside = folders(path)
+    images, masks = (
+        next((inside[name] for name in names if name in inside), None)
+        for names in (IMAGE_FOLDERS, MASK_FOLDERS)
+    )
+    return (images, masks) if images and masks else None
 
 
 def name_of(path: Path, root: Path | None = None) -> str:
-    """The name of a file without its ending, relative to `root`, in the Unicode form that macOS and Linux copies share.
+    """The name of a file without its ending, relative to `root`, in the Unicode form that macOS and
+    Linux copies share.
 
-    Bytes of it that are no UTF-8 stand as %E9 or the like: tables and lists hold the same name as the record.
+    Bytes of it that are no UTF-8 stand as %E9 or the like: tables and lists hold the same name as
+    the record.
     """
     relative = path.relative_to(root) if root else Path(path.name)
     return legible(unicodedata.normalize("NFC", relative.with_suffix("").as_posix()))
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a list of names, stripped and without the empty ones; bytes that are no UTF-8 as in `name_of`."""
-    text = legible(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def by_name(
@@ -142,12 +110,17 @@ def by_name(
 def pair(
     images: Mapping[str, Path],
     masks: Mapping[str, list[Path]],
-    identities: Mapping[str, Identity] | None = None,
+    attached: Attached | None = None,
 ) -> Reading:
-    """Records of the images that have masks, in natural order; an error, with the nearest name, for each file left alone."""
-    identities = identities or {}
+    """Records of the images that have masks, in natural order; an error, with the nearest name, for
+    each file left alone.
+
+    `attached` gives classes and patients; its problems come along, and what it bars is an error
+    each.
+    """
+    attached = attached or Attached()
     records: list[Record] = []
-    problems: list[Problem] = []
+    problems: list[Problem] = list(attached.problems)
     lonely_images = [name for name in images if name not in masks]
     lonely_masks = [name for name in masks if name not in images]
     for index, name in enumerate(sorted(lonely_images, key=natural_key)):
@@ -163,20 +136,16 @@ def pair(
             Problem("error", str(path), f"mask without image{hint}") for path in masks[name]
         ]
     for name in sorted(images, key=natural_key):
-        if name in masks:
-            identity = identities.get(name, Identity("", ""))
-            case = identity.case or name
-            records.append(
-                Record(
-                    name,
-                    images[name],
-                    tuple(masks[name]),
-                    case,
-                    identity.group or case,
-                    identity.label,
-                )
-            )
-    return records, problems
+        if name not in masks:
+            continue
+        if name in attached.barred:
+            problems.append(Problem("error", str(images[name]), attached.reason))
+            continue
+        identity = attached.identities.get(name, Identity("", ""))
+        case = identity.case or name
+        group = identity.group or case
+        records.append(Record(name, images[name], tuple(masks[name]), case, group, identity.label))
+    return Reading(records, problems, attached.lines)
 
 
 def nearest(name: str, candidates: Iterable[str], paths: Mapping[str, list[Path]]) -> str:
@@ -188,68 +157,24 @@ def nearest(name: str, candidates: Iterable[str], paths: Mapping[str, list[Path]
     return f"; the nearest name is {paths[close[0]][0].name}" if close else ""
 
 
-def read_rows(path: Path) -> tuple[list[dict[str, str]], list[Problem]]:
-    """The rows of a CSV file with a header, keys casefolded and stripped; a file that is no such table is an error."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        header = text.splitlines()[0] if text.strip() else ""
-        delimiter = max(",;\t", key=header.count)
-        rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter, restkey="", restval=""))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        return [], [
-            Problem("error", str(path), f"cannot be read as a CSV table in UTF-8 ({error})")
-        ]
-    return [
-        {str(key).strip().casefold(): str(value).strip() for key, value in row.items()}
-        for row in rows
-    ], []
-
-
-def read_identities(
-    path: Path, classes: Mapping[str, str] | None = None
-) -> tuple[dict[str, Identity], list[Problem]]:
-    """Labels and cases of a CSV table by image name; `classes` translates label values.
-
-    One column names the image (name, id, image, file, ...), and one more is a label (label, class, pathology, ...) or a case
-    (case, patient, ...). A column "group" keeps images of several cases together.
-    """
-    rows, problems = read_rows(path)
-    if problems or not rows:
-        return {}, problems or [Problem("warning", str(path), "an empty table: no labels read")]
-    name, label, case = (
-        next((key for key in keys if key in rows[0]), None)
-        for keys in (NAME_COLUMNS, _LABEL_COLUMNS, _CASE_COLUMNS)
-    )
-    if name is None or (label is None and case is None):
-        columns = ", ".join(rows[0])
-        return {}, [
-            Problem(
-                "error",
-                str(path),
-                f"columns {columns}; needed: one of {NAME_COLUMNS} and one of {_LABEL_COLUMNS + _CASE_COLUMNS}",
-            )
-        ]
-    found: dict[str, Identity] = {}
-    for row in rows:
-        stem = row[name]
-        if stem.casefold().endswith(SUFFIXES):
-            stem = stem[: stem.rindex(".")]
-        value = row[label] if label else ""
-        identity = Identity(
-            (classes or {}).get(value.casefold(), value),
-            row[case] if case else "",
-            row.get("group", ""),
-        )
-        if found.setdefault(unicodedata.normalize("NFC", stem), identity) != identity:
-            problems.append(
-                Problem("error", str(path), f"two rows contradict each other about {stem}")
-            )
-    return found, problems
-
-
 def read_labels(
-    path: Path, names: tuple[str, ...] = ("labels.csv",)
-) -> tuple[dict[str, Identity], list[Problem]]:
-    """Identities from the first of `names` that lies in the folder `path`; nothing where there is none."""
-    present = {file.name.casefold(): file for file in files(path)}
-    return next((read_identities(present[name]) for name in names if name in present), ({}, []))
+    path: Path,
+    images: Collection[str],
+    names: tuple[str, ...] = ("labels.csv",),
+    *,
+    optional: bool = False,
+) -> Attached:
+    """The first of the tables `names` that lies in the folder `path`, joined with the images.
+
+    Other CSV tables there are named as not read.
+    """
+    tables = {
+        file.name.casefold(): file for file in files(path) if file.suffix.casefold() == ".csv"
+    }
+    chosen = next((tables[name] for name in names if name in tables), None)
+    others = [file.name for file in tables.values() if file is not chosen]
+    attached = attach(chosen, images, optional=optional) if chosen else Attached()
+    if others and not optional:
+        line = f"{', '.join(others)}: not read; classes and patients come from {' or '.join(names)}"
+        attached = attached._replace(lines=(*attached.lines, line))
+    return attached

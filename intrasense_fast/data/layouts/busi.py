@@ -1,19 +1,21 @@
-"""BUSI as downloaded: a folder a class, `benign (1).png` with `benign (1)_mask.png`, `benign (1)_mask_1.png`, ..."""
+"""BUSI as downloaded: a folder a class, `benign (1).png` with `benign (1)_mask.png`, `benign
+(1)_mask_1.png`, ..."""
 
 from pathlib import Path
 
+from intrasense_fast.data.items import Problem
 from intrasense_fast.data.layouts._files import (
     MASK_NAME,
+    Attached,
     Identity,
     Reading,
     files,
     folders,
-    is_image,
+    is_picture,
     name_of,
-    not_images,
+    not_read,
     pair,
 )
-from intrasense_fast.data.records import Problem
 
 NAME = "busi"
 FOLDS = 5
@@ -26,7 +28,7 @@ CLASSES = ("benign", "malignant", "normal")
 def detect(path: Path) -> bool:
     inside = folders(path)
     return any(
-        name in inside and any(is_image(file) for file in files(inside[name])) for name in CLASSES
+        name in inside and any(is_picture(file) for file in files(inside[name])) for name in CLASSES
     )
 
 
@@ -39,15 +41,15 @@ def read(path: Path) -> Reading:
     for label, folder in sorted(folders(path).items()):
         inside = files(folder)
         if label not in CLASSES:
-            if any(is_image(file) for file in inside):
+            if any(is_picture(file) for file in inside):
                 problems.append(
                     Problem(
                         "warning", str(folder), f"not read: BUSI's classes are {', '.join(CLASSES)}"
                     )
                 )
             continue
-        problems += not_images(inside)
-        for file in filter(is_image, inside):
+        problems += not_read(inside)
+        for file in filter(is_picture, inside):
             stem = name_of(file)
             base = MASK_NAME.match(stem)
             name = base["name"] if base else stem
@@ -61,5 +63,5 @@ def read(path: Path) -> Reading:
                 )
             else:
                 images[name], labels[name] = file, Identity(label, "")
-    records, unpaired = pair(images, masks, labels)
-    return records, problems + unpaired
+    records, unpaired, _ = pair(images, masks, Attached(labels))
+    return Reading(records, problems + unpaired)

@@ -1,18 +1,19 @@
-"""Dataset B (UDIAT): original/000001.png with GT/000001.png; numbers have gaps, classes come in a table of their own."""
+"""Dataset B (UDIAT): original/000001.png with GT/000001.png; numbers have gaps, classes come in a
+table of their own."""
 
 from pathlib import Path
 
+from intrasense_fast.data.items import Problem
 from intrasense_fast.data.layouts._files import (
     Reading,
     by_name,
     files,
     folders,
-    is_image,
-    not_images,
+    is_picture,
+    not_read,
     pair,
     read_labels,
 )
-from intrasense_fast.data.records import Problem
 
 NAME = "dataset-b"
 FOLDS = 5
@@ -28,14 +29,13 @@ def read(path: Path) -> Reading:
     """Pairs by equal name. labels.csv, beside the folders or one level up, gives the classes."""
     inside = folders(path)
     image_files, mask_files = files(inside["original"]), files(inside["gt"])
-    images, problems = by_name(filter(is_image, image_files))
-    masks, twice = by_name(filter(is_image, mask_files))
-    identities, table_problems = read_labels(path)
-    if not identities and not table_problems:
-        identities, table_problems = read_labels(path.parent)
+    images, problems = by_name(filter(is_picture, image_files))
+    masks, twice = by_name(filter(is_picture, mask_files))
+    attached = read_labels(path, images)
+    if not attached.identities and not attached.problems:
         # A labels.csv one level up may belong to something else.
-        identities = {name: identity for name, identity in identities.items() if name in images}
-    if not identities:
+        attached = read_labels(path.parent, images, optional=True)
+    if not attached.identities:
         tables = [file for file in files(path) if file.suffix.casefold() in (".xlsx", ".xls")]
         problems += [
             Problem(
@@ -45,7 +45,7 @@ def read(path: Path) -> Reading:
             )
             for file in tables
         ]
-    records, unpaired = pair(images, {name: [mask] for name, mask in masks.items()}, identities)
-    return records, problems + twice + not_images(
-        [*image_files, *mask_files]
-    ) + table_problems + unpaired
+    paired = {name: [mask] for name, mask in masks.items()}
+    records, unpaired, joins = pair(images, paired, attached)
+    problems += [*twice, *not_read([*image_files, *mask_files]), *unpaired]
+    return Reading(records, problems, joins)

@@ -4,13 +4,21 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 
-from intrasense_fast.data.layouts._files import Reading, by_name, files, is_image, name_of, nearest
+from intrasense_fast.data.items import Problem, Record
+from intrasense_fast.data.layouts._files import (
+    Reading,
+    by_name,
+    files,
+    is_picture,
+    name_of,
+    nearest,
+    not_read,
+)
+from intrasense_fast.data.opening import read_xml
 from intrasense_fast.data.order import natural_key
-from intrasense_fast.data.records import Problem, Record
 
 NAME = "ddti"
 FOLDS = 5
@@ -29,19 +37,22 @@ def detect(path: Path) -> bool:
     found = files(path)
     cases = {file.stem for file in found if file.suffix.casefold() == ".xml"}
     return any(
-        is_image(file) and (match := _IMAGE_NAME.match(file.stem)) and match["case"] in cases
+        is_picture(file) and (match := _IMAGE_NAME.match(file.stem)) and match["case"] in cases
         for file in found
     )
 
 
 def read(path: Path) -> Reading:
-    """One record an outlined image. The case is the name of its XML file, and the group; the class is its TI-RADS.
+    """One record an outlined image. The case is the name of its XML file, and the group; the class
+    is its TI-RADS.
 
-    The archive itself holds images without an outline: they are left out, each with a warning. JSON that was cut after the last
-    point of an outline is closed, with a warning; cut anywhere else it is an error, for the outline is not known.
+    The archive itself holds images without an outline: they are left out, each with a warning. JSON
+    that was cut after the last point of an outline is closed, with a warning; cut anywhere else it
+    is an error, for the outline
+    is not known.
     """
     found = files(path)
-    images, problems = by_name(file for file in found if is_image(file))
+    images, problems = by_name(file for file in found if is_picture(file))
     records: list[Record] = []
     used: set[str] = set()
     for table in (file for file in found if file.suffix.casefold() == ".xml"):
@@ -54,7 +65,10 @@ def read(path: Path) -> Reading:
                 "left out: no XML file outlines anything in this image",
             )
         )
-    return sorted(records, key=lambda record: natural_key(record.name)), problems
+    problems += not_read(found)
+    cases = len({record.case for record in records})
+    join = f"XML files: {cases} cases outline {len(records)} of {len(images)} images"
+    return Reading(sorted(records, key=lambda record: natural_key(record.name)), problems, (join,))
 
 
 def _read_case(
@@ -66,15 +80,9 @@ def _read_case(
         key=natural_key,
     )
     try:
-        tree = ElementTree.fromstring(table.read_bytes())
-    except (OSError, ElementTree.ParseError, ValueError) as error:
-        problems.append(
-            Problem(
-                "error",
-                str(table),
-                f"no readable XML ({error}): get the file again from its source",
-            )
-        )
+        tree = read_xml(table)
+    except OSError as error:
+        problems.append(Problem("error", str(table), error.strerror or str(error)))
         used.update(own)
         return
     label = _label(tree.findtext("tirads"))
@@ -134,7 +142,8 @@ def _label(text: str | None) -> str:
 
 
 def parse_outlines(text: str) -> tuple[list[Region], list[str]]:
-    """The polygons of one mark, `[{"points": [{"x": .., "y": ..}, ...], "regionType": ..}, ...]`, and what was repaired.
+    """The polygons of one mark, `[{"points": [{"x": .., "y": ..}, ...], "regionType": ..}, ...]`,
+    and what was repaired.
 
     Raises:
         OutlineError: the JSON is damaged inside the points of a region, or is no list of regions.
@@ -149,13 +158,16 @@ def parse_outlines(text: str) -> tuple[list[Region], list[str]]:
                 f"JSON damaged at character {error.pos}, inside the points: restore it from the source"
             ) from None
         notes.append("JSON cut after its last point: closed")
+    except (RecursionError, ValueError, OverflowError) as error:
+        # Nested a thousand deep, or a number of thousands of digits.
+        raise OutlineError(f"JSON that cannot be read ({error}): restore it") from None
     if not isinstance(regions, list):
         raise OutlineError("no list of regions")
     polygons: list[Region] = []
     for region in regions:
         try:
             points = tuple((float(point["x"]), float(point["y"])) for point in region["points"])
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             raise OutlineError("a region without points of x and y") from None
         if (
             not np.isfinite(np.asarray(points)).all()
@@ -172,7 +184,8 @@ def parse_outlines(text: str) -> tuple[list[Region], list[str]]:
 
 
 def _complete(text: str) -> list[object] | None:
-    """Regions of a list that breaks off after the points of its last region were closed; None where that is not so."""
+    """Regions of a list that breaks off after the points of its last region were closed; None where
+    that is not so."""
     decoder = json.JSONDecoder()
     at = re.match(r"\s*\[\s*", text)
     if not at:
@@ -182,7 +195,7 @@ def _complete(text: str) -> list[object] | None:
     while position < len(text):
         try:
             region, position = decoder.raw_decode(text, position)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
         regions.append(region)
         separator = re.match(r"\s*,?\s*", text[position:])
@@ -195,7 +208,7 @@ def _complete(text: str) -> list[object] | None:
         return None
     try:
         points, end = decoder.raw_decode(rest, opening.end())
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     # What follows the points of a region tells nothing of its outline.
     return None if '"points"' in rest[end:] else [*regions, {"points": points}]

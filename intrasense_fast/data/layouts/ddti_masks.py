@@ -1,20 +1,26 @@
-"""DDTI turned into masks by others: image/1.PNG + mask/1.PNG + category.csv, or 1.a.jpg + 1.b.jpg (the mask) + label.txt."""
+"""DDTI turned into masks by others: image/1.PNG + mask/1.PNG + category.csv, or 1.a.jpg + 1.b.jpg
+(the mask) + label.txt."""
 
+from collections.abc import Collection
 from pathlib import Path
 
+from intrasense_fast.data.items import Problem
+from intrasense_fast.data.joining import join
 from intrasense_fast.data.layouts._files import (
+    Attached,
     Identity,
     Reading,
+    attach,
     by_name,
     files,
     folders,
-    is_image,
+    is_picture,
     name_of,
-    not_images,
+    not_read,
     pair,
-    read_identities,
 )
-from intrasense_fast.data.records import Problem
+from intrasense_fast.data.opening import read_text
+from intrasense_fast.data.tables import attach_rows
 
 NAME = "ddti-masks"
 FOLDS = 5
@@ -30,7 +36,7 @@ def detect(path: Path) -> bool:
         file.name.casefold() == _TABLE for file in found
     ):
         return True
-    names = {file.name.casefold() for file in found if is_image(file)}
+    names = {file.name.casefold() for file in found if is_picture(file)}
     return any(
         name.endswith(".a.jpg") and name.removesuffix(".a.jpg") + ".b.jpg" in names
         for name in names
@@ -38,59 +44,57 @@ def detect(path: Path) -> bool:
 
 
 def read(path: Path) -> Reading:
-    """Pairs by number; every image a group of its own. JPEG masks are read by the rule of `read_mask`."""
+    """Pairs by number; every image a group of its own. JPEG masks are read by the rule of
+    `read_mask`."""
     return _read_folders(path) if "image" in folders(path) else _read_jpeg_pairs(path)
 
 
 def _read_folders(path: Path) -> Reading:
     inside = folders(path)
     image_files, mask_files = files(inside["image"]), files(inside["mask"])
-    images, problems = by_name(filter(is_image, image_files))
-    masks, twice = by_name(filter(is_image, mask_files))
+    images, problems = by_name(filter(is_picture, image_files))
+    masks, twice = by_name(filter(is_picture, mask_files))
     table = next(file for file in files(path) if file.name.casefold() == _TABLE)
-    identities, table_problems = read_identities(table)
-    records, unpaired = pair(images, {name: [mask] for name, mask in masks.items()}, identities)
-    return records, problems + twice + not_images(
-        [*image_files, *mask_files]
-    ) + table_problems + unpaired
+    paired = {name: [mask] for name, mask in masks.items()}
+    records, unpaired, joins = pair(images, paired, attach(table, images))
+    problems += [*twice, *not_read([*image_files, *mask_files]), *unpaired]
+    return Reading(records, problems, joins)
 
 
 def _read_jpeg_pairs(path: Path) -> Reading:
     images: dict[str, Path] = {}
     masks: dict[str, list[Path]] = {}
     problems: list[Problem] = []
-    for file in files(path):
+    entries = files(path)
+    for file in entries:
         name, _, part = name_of(file).rpartition(".")
-        if is_image(file) and part.casefold() == "a":
+        if is_picture(file) and part.casefold() == "a":
             images[name] = file
-        elif is_image(file) and part.casefold() == "b":
+        elif is_picture(file) and part.casefold() == "b":
             masks.setdefault(name, []).append(file)
-        elif is_image(file):
+        elif is_picture(file):
             problems.append(
                 Problem("warning", str(file), "not read: neither NAME.a.jpg nor NAME.b.jpg")
             )
-    identities, table_problems = _read_label_lines(path / "label.txt")
-    records, unpaired = pair(images, masks, identities)
-    return records, problems + table_problems + unpaired
+    records, unpaired, joins = pair(images, masks, _read_label_lines(path / "label.txt", images))
+    return Reading(records, problems + not_read(entries) + unpaired, joins)
 
 
-def _read_label_lines(path: Path) -> tuple[dict[str, Identity], list[Problem]]:
+def _read_label_lines(path: Path, images: Collection[str]) -> Attached:
     """Lines of NAME LABEL; a file of another form is reported and not used."""
     if not path.exists():
-        return {}, []
+        return Attached()
     try:
-        fields = [
-            line.replace(",", " ").split()
-            for line in path.read_text(encoding="utf-8-sig").splitlines()
-            if line.strip()
-        ]
-    except UnicodeDecodeError as error:
-        return {}, [Problem("warning", str(path), f"classes not read: no UTF-8 text ({error})")]
-    if any(len(each) != 2 for each in fields):
-        return {}, [
-            Problem("warning", str(path), "classes not read: lines of NAME LABEL are needed")
-        ]
-    return {
-        name.removesuffix(".a.jpg").removesuffix(".jpg"): Identity(label, "")
-        for name, label in fields
-    }, []
+        text = read_text(path)
+    except OSError as error:
+        unread = Problem("warning", str(path), f"classes not read: {error.strerror}")
+        return Attached(problems=(unread,))
+    fields = [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
+    if any(len(each) != 2 for each in fields) or not fields:
+        unread = Problem("warning", str(path), "classes not read: lines of NAME LABEL are needed")
+        return Attached(problems=(unread,))
+    names = [name.removesuffix(".a.jpg").removesuffix(".jpg") for name, _ in fields]
+    identities = [Identity(label, "") for _, label in fields]
+    return attach_rows(
+        path, join(names, images), identities, len(images), (), "class from each line"
+    )

@@ -1,5 +1,6 @@
 """A folder with images/ and masks/ of equal names, or one folder of NAME.png + NAME_mask.png."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from intrasense_fast.data.layouts._files import (
@@ -7,70 +8,60 @@ from intrasense_fast.data.layouts._files import (
     Reading,
     by_name,
     files,
-    folders,
-    is_image,
+    is_picture,
     name_of,
-    not_images,
+    not_read,
     pair,
     read_labels,
+    two_folders,
 )
 
 NAME = "generic"
 EXPECTED = "images/ and masks/ with files of equal names, or NAME.png beside NAME_mask.png"
 
-IMAGE_FOLDERS = ("images", "image", "imgs", "img")
-MASK_FOLDERS = ("masks", "mask", "annotations", "gt", "labels")
-
 
 def detect(path: Path) -> bool:
-    return _two_folders(path) is not None or any(
-        is_image(file) and MASK_NAME.match(file.stem) for file in files(path)
+    return two_folders(path) is not None or any(
+        is_picture(file) and MASK_NAME.match(file.stem) for file in files(path)
     )
 
 
 def read(path: Path) -> Reading:
-    """Pairs by name; several masks NAME_mask*.png are merged. labels.csv (name, label, case) may give classes and patients."""
-    two = _two_folders(path)
+    """Pairs by name; several masks NAME_mask*.png are merged. labels.csv (name, label, case) may
+    give classes and patients."""
+    two = two_folders(path)
     return _read_folders(*two, path) if two else _read_pairs(path)
 
 
-def _two_folders(path: Path) -> tuple[Path, Path] | None:
-    inside = folders(path)
-    images, masks = (
-        next((inside[name] for name in names if name in inside), None)
-        for names in (IMAGE_FOLDERS, MASK_FOLDERS)
-    )
-    return (images, masks) if images and masks else None
-
-
 def _read_folders(image_folder: Path, mask_folder: Path, root: Path) -> Reading:
-    image_files, mask_files = (
-        files(image_folder, recursive=True),
-        files(mask_folder, recursive=True),
-    )
-    images, problems = by_name(filter(is_image, image_files), image_folder)
-    exact, twice = by_name(filter(is_image, mask_files), mask_folder)
-    masks: dict[str, list[Path]] = {}
-    for name, mask in exact.items():
+    image_files = files(image_folder, recursive=True)
+    mask_files = files(mask_folder, recursive=True)
+    images, problems = by_name(filter(is_picture, image_files), image_folder)
+    exact, twice = by_name(filter(is_picture, mask_files), mask_folder)
+    masks = masks_of(images, exact)
+    records, unpaired, joins = pair(images, masks, read_labels(root, images))
+    problems += [*twice, *not_read([*image_files, *mask_files]), *unpaired]
+    return Reading(records, problems, joins)
+
+
+def masks_of(images: Iterable[str], masks: dict[str, Path]) -> dict[str, list[Path]]:
+    """The masks of each image: the one of its name, and those named NAME_mask*."""
+    known = set(images)
+    found: dict[str, list[Path]] = {}
+    for name, mask in masks.items():
         base = MASK_NAME.match(name)
-        masks.setdefault(base["name"] if base and name not in images else name, []).append(mask)
-    identities, table_problems = read_labels(root)
-    records, unpaired = pair(images, masks, identities)
-    return records, problems + twice + not_images(
-        [*image_files, *mask_files]
-    ) + table_problems + unpaired
+        found.setdefault(base["name"] if base and name not in known else name, []).append(mask)
+    return found
 
 
 def _read_pairs(path: Path) -> Reading:
-    found = files(path)
-    images, problems = by_name(
-        file for file in found if is_image(file) and not MASK_NAME.match(file.stem)
-    )
+    entries = files(path)
+    pictures = [file for file in entries if is_picture(file)]
+    images, problems = by_name(file for file in pictures if not MASK_NAME.match(file.stem))
     masks: dict[str, list[Path]] = {}
-    for file in found:
+    for file in pictures:
         base = MASK_NAME.match(name_of(file))
-        if base and is_image(file):
+        if base:
             masks.setdefault(base["name"], []).append(file)
-    identities, table_problems = read_labels(path)
-    records, unpaired = pair(images, masks, identities)
-    return records, problems + not_images(found) + table_problems + unpaired
+    records, unpaired, joins = pair(images, masks, read_labels(path, images))
+    return Reading(records, problems + not_read(entries) + unpaired, joins)

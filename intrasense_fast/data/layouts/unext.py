@@ -1,23 +1,25 @@
-"""The layout of UNeXt, CMU-Net and their relatives: images/, masks/0/ (masks/1/, ...) and split lists of bare names."""
+"""The layout of UNeXt, CMU-Net and their relatives: images/, masks/0/ (masks/1/, ...) and split
+lists of bare names."""
 
 import re
 from pathlib import Path
 
+from intrasense_fast.data.items import Problem
+from intrasense_fast.data.joining import bare_name
 from intrasense_fast.data.layouts._files import (
     Identity,
     Reading,
     by_name,
     files,
     folders,
-    is_image,
+    is_picture,
     name_of,
-    not_images,
+    not_read,
     pair,
     read_labels,
     read_lines,
 )
 from intrasense_fast.data.layouts.busi import CLASSES
-from intrasense_fast.data.records import Problem
 
 NAME = "unext"
 EXPECTED = "images/ with 'benign (1).png', masks/0/ with 'benign (1).png'"
@@ -33,11 +35,12 @@ def detect(path: Path) -> bool:
 
 
 def read(path: Path) -> Reading:
-    """Masks of all numbered folders are merged. Class and case: manifest.csv or labels.csv, else the class from the name."""
+    """Masks of all numbered folders are merged. Class and case: manifest.csv or labels.csv, else
+    the class from the name."""
     inside = folders(path)
     found = files(inside["images"])
-    images, problems = by_name(filter(is_image, found))
-    problems += not_images(found)
+    images, problems = by_name(filter(is_picture, found))
+    problems += not_read(found)
     masks: dict[str, list[Path]] = {}
     for folder, location in sorted(folders(inside["masks"]).items()):
         if not folder.isdecimal():
@@ -45,29 +48,25 @@ def read(path: Path) -> Reading:
                 Problem("warning", str(location), "not read: mask folders are numbered 0, 1, ...")
             )
             continue
-        each, twice = by_name(filter(is_image, files(location)))
-        problems += twice + not_images(files(location))
+        each, twice = by_name(filter(is_picture, files(location)))
+        problems += twice + not_read(files(location))
         for name, mask in each.items():
             masks.setdefault(name, []).append(mask)
-    identities, table_problems = read_labels(path, ("manifest.csv", "labels.csv"))
+    attached = read_labels(path, images, ("manifest.csv", "labels.csv"))
+    identities = dict(attached.identities)
     for name in images:
         if name not in identities:
-            identities[name] = Identity(
-                next((label for label in CLASSES if name.casefold().startswith(label)), ""), ""
-            )
-    records, unpaired = pair(images, masks, identities)
-    return records, problems + table_problems + unpaired
+            label = next((each for each in CLASSES if name.casefold().startswith(each)), "")
+            identities[name] = Identity(label, "")
+    records, unpaired, joins = pair(images, masks, attached._replace(identities=identities))
+    return Reading(records, problems + unpaired, joins)
 
 
 def published(path: Path) -> dict[str, tuple[str, ...]]:
-    """The split lists (busi_train.txt, busi_val.txt, ...): file name without .txt -> image names."""
+    """The split lists (busi_train.txt, busi_val.txt, ...): file name without .txt -> image
+    names."""
     lists = {}
     for file in files(path):
         if file.suffix.casefold() == ".txt" and _SPLIT_LIST.match(file.stem):
-            lists[name_of(file)] = tuple(_bare(line) for line in read_lines(file))
+            lists[name_of(file)] = tuple(bare_name(line) for line in read_lines(file))
     return lists
-
-
-def _bare(line: str) -> str:
-    path = Path(line)
-    return name_of(path) if is_image(path) else line

@@ -1,0 +1,91 @@
+"""The pictures of a folder without ground truth, by the same listing as every data set's."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from intrasense_fast.data.images import MAX_PIXELS, pixel_count
+from intrasense_fast.data.items import DataError, Problem
+from intrasense_fast.data.layouts import read_dataset
+from intrasense_fast.data.layouts._files import MASK_NAME
+from intrasense_fast.data.layouts.by_pattern import pictures
+from intrasense_fast.data.listing import SUFFIXES, files, is_picture, not_read
+from intrasense_fast.errors import UsageError
+
+
+class Inputs(NamedTuple):
+    """What `predict` was pointed at.
+
+    Attributes:
+        images: (path relative to the source, path) of every picture, in natural order.
+        masks: pictures left out: masks beside their images, and those of a known layout.
+        problems: an error for each file that looks like a picture and cannot be read.
+    """
+
+    images: list[tuple[Path, Path]]
+    masks: list[Path]
+    problems: list[Problem]
+
+
+def list_inputs(source: Path, pairs: tuple[str, str] | None = None) -> Inputs:
+    """The pictures of a file or folder; with `pairs`, those that match the pattern of an image.
+
+    Raises:
+        UsageError: nothing is there, it holds no picture, or a folder of it cannot be read.
+    """
+    if not source.is_dir():
+        if not source.exists():
+            raise UsageError(f"{source}: no such image or folder")
+        return Inputs([(Path(source.name), source)], [], [])
+    try:
+        there = files(source, recursive=True)
+        if pairs is not None:
+            chosen = list(pictures(source, pairs[0]))
+            return Inputs([(path.relative_to(source), path) for path in chosen], [], [])
+    except DataError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        remedy = "make it readable, or move it out of the folder"
+        raise UsageError(
+            f"{error.filename}: cannot be read ({error.strerror}); {remedy}"
+        ) from error
+    problems = [problem for problem in not_read(there) if problem.level == "error"]
+    found = [path for path in there if is_picture(path)]
+    if not found and not problems:
+        raise UsageError(f"{source}: holds no images ({', '.join(SUFFIXES)})")
+    masks = _masks(source, found)
+    images = [(path.relative_to(source), path) for path in found if path not in masks]
+    return Inputs(images, sorted(masks), problems)
+
+
+def chunks(
+    images: Sequence[tuple[Path, Path]], count: int, max_pixels: int = MAX_PIXELS
+) -> Iterator[Sequence[tuple[Path, Path]]]:
+    """At most `count` images at a time, of at most `max_pixels` pixels together, or one alone."""
+    chunk: list[tuple[Path, Path]] = []
+    held = 0
+    for image in images:
+        pixels = pixel_count(image[1], max_pixels)
+        if chunk and (len(chunk) == count or held + pixels > max_pixels):
+            yield chunk
+            chunk, held = [], 0
+        chunk.append(image)
+        held += pixels
+    if chunk:
+        yield chunk
+
+
+def _masks(source: Path, found: Sequence[Path]) -> set[Path]:
+    """Pictures that are masks: NAME_mask beside NAME, and those that a known layout pairs."""
+    stems = {path.with_suffix("") for path in found}
+    beside = {
+        path
+        for path in found
+        if (match := MASK_NAME.match(path.stem)) and path.with_name(match["name"]) in stems
+    }
+    try:
+        data = read_dataset(source)
+    except DataError:
+        return beside
+    paired = {mask for record in data.records for mask in record.masks}
+    return beside | (paired & set(found))
