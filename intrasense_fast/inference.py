@@ -112,7 +112,11 @@ def usable_device(name: str) -> torch.device:
 
 
 def open_segmenter(
-    checkpoint: str | Path, *, size: int | None, device: str | None, fused: bool | None
+    checkpoint: str | Path,
+    *,
+    size: int | None = None,
+    device: str | None = None,
+    fused: bool | None = None,
 ) -> Segmenter:
     """The network of a checkpoint on a device, ready for `predict_probabilities`.
 

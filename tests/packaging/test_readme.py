@@ -3,10 +3,13 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from intrasense_fast.cli import COMMANDS, main
+from intrasense_fast.data.images import write_png
+from tests.support.checkpoints import tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "kernels/README.md"]
@@ -26,11 +29,20 @@ def code_of(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [name for name in TEXT if code_of(name)])
-def test_python_blocks_run(name: str) -> None:
+def test_python_blocks_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """In a folder that holds what the documents name: a checkpoint and an image."""
+    monkeypatch.chdir(tmp_path)
+    tiny_checkpoint(tmp_path / "RUN" / "best")
+    pixels = np.random.default_rng(seed).integers(0, 256, (50, 70), np.uint8)
+    write_png("image.png", pixels)
     for code in code_of(name):
         # The front page's image size, smaller.
         names: dict[str, object] = {"__name__": "a_document"}
         exec(code.replace("256, 256", "64, 64"), names)
+        if "trained" in names:
+            assert names["probability"].shape == (50, 70)  # type: ignore[attr-defined]
 
 
 def test_the_front_page_trains_and_predicts() -> None:
