@@ -1,4 +1,5 @@
-"""Ultrasound data sets as they lie on disk: `open_dataset(path)` reads them without a conversion step."""
+"""Ultrasound data sets as they lie on disk: `open_dataset(path)` reads them without a conversion
+step."""
 
 from intrasense_fast.data.images import ImageError, read_image, write_png
 from intrasense_fast.data.layouts import LAYOUTS, open_dataset, read_dataset

@@ -172,7 +172,8 @@ def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
         or array.shape[2:] not in ((), (3,), (4,))
     ):
         raise ValueError(
-            f"write_png needs uint8 or uint16 of shape (H, W), (H, W, 3) or (H, W, 4), got {array.dtype} {array.shape}"
+            f"write_png needs uint8 or uint16 of shape (H, W), (H, W, 3) or (H, W, 4), got "
+            f"{array.dtype} {array.shape}"
         )
     if array.ndim == 3:
         array = array[:, :, [2, 1, 0, *range(3, array.shape[2])]]

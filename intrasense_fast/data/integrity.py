@@ -1,4 +1,5 @@
-"""Is an encoded image whole? Decoders fill in what is missing from a cut file without saying so; these checks do not."""
+"""Is an encoded image whole? Decoders fill in what is missing from a cut file without saying so;
+these checks do not."""
 
 import io
 import struct
@@ -17,12 +18,14 @@ _TIFF_TYPE_SIZE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 
 
 
 def image_format(data: bytes) -> str | None:
-    """PNG, JPEG, BMP or TIFF by the first bytes of the file, whatever its name ends in; None for anything else."""
+    """PNG, JPEG, BMP or TIFF by the first bytes of the file, whatever its name ends in; None for
+    anything else."""
     return next((name for magic, name in FORMATS.items() if data.startswith(magic)), None)
 
 
 def fault(data: bytes) -> str | None:
-    """What is wrong with an encoded PNG, JPEG, BMP or TIFF as a file; None when every byte it promises is there."""
+    """What is wrong with an encoded PNG, JPEG, BMP or TIFF as a file; None when every byte it
+    promises is there."""
     check = {"PNG": _png_fault, "JPEG": _jpeg_fault, "BMP": _bmp_fault, "TIFF": _tiff_fault}.get(
         image_format(data) or ""
     )
@@ -62,9 +65,11 @@ def _png_fault(data: bytes) -> str | None:
 
 
 def _jpeg_fault(data: bytes) -> str | None:
-    """Walk the segments to the end marker, then decode twice, the second time with filler after each scan.
+    """Walk the segments to the end marker, then decode twice, the second time with filler after
+    each scan.
 
-    A whole scan ignores what follows it, so the pixels stay the same; a scan cut short goes on with the filler, so they change.
+    A whole scan ignores what follows it, so the pixels stay the same; a scan cut short goes on with
+    the filler, so they change.
     """
     # No 0xFF, so that the filler holds no marker.
     filler = bytes(np.random.default_rng(0).integers(0, 255, 1024, dtype=np.uint8))
@@ -106,8 +111,8 @@ def _jpeg_fault(data: bytes) -> str | None:
         at = end
     if not padded:
         return "corrupt: the JPEG holds no scan"
-    # On its way from the filler to a marker OpenCV's decoder prints "Corrupt JPEG data" to the terminal. Where the only scan
-    # holds the picture it needs no marker.
+    # On its way from the filler to a marker OpenCV's decoder prints "Corrupt JPEG data" to the
+    # terminal. Where the only scan holds the picture it needs no marker.
     several = scans > 1 or kind not in _SEQUENTIAL
     if several:
         padded += data[padded_from:]
@@ -130,7 +135,8 @@ def _decoded(data: bytes) -> np.ndarray | None:
 
 
 def _quietly_decoded(files: Sequence[bytes]) -> list[np.ndarray | None] | None:
-    """Pixels by Pillow's decoder, which prints nothing; None where there is no Pillow (matplotlib brings it) or it refuses."""
+    """Pixels by Pillow's decoder, which prints nothing; None where there is no Pillow (matplotlib
+    brings it) or it refuses."""
     try:
         from PIL import Image
 
@@ -141,7 +147,8 @@ def _quietly_decoded(files: Sequence[bytes]) -> list[np.ndarray | None] | None:
 
 
 def _scan_end(data: bytes, at: int) -> tuple[int, int]:
-    """Where the entropy-coded bytes from `at` on end (the next marker that is no restart), and the restart markers passed."""
+    """Where the entropy-coded bytes from `at` on end (the next marker that is no restart), and the
+    restart markers passed."""
     restarts = 0
     while True:
         at = data.find(b"\xff", at)
@@ -159,7 +166,8 @@ def _scan_end(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _units(frame: dict[int, tuple[int, int]], components: list[int], size: tuple[int, int]) -> int:
-    """Coding units (MCUs) of a scan: interleaved blocks of all its components, or the single blocks of one component."""
+    """Coding units (MCUs) of a scan: interleaved blocks of all its components, or the single blocks
+    of one component."""
     horizontal, vertical = (max(factor[axis] for factor in frame.values()) for axis in (0, 1))
     height, width = size
     if len(components) > 1:

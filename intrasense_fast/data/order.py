@@ -1,4 +1,5 @@
-"""Order and chance that are the same on every machine: plain Python, and sums that every version rounds alike."""
+"""Order and chance that are the same on every machine: plain Python, and sums that every version
+rounds alike."""
 
 import hashlib
 import math
@@ -11,7 +12,8 @@ Row = tuple[str, str, str]
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sort key in which "benign (2)" precedes "benign (10)", whatever the locale, the file system or the Unicode form."""
+    """Sort key in which "benign (2)" precedes "benign (10)", whatever the locale, the file system
+    or the Unicode form."""
     name = unicodedata.normalize("NFC", name)
     parts: list[str | int] = [
         int(part) if index % 2 else part for index, part in enumerate(re.split("([0-9]+)", name))
@@ -22,11 +24,13 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 def deal(
     rows: Sequence[Row], fractions: Sequence[float], seed: Sequence[int], least: int = 1
 ) -> list[list[Row]]:
-    """Whole groups into bins, each to the bin whose strata it brings closest to their share; `least` groups or more a bin.
+    """Whole groups into bins, each to the bin whose strata it brings closest to their share;
+    `least` groups or more a bin.
 
     Args:
-        rows: (name, group, stratum) of every image; `least` groups a bin or more. In a stratum "class, size" what stands
-            before the comma is balanced too, for strata of a few images leave much to chance.
+        rows: (name, group, stratum) of every image; `least` groups a bin or more. In a stratum
+            "class, size" what stands before the comma is balanced too, for strata of a few images
+            leave much to chance.
         fractions: of the images that each bin should hold.
         seed: of the order in which equally large groups are dealt out.
 
@@ -36,7 +40,8 @@ def deal(
     members: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         members[row[1]].append(row)
-    # Large groups first, while every bin still has room; equal ones in an order drawn from the seed and their names.
+    # Large groups first, while every bin still has room; equal ones in an order drawn from the seed
+    # and their names.
     drawn = {
         key: hashlib.sha256(f"{tuple(seed)} {key}".encode(errors="surrogateescape")).digest()
         for key in members
@@ -71,5 +76,6 @@ def deal(
 
 
 def _strata(rows: Sequence[Row]) -> Counter[str]:
-    """How many rows are in each stratum, and in each class: the strata that agree before the comma."""
+    """How many rows are in each stratum, and in each class: the strata that agree before the
+    comma."""
     return Counter(part for row in rows for part in {row[2], row[2].split(",")[0]})

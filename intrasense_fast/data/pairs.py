@@ -1,9 +1,10 @@
 """The search for pairs of near-duplicates: a perceptual hash proposes, an alignment confirms.
 
-The 143 bits of a whole picture are compared with those of 16 windows of every other, each window less a sixteenth of some
-sides. At most 34 different bits make a candidate. The two thumbnails are then aligned by an affine map, and the pair is
-confirmed when their structure (less its local mean) correlates by at least 0.8. Two rules bound the alignments, of which n
-pictures would need n * (n - 1) / 2: pictures joined already, to a cluster of more than 8, are not compared with one another
+The 143 bits of a whole picture are compared with those of 16 windows of every other, each window
+less a sixteenth of some sides. At most 34 different bits make a candidate. The two thumbnails are
+then aligned by an affine map, and the pair is confirmed when their structure (less its local mean)
+correlates by at least 0.8. Two rules bound the alignments, of which n pictures would need n * (n -
+1) / 2: pictures joined already, to a cluster of more than 8, are not compared with one another
 again, and a picture of which 32 candidates proved to be others is given no further ones.
 """
 
@@ -29,7 +30,8 @@ _ALIGNED_AT_ONCE = 64
 
 
 class Pair(NamedTuple):
-    """Two near-duplicates by name, the correlation of their structure, and the Dice overlap of their masks where both see."""
+    """Two near-duplicates by name, the correlation of their structure, and the Dice overlap of
+    their masks where both see."""
 
     first: str
     second: str
@@ -40,10 +42,11 @@ class Pair(NamedTuple):
 def find_pairs(
     names: Sequence[str], signatures: Sequence[Signature], *, progress: bool = False
 ) -> tuple[list[Pair], int]:
-    """Confirmed pairs in the order of `names`, and how many candidates between two clusters were left out by the second rule.
+    """Confirmed pairs in the order of `names`, and how many candidates between two clusters were
+    left out by the second rule.
 
-    Clusters are what comparing every candidate gives, but for those left out; of a cluster of at most FULLY_COMPARED pictures
-    every confirmed pair is there, of a larger one enough to join it.
+    Clusters are what comparing every candidate gives, but for those left out; of a cluster of at
+    most FULLY_COMPARED pictures every confirmed pair is there, of a larger one enough to join it.
 
     Args:
         names: unique.
@@ -94,7 +97,8 @@ def find_pairs(
 
 
 def compare(wide: Signature, narrow: Signature, window: int) -> tuple[float, float]:
-    """Align `narrow` with one of WINDOWS of `wide`: correlation of their structure, and Dice overlap of the masks there."""
+    """Align `narrow` with one of WINDOWS of `wide`: correlation of their structure, and Dice
+    overlap of the masks there."""
     if np.array_equal(wide.thumbnail, narrow.thumbnail):
         return 1.0, _dice(wide.mask > 0, narrow.mask > 0)
     top, bottom, left, right = WINDOWS[window]
@@ -136,15 +140,17 @@ class _Joined:
         return self._cluster[first] != self._cluster[second]
 
     def settled(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """bool (n,): the two pictures stand in one cluster, and it is too large to compare each with each."""
+        """bool (n,): the two pictures stand in one cluster, and it is too large to compare each
+        with each."""
         return ~self.apart(first, second) & (self._size[self._cluster[first]] > FULLY_COMPARED)
 
 
 def _candidates(hashes: Sequence[np.ndarray], joined: _Joined, bar: tqdm) -> Iterator[np.ndarray]:
-    """Candidates that are not settled, int64 (n, 5): first < second, wide, narrow, window; those of _TILE first ones at a time.
+    """Candidates that are not settled, int64 (n, 5): first < second, wide, narrow, window; those of
+    _TILE first ones at a time.
 
-    The whole of `narrow` is close to that window of `wide`. Each pair comes once, at its closest, and of each first one the
-    closest pairs come first.
+    The whole of `narrow` is close to that window of `wide`. Each pair comes once, at its closest,
+    and of each first one the closest pairs come first.
     """
     if len(hashes) < 2:
         return
@@ -179,11 +185,14 @@ def _candidates(hashes: Sequence[np.ndarray], joined: _Joined, bar: tqdm) -> Ite
 
 
 def _close(ahead: np.ndarray, behind: np.ndarray) -> np.ndarray:
-    """Where one of the windows is close to a whole: int64 (n, 5) of row, column, agreement, is it of `ahead`, window.
+    """Where one of the windows is close to a whole: int64 (n, 5) of row, column, agreement, is it
+    of `ahead`, window.
 
     Args:
-        ahead: equal less different bits of each row's windows and each column's whole: float32 (rows, windows, columns).
-        behind: the same of each column's windows and each row's whole: float32 (columns, windows, rows).
+        ahead: equal less different bits of each row's windows and each column's whole: float32
+            (rows, windows, columns).
+        behind: the same of each column's windows and each row's whole: float32 (columns, windows,
+            rows).
     """
     best_ahead, best_behind = ahead.max(axis=1), behind.max(axis=1).T
     agreement = np.maximum(best_ahead, best_behind)
@@ -202,7 +211,8 @@ def _agreement(windows: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _signs(hashes: np.ndarray) -> np.ndarray:
-    """Bits as -1 and 1, so that a matrix product counts the equal ones: uint8 (..., 18) as float32 (..., 143)."""
+    """Bits as -1 and 1, so that a matrix product counts the equal ones: uint8 (..., 18) as float32
+    (..., 143)."""
     return np.unpackbits(hashes, axis=-1, count=BITS).astype(np.float32) * 2 - 1
 
 

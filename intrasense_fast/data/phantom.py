@@ -1,9 +1,11 @@
-"""Phantom B-mode images of the breast with exact lesion masks, simulated from scatterers to the log-compressed picture.
+"""Phantom B-mode images of the breast with exact lesion masks, simulated from scatterers to the
+log-compressed picture.
 
-They are made for "identical texture, distinct semantics". A lesion is compact (at most twice as long as wide) and disturbs
-what is around it: a rim, or a shadow or an enhancement below it, or both. A distractor has the speckle, the brightness and
-the inner structure of a lesion, but it is a lens that lies along the tissue layers, at least 2.5 times as long as thick,
-without rim and without effect on what is below; it is not in the mask. Fat lobules and shadows of poor contact are dark as
+They are made for "identical texture, distinct semantics". A lesion is compact (at most twice as
+long as wide) and disturbs what is around it: a rim, or a shadow or an enhancement below it, or
+both. A distractor has the speckle, the brightness and the inner structure of a lesion, but it is a
+lens that lies along the tissue layers, at least 2.5 times as long as thick, without rim and without
+effect on what is below; it is not in the mask. Fat lobules and shadows of poor contact are dark as
 well. No threshold and no local texture tells them apart.
 
 Scores on phantoms are not clinical scores.
@@ -40,7 +42,8 @@ _SUBPIXEL = 4
 
 
 class Scene(NamedTuple):
-    """What is insonified: `echo` and `transmission`, float32 (H, W) in dB (backscatter; two-way loss or gain down to a point).
+    """What is insonified: `echo` and `transmission`, float32 (H, W) in dB (backscatter; two-way
+    loss or gain down to a point).
 
     `mask` is uint8 (H, W), 1 in a lesion; `distractors` likewise for look-alikes.
     """
@@ -63,9 +66,10 @@ def phantom(
     """One phantom: image float32 (H, W) in [0, 1] and mask uint8 (H, W) in {0, 1}.
 
     Args:
-        seed: one number or several, not negative; the same seed and arguments give the same image (to the rounding of
-            float32 filters; the mask exactly).
-        size: pixels of the square image, or (height, width); at least 32. Lengths scale with the height.
+        seed: one number or several, not negative; the same seed and arguments give the same image
+            (to the rounding of float32 filters; the mask exactly).
+        size: pixels of the square image, or (height, width); at least 32. Lengths scale with the
+            height.
         lesions: how many, at most 8; None draws 0 to 3, mostly 1.
         distractors: how many, at most 8; None draws 0 to 3.
         echo: the lesions' brightness. "any" draws one for each; isoechoic is the rare and hard one.
@@ -91,14 +95,16 @@ def scene(
     echo: Echo = "any",
     margin: Margin = "any",
 ) -> Scene:
-    """Skin, fat, fibroglandular tissue and muscle with lesions and distractors; arguments and errors as in `phantom`."""
+    """Skin, fat, fibroglandular tissue and muscle with lesions and distractors; arguments and
+    errors as in `phantom`."""
     for name, value, known in (("echo", echo, ECHOES), ("margin", margin, MARGINS)):
         if value != "any" and value not in known:
             raise ValueError(f"{name}={value!r} is unknown: use 'any' or one of {', '.join(known)}")
     for name, count in (("lesions", lesions), ("distractors", distractors)):
         if count is not None and not 0 <= count <= 8:
             raise ValueError(f"{name}={count}: 0 to 8 are drawn, or None for a random number")
-    # Drawn always, so that giving one argument does not change the rest of the scene more than it must.
+    # Drawn always, so that giving one argument does not change the rest of the scene more than it
+    # must.
     number = int(rng.choice(len(_LESIONS), p=_LESIONS))
     alike = int(rng.choice(len(_DISTRACTORS), p=_DISTRACTORS))
     tissue, top, bottom = _tissue(rng, shape)
@@ -114,11 +120,13 @@ def scene(
 
 
 def envelope(echo: np.ndarray, rng: np.random.Generator, *, looks: int = 1) -> np.ndarray:
-    """The detected signal of dense scatterers under a focused beam: float32 (H, W), before compression.
+    """The detected signal of dense scatterers under a focused beam: float32 (H, W), before
+    compression.
 
-    Complex Gaussian scatterers, scaled by `echo` (H, W, in dB), pass a point-spread function that is narrowest at the focal
-    depth; the envelope is the modulus. Where `echo` is constant it is Rayleigh distributed: mean / SD = 1.91, and mean square 1
-    at 0 dB. `looks` > 1 averages that many independent ones, as spatial compounding does.
+    Complex Gaussian scatterers, scaled by `echo` (H, W, in dB), pass a point-spread function that
+    is narrowest at the focal depth; the envelope is the modulus. Where `echo` is constant it is
+    Rayleigh distributed: mean / SD = 1.91, and mean square 1 at 0 dB. `looks` > 1 averages that
+    many independent ones, as spatial compounding does.
     """
     height = echo.shape[0]
     amplitude = (10 ** (echo / 20)).astype(np.float32)[..., None]
@@ -131,7 +139,8 @@ def envelope(echo: np.ndarray, rng: np.random.Generator, *, looks: int = 1) -> n
 
 
 def compress(signal: np.ndarray, *, gain: float = 0.0, dynamic_range: float = 55.0) -> np.ndarray:
-    """Log compression of an envelope (H, W): float32 in [0, 1]; `gain` and `dynamic_range` in dB, tissue of 0 dB near 0.6."""
+    """Log compression of an envelope (H, W): float32 in [0, 1]; `gain` and `dynamic_range` in dB,
+    tissue of 0 dB near 0.6."""
     decibels = 20 * np.log10(np.maximum(signal, 1e-6))
     return (0.62 + (decibels + gain) / dynamic_range).clip(0, 1).astype(np.float32)
 
@@ -144,13 +153,16 @@ def write_phantom(
     seed: int = 0,
     normal_fraction: float = 0.08,
 ) -> Path:
-    """Write `count` phantoms as out/images/NAME.png and out/masks/NAME.png (8-bit grey; 0 and 255), NAME = phantom_0001 on.
+    """Write `count` phantoms as out/images/NAME.png and out/masks/NAME.png (8-bit grey; 0 and 255),
+    NAME = phantom_0001 on.
 
-    Image i has the seed (seed, i), so that a larger set begins with the smaller one but for which images are normal:
-    round(count * normal_fraction) of them, spread at random. The folder appears whole or not at all. Returns `out`.
+    Image i has the seed (seed, i), so that a larger set begins with the smaller one but for which
+    images are normal: round(count * normal_fraction) of them, spread at random. The folder appears
+    whole or not at all. Returns `out`.
 
     Raises:
-        ValueError: `out` is in use (nothing is overwritten), or `count`, `normal_fraction`, `size` or `seed` is out of range.
+        ValueError: `out` is in use (nothing is overwritten), or `count`, `normal_fraction`, `size`
+            or `seed` is out of range.
         OSError: the folder cannot be written.
     """
     out = Path(out)
@@ -210,7 +222,8 @@ def _seed(seed: int | Sequence[int]) -> int | Sequence[int]:
 def _field(
     rng: np.random.Generator, shape: tuple[int, int], cells: tuple[float, float]
 ) -> np.ndarray:
-    """Smooth random field of unit variance, about `cells` (down, across) independent values, float32 (H, W)."""
+    """Smooth random field of unit variance, about `cells` (down, across) independent values,
+    float32 (H, W)."""
     coarse = rng.standard_normal((max(2, round(cells[0])), max(2, round(cells[1]))), np.float32)
     return cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC) * np.float32(1.3)
 
@@ -228,7 +241,8 @@ def _smooth_step(rows: np.ndarray, line: np.ndarray, width: float) -> np.ndarray
 def _tissue(
     rng: np.random.Generator, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Echo of the layers in dB (H, W), and the upper and lower edge of the fibroglandular layer (W,) in pixels."""
+    """Echo of the layers in dB (H, W), and the upper and lower edge of the fibroglandular layer
+    (W,) in pixels."""
     height, width = shape
     aspect = width / height
     rows = np.arange(height, dtype=np.float32)[:, None]
@@ -288,7 +302,8 @@ def _add_lesion(
     echo: Echo,
     margin: Margin,
 ) -> float:
-    """Draw one lesion into `tissue` (dB), `loss` (dB a pixel of depth) and `mask`, clear of earlier ones; its level in dB."""
+    """Draw one lesion into `tissue` (dB), `loss` (dB a pixel of depth) and `mask`, clear of earlier
+    ones; its level in dB."""
     height = tissue.shape[0]
     kind, level = _level(rng, echo)
     outline = (
@@ -338,7 +353,8 @@ def _add_distractor(
     layer: tuple[np.ndarray, np.ndarray],
     level: float,
 ) -> None:
-    """Draw one lens along the layers with a lesion's level and structure; left out where it would touch a lesion."""
+    """Draw one lens along the layers with a lesion's level and structure; left out where it would
+    touch a lesion."""
     height, width = tissue.shape
     slope = np.gradient((layer[0] + layer[1]) / 2)
     for _ in range(6):
@@ -357,7 +373,8 @@ def _add_distractor(
 
 
 def _paint(rng: np.random.Generator, tissue: np.ndarray, soft: np.ndarray, level: float) -> None:
-    """Replace the tissue where `soft` is 1 by an interior of `level` dB; the same for lesions and distractors."""
+    """Replace the tissue where `soft` is 1 by an interior of `level` dB; the same for lesions and
+    distractors."""
     inner = level + rng.uniform(0.4, 1.8) * _field(rng, tissue.shape, (12, 12))
     tissue += soft * (inner.astype(np.float32) - tissue)
 
@@ -375,7 +392,8 @@ def _level(rng: np.random.Generator, echo: Echo) -> tuple[str, float]:
 def _centre(
     rng: np.random.Generator, layer: tuple[np.ndarray, np.ndarray], radius: float
 ) -> tuple[float, float]:
-    """A point of the fibroglandular layer, (x, y) in pixels; a large object may reach into its neighbours."""
+    """A point of the fibroglandular layer, (x, y) in pixels; a large object may reach into its
+    neighbours."""
     width = len(layer[0])
     x = rng.uniform(0.1, 0.9) * width
     top, bottom = (float(edge[int(x)]) for edge in layer)
@@ -392,7 +410,8 @@ def _contour(
     ratio: float = 0.0,
     tilt: float = 0.0,
 ) -> np.ndarray:
-    """Closed outline, float64 (N, 2) of (x, y). `radius` is the mean one; for a lens it is half its thickness."""
+    """Closed outline, float64 (N, 2) of (x, y). `radius` is the mean one; for a lens it is half its
+    thickness."""
     angle = np.linspace(0, 2 * np.pi, _CONTOUR, endpoint=False)
     if outline == "lens":
         ends = np.sign(np.cos(angle)) * np.abs(np.cos(angle))
@@ -444,11 +463,13 @@ def _fill(contour: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _transmission(rng: np.random.Generator, loss: np.ndarray) -> np.ndarray:
-    """Gain in dB down to each point (H, W): what lesions absorb, shadows of poor contact, and what the time gain left over."""
+    """Gain in dB down to each point (H, W): what lesions absorb, shadows of poor contact, and what
+    the time gain left over."""
     height, width = loss.shape
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     along = -np.cumsum(loss, 0, dtype=np.float32)
-    # Sharp where the lesion is, washed out below it: the shadow of a wide aperture fills in from its sides.
+    # Sharp where the lesion is, washed out below it: the shadow of a wide aperture fills in from
+    # its sides.
     sharp, wide = (
         cv2.GaussianBlur(along, (0, 0), sigmaX=sigma * height, sigmaY=0.8)
         for sigma in (0.012, 0.035)
@@ -467,7 +488,8 @@ def _transmission(rng: np.random.Generator, loss: np.ndarray) -> np.ndarray:
 
 
 def _beam(scatterers: np.ndarray, focus: float) -> np.ndarray:
-    """Envelope (H, W) of complex scatterers (H, W, 2) under a beam that widens away from the depth `focus` (pixels)."""
+    """Envelope (H, W) of complex scatterers (H, W, 2) under a beam that widens away from the depth
+    `focus` (pixels)."""
     height = scatterers.shape[0]
     scale = height / 256
     axial = _gaussian(max(0.85 * scale, 0.5))

@@ -39,9 +39,11 @@ def prepare(
     progress: bool = False,
     options: ReadingOptions = DEFAULT,
 ) -> SegmentationData:
-    """Copy a data set as grey PNG and {0, 255} masks to `out`: images/, masks/0/, its split lists, manifest.csv, problems.csv.
+    """Copy a data set as grey PNG and {0, 255} masks to `out`: images/, masks/0/, its split lists,
+    manifest.csv, problems.csv.
 
-    Names of files and in tables are valid UTF-8, as the records' names are: other bytes stand as %E9 or the like.
+    Names of files and in tables are valid UTF-8, as the records' names are: other bytes stand as
+    %E9 or the like.
 
     Args:
         path: the folder of the data set.
@@ -151,14 +153,16 @@ def _copy(
 
 
 def _file_names(data: SegmentationData) -> dict[str, str]:
-    """Record name -> file name in one flat folder; two names that would share a file are an error."""
+    """Record name -> file name in one flat folder; two names that would share a file are an
+    error."""
     taken: dict[str, str] = {}
     for record in data.records:
         file = record.name.replace("/", "__")
         other = taken.setdefault(file.casefold(), record.name)
         if other != record.name:
             raise DataError(
-                f"{data.root}: {other} and {record.name} would both become {file}.png: rename one of them"
+                f"{data.root}: {other} and {record.name} would both become {file}.png: rename one "
+                f"of them"
             )
     return {record.name: record.name.replace("/", "__") for record in data.records}
 

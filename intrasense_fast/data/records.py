@@ -232,7 +232,8 @@ def accept(data: SegmentationData, *, skip_bad: bool) -> SegmentationData:
         )
         more = f"\n  and {len(errors) - _SHOWN_ERRORS} more" if len(errors) > _SHOWN_ERRORS else ""
         raise DataError(
-            f"{data.root}: {len(errors)} files of this {data.layout} data set cannot be used:\n{listed}{more}\n"
+            f"{data.root}: {len(errors)} files of this {data.layout} data set cannot be "
+            f"used:\n{listed}{more}\n"
             "Mend them, or leave them out explicitly with skip_bad (--skip-bad).",
             data.problems,
         )

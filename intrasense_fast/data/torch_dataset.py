@@ -32,25 +32,29 @@ _BYTES_A_PIXEL = 5
 
 
 class SegmentationDataset(Dataset[dict[str, Any]]):
-    """Resized and augmented items of a data set: {"image": (in_channels, size, size), "mask": (1, size, size), "index": int}.
+    """Resized and augmented items of a data set:
+    {"image": (in_channels, size, size), "mask": (1, size, size), "index": int}.
 
-    Image in [0, 1] and mask in {0, 1} are float32. An item depends on (seed, epoch, index) alone, so that any number of
-    workers gives the same batches.
+    Image in [0, 1] and mask in {0, 1} are float32. An item depends on (seed, epoch, index) alone,
+    so that any number of workers gives the same batches.
 
     Args:
-        data: what `open_dataset` returns, or any sequence of `Sample`; with `records`, the disk cache can name its files.
-        indices: which of its samples, in this order; `index` in an item is the sample's place in `data`.
+        data: what `open_dataset` returns, or any sequence of `Sample`; with `records`, the disk
+            cache can name its files.
+        indices: which of its samples, in this order; `index` in an item is the sample's place in
+            `data`.
         size: side in pixels of the square items, at least 32.
         augment: "paper", "us" or "none"; see `augment`.
         seed: of the augmentation.
-        cache: keep decoded and resized pixels in "memory" (5 bytes a pixel, shared by workers) or on "disk"; "none" decodes
-            every time.
+        cache: keep decoded and resized pixels in "memory" (5 bytes a pixel, shared by workers) or
+            on "disk"; "none" decodes every time.
         cache_dir: folder of the disk cache; needed with cache="disk".
         in_channels: 1, or 3 equal channels.
 
     Raises:
         ValueError: an argument outside its range.
-        DataError: from an item whose file can no longer be read, or a cache folder that cannot be written.
+        DataError: from an item whose file can no longer be read, or a cache folder that cannot be
+            written.
     """
 
     def __init__(
@@ -109,7 +113,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return {"image": pixels.repeat(self.in_channels, 1, 1), "mask": target, "index": index}
 
     def pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image float32 and mask uint8, both (size, size), of sample `index` of `data`, before augmentation."""
+        """Image float32 and mask uint8, both (size, size), of sample `index` of `data`, before
+        augmentation."""
         if self._memory is None:
             return self._from_disk(index) if self.cache == "disk" else self._resized(index)
         return self._memory.get(index) or self._memory.put(index, self._resized(index))
@@ -149,7 +154,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
                 np.savez(temporary, image=image, mask=mask)
         except OSError as error:
             raise DataError(
-                f"{folder}: the cache cannot be written ({error.strerror}); choose another --cache-dir"
+                f"{folder}: the cache cannot be written ({error.strerror}); choose another "
+                f"--cache-dir"
             ) from error
         return image, mask
 
@@ -173,9 +179,11 @@ def check_memory(images: int, size: int) -> None:
 
 
 class _Memory:
-    """Pixels of the images at `indices`, in memory that worker processes share, so that each image is decoded once.
+    """Pixels of the images at `indices`, in memory that worker processes share, so that each image
+    is decoded once.
 
-    Anonymous memory rather than torch's, which lies in /dev/shm: containers keep that small. A page is taken when it is filled.
+    Anonymous memory rather than torch's, which lies in /dev/shm: containers keep that small. A page
+    is taken when it is filled.
     """
 
     def __init__(self, indices: Sequence[int], size: int) -> None:
@@ -204,13 +212,15 @@ class _Memory:
         place = self.place.get(index)
         if place is not None:
             self.images[place], self.masks[place] = pair
-            # Last, so that another process never reads half an image; two that fill it write the same.
+            # Last, so that another process never reads half an image; two that fill it write the
+            # same.
             self.filled[place] = 1
         return pair
 
 
 def _fingerprint(record: Record, size: int, reading: str) -> str:
-    """Changes with a file of the record, its regions, the size, how files are read, and the cache."""
+    """Changes with a file of the record, its regions, the size, how files are read, and the
+    cache."""
     digest = hashlib.sha256(f"{_CACHE_VERSION} {size} {reading} {record.regions}".encode())
     for path in (record.image, *record.masks):
         status = path.stat()
@@ -223,7 +233,8 @@ def _fingerprint(record: Record, size: int, reading: str) -> str:
 
 
 class ResumableSampler(Sampler[int]):
-    """A random order of 0 ... length - 1 that depends on (seed, epoch) alone and can begin in the middle of an epoch.
+    """A random order of 0 ... length - 1 that depends on (seed, epoch) alone and can begin in the
+    middle of an epoch.
 
     Args:
         length: how many items.

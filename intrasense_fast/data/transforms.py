@@ -1,4 +1,5 @@
-"""Resizing that keeps lesions, and the paper's augmentation, the same for an image wherever and whenever it is drawn."""
+"""Resizing that keeps lesions, and the paper's augmentation, the same for an image wherever and
+whenever it is drawn."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -14,7 +15,8 @@ _ROTATION = {"paper": 180.0, "us": 15.0}
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """float32 (H, W) -> (size, size): area-averaged where it shrinks, bilinear where it grows, one axis at a time."""
+    """float32 (H, W) -> (size, size): area-averaged where it shrinks, bilinear where it grows, one
+    axis at a time."""
     height, width = image.shape
     image = _resized(image, size, height)
     return _resized(image.T, size, width).T.clip(0, 1).astype(np.float32)
@@ -23,14 +25,16 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
     """uint8 (H, W) in {0, 1} -> (size, size): lesion where it covers at least half of a pixel.
 
-    A connected lesion that would vanish keeps the pixel that it covers most, so that no image loses a lesion.
+    A connected lesion that would vanish keeps the pixel that it covers most, so that no image loses
+    a lesion.
     """
     covered = resize_image(mask.astype(np.float32), size)
     small = (covered >= 0.5).astype(np.uint8)
     count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     cell = mask.shape[0] * mask.shape[1] / size**2
     for part in range(1, count):
-        # A part of many target pixels' area cannot vanish unless it is a thread; only then is it looked at alone.
+        # A part of many target pixels' area cannot vanish unless it is a thread; only then is it
+        # looked at alone.
         if stats[part, cv2.CC_STAT_AREA] < 16 * cell + 4 * max(
             stats[part, cv2.CC_STAT_WIDTH], stats[part, cv2.CC_STAT_HEIGHT]
         ):
@@ -41,7 +45,8 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize_probability(probability: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """float32 (size, size) in [0, 1] back to the original grid (H, W); the inverse of `resize_image` up to smoothing."""
+    """float32 (size, size) in [0, 1] back to the original grid (H, W); the inverse of
+    `resize_image` up to smoothing."""
     height, width = shape
     return (
         _resized(_resized(probability, height, len(probability)).T, width, probability.shape[1])
@@ -55,10 +60,11 @@ def augment(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flip and rotate an image and its mask together.
 
-    "paper": left-right and up-down flips, each with probability 1/2, then a rotation by up to 180 degrees either way. "us": the
-    probe stays on top: left-right flips and up to 15 degrees. "none": nothing. The image is interpolated linearly and
-    mirrored beyond its border, the mask turned by the same matrix with the same mirror and cut at 1/2, so that a lesion and
-    its mirror image agree. Random numbers depend on (seed, epoch, index) alone, not on workers or order.
+    "paper": left-right and up-down flips, each with probability 1/2, then a rotation by up to 180
+    degrees either way. "us": the probe stays on top: left-right flips and up to 15 degrees. "none":
+    nothing. The image is interpolated linearly and mirrored beyond its border, the mask turned by
+    the same matrix with the same mirror and cut at 1/2, so that a lesion and its mirror image
+    agree. Random numbers depend on (seed, epoch, index) alone, not on workers or order.
 
     Args:
         image: float32 (H, W). mask: uint8 (H, W) in {0, 1}.

@@ -1,4 +1,5 @@
-"""`train --data` on fake data sets: grouped folds without a further flag, whatever was planted, and going on after a stop."""
+"""`train --data` on fake data sets: grouped folds without a further flag, whatever was planted, and
+going on after a stop."""
 
 import csv
 import shutil
@@ -194,7 +195,8 @@ def test_published_lists_and_what_leaks_in_them(
     names = [record.name for record in open_dataset(root).records]
     lists = tmp_path / "lists"
     lists.mkdir()
-    # benign (1) and its copy benign (6) stand in two lists, as they do in the lists that publications share.
+    # benign (1) and its copy benign (6) stand in two lists, as they do in the lists that
+    # publications share.
     roles = {
         "busi_val": [name for name in names if name.endswith(("(6)", "(7)"))],
         "busi_test": names[-4:],

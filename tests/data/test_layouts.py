@@ -1,4 +1,5 @@
-"""The layouts: which pixels come out of the odd files, how damage is repaired, and what is refused."""
+"""The layouts: which pixels come out of the odd files, how damage is repaired, and what is
+refused."""
 
 import json
 import re
@@ -131,7 +132,8 @@ TWO = json.dumps([{"points": SQUARE, "annotation": {}, "regionType": "freehand"}
 
 
 def test_outlines_cut_anywhere() -> None:
-    """Cut after the points of the last region: the same outline. Cut inside the points, or in a region begun: refused."""
+    """Cut after the points of the last region: the same outline. Cut inside the points, or in a
+    region begun: refused."""
     polygon = tuple((float(point["x"]), float(point["y"])) for point in SQUARE)
     for text, expected in ((WHOLE, [polygon]), (TWO, [polygon, polygon])):
         assert parse_outlines(text) == (expected, [])

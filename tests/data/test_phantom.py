@@ -1,4 +1,5 @@
-"""Phantoms: physics, determinism, semantics, difficulty, and files that the ordinary loader reads."""
+"""Phantoms: physics, determinism, semantics, difficulty, and files that the ordinary loader
+reads."""
 
 import hashlib
 from pathlib import Path

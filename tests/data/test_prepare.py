@@ -1,4 +1,5 @@
-"""`prepare`: a clean copy that reads back the same, says where every file came from, and is whole or not there."""
+"""`prepare`: a clean copy that reads back the same, says where every file came from, and is whole
+or not there."""
 
 import csv
 import hashlib

@@ -1,4 +1,5 @@
-"""Resizing and augmentation: what happens to images, happens to masks; small lesions stay; workers change nothing."""
+"""Resizing and augmentation: what happens to images, happens to masks; small lesions stay; workers
+change nothing."""
 
 import pickle
 from collections.abc import Callable

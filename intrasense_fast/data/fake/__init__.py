@@ -1,4 +1,5 @@
-"""Small fake data sets of phantoms, with every oddity of the real ones, to try everything without a download."""
+"""Small fake data sets of phantoms, with every oddity of the real ones, to try everything without a
+download."""
 
 import os
 from collections.abc import Callable
@@ -46,10 +47,12 @@ def write_tree(
     Args:
         layout: one of LAYOUTS.
         out: the folder to write; it must not exist, or be empty.
-        count: images in all, at least 30 (every oddity needs its place); a few more files may be planted.
+        count: images in all, at least 30 (every oddity needs its place); a few more files may be
+            planted.
         size: about the sides of the images in pixels, 64 to 1024; each image has its own.
         seed: not negative; the same arguments give the same data set.
-        broken: also plant files that cannot be used: `verify` then fails, and training needs --skip-bad.
+        broken: also plant files that cannot be used: `verify` then fails, and training needs
+            --skip-bad.
 
     Returns:
         Every problem that `verify` must find in it, and no other.
@@ -62,11 +65,13 @@ def write_tree(
         raise UsageError(f"layout {layout!r} is unknown; known: {', '.join(LAYOUTS)}")
     if count < SMALLEST_COUNT:
         raise UsageError(
-            f"{count} images: at least {SMALLEST_COUNT} are needed, so that every oddity has its place"
+            f"{count} images: at least {SMALLEST_COUNT} are needed, so that every oddity has its "
+            f"place"
         )
     if not SMALLEST_SIZE <= size <= LARGEST_SIZE or seed < 0:
         raise UsageError(
-            f"size {size}, seed {seed}: sizes from {SMALLEST_SIZE} to {LARGEST_SIZE} and seeds from 0 are needed"
+            f"size {size}, seed {seed}: sizes from {SMALLEST_SIZE} to {LARGEST_SIZE} and seeds "
+            f"from 0 are needed"
         )
     with atomic_folder(out) as folder:
         tree = Tree(folder, size, seed, broken)

@@ -1,4 +1,5 @@
-"""What the writers of fake data sets share: phantoms of a class, variants of a picture, files, and what was planted."""
+"""What the writers of fake data sets share: phantoms of a class, variants of a picture, files, and
+what was planted."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ VARIANTS = ("resized", "recompressed", "brightness", "cropped")
 
 
 class Planted(NamedTuple):
-    """One problem that `verify` must report: its level, the file (relative to the data set), and a part of the message."""
+    """One problem that `verify` must report: its level, the file (relative to the data set), and a
+    part of the message."""
 
     level: Literal["error", "warning"]
     file: str
@@ -103,8 +105,9 @@ def in_colour(pixels: np.ndarray, alpha: bool = False) -> np.ndarray:
 def variant(picture: Picture, rng: np.random.Generator, *kinds: str) -> Picture:
     """A near-duplicate of a picture by one or several of VARIANTS, in the order given.
 
-    Resized by 0.5 to 1.5 (height and width differ by up to 10 %), recompressed as JPEG of quality 30 to 90, contrast times 0.75
-    to 1.25 and brightness plus or minus 25 of 255, up to 6 % cut off each side.
+    Resized by 0.5 to 1.5 (height and width differ by up to 10 %), recompressed as JPEG of quality
+    30 to 90, contrast times 0.75 to 1.25 and brightness plus or minus 25 of 255, up to 6 % cut off
+    each side.
     """
     image, mask = picture
     for kind in kinds:

@@ -41,7 +41,8 @@ def write_busi(tree: Tree, count: int) -> None:
 
 
 def write_unext(tree: Tree, count: int) -> None:
-    """images/, masks/0 and masks/1 with split lists, one of which names an image that is not there."""
+    """images/, masks/0 and masks/1 with split lists, one of which names an image that is not
+    there."""
     names = []
     for i in range(1, count + 1):
         label = ("benign", "malignant", "benign")[i % 3]
@@ -64,7 +65,8 @@ def write_unext(tree: Tree, count: int) -> None:
         tree.error(f"images/{names[1]}.png", "image without mask")
         tree.warning(
             ".",
-            f"split list 'busi_train' names 1 images that are missing or cannot be used: {names[1]}",
+            f"split list 'busi_train' names 1 images that are missing or cannot be used: "
+            f"{names[1]}",
         )
         tree.truncate(f"images/{names[2]}.png")
 

@@ -1,4 +1,5 @@
-"""A fake DDTI as downloaded: XML files with outlines as JSON, JPEG images, and the damage of the real one."""
+"""A fake DDTI as downloaded: XML files with outlines as JSON, JPEG images, and the damage of the
+real one."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ Outline = list[dict[str, int]]
 
 
 def write_ddti(tree: Tree, count: int) -> None:
-    """Cases of one to three images; what is odd stands in the first thirteen, case numbers have gaps."""
+    """Cases of one to three images; what is odd stands in the first thirteen, case numbers have
+    gaps."""
     images = _images_of_cases(count)
     outlines: dict[int, list[tuple[int, Outline]]] = {}
     pictures: dict[tuple[int, int], Picture] = {}
@@ -35,7 +37,8 @@ def write_ddti(tree: Tree, count: int) -> None:
 
 
 def _images_of_cases(count: int) -> dict[int, int]:
-    """Case -> number of its images; cases 10 and 11 are absent, and images beyond `count` are left out."""
+    """Case -> number of its images; cases 10 and 11 are absent, and images beyond `count` are left
+    out."""
     found: dict[int, int] = {}
     case, left = 0, count
     while left:

@@ -59,7 +59,8 @@ def write_dataset_b(tree: Tree, count: int) -> None:
 
 
 def write_bus_bra(tree: Tree, count: int) -> None:
-    """Images/ and Masks/ of patients with one to three images, the table of patients, and the official five folds."""
+    """Images/ and Masks/ of patients with one to three images, the table of patients, and the
+    official five folds."""
     rows: list[tuple[object, ...]] = [("ID", "Case", "Pathology", "BIRADS", "Side")]
     folds: list[tuple[object, ...]] = [("ID", "kFold")]
     case = 0

@@ -98,7 +98,8 @@ def _read_case(
                     Problem(
                         "error",
                         str(table),
-                        f"a mark without image number, and {len(own)} images of this case: add <image>",
+                        f"a mark without image number, and {len(own)} images of this case: add "
+                        f"<image>",
                     )
                 )
                 used.update(own)
@@ -155,7 +156,8 @@ def parse_outlines(text: str) -> tuple[list[Region], list[str]]:
         regions = _complete(text)
         if regions is None:
             raise OutlineError(
-                f"JSON damaged at character {error.pos}, inside the points: restore it from the source"
+                f"JSON damaged at character {error.pos}, inside the points: restore it from the "
+                f"source"
             ) from None
         notes.append("JSON cut after its last point: closed")
     except (RecursionError, ValueError, OverflowError) as error:
