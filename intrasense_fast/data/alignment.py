@@ -26,12 +26,14 @@ class Alignment(NamedTuple):
         inliers: those of them that one affine map brings together.
         correlation: of the structure (less noise and local mean) where both pictures are seen; 0 where no map was found.
         overlap: Dice of the two masks there.
+        zoom: by how much one is enlarged against the other, at least 1.
     """
 
     matches: int
     inliers: int
     correlation: float
     overlap: float
+    zoom: float = 1.0
 
 
 NONE = Alignment(0, 0, 0.0, 0.0)
@@ -60,7 +62,8 @@ def align(first: Signature, second: Signature, alike: bool) -> Alignment:
         return Alignment(len(own), inliers, 0.0, 0.0)
     correlation, overlap = _compare(first, second, matrix)
     inliers = max(inliers, _fits(own, other, matrix))
-    return Alignment(len(own), inliers, correlation, overlap)
+    zoom = _zoom(matrix)
+    return Alignment(len(own), inliers, correlation, overlap, max(zoom, 1 / max(zoom, 1e-3)))
 
 
 def _matches(first: Signature, second: Signature) -> tuple[np.ndarray, np.ndarray]:
@@ -104,6 +107,10 @@ def _refined(first: Signature, second: Signature, matrix: np.ndarray) -> np.ndar
     return np.asarray(refined)
 
 
+def _zoom(matrix: np.ndarray) -> float:
+    return float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+
+
 def _fits(own: np.ndarray, other: np.ndarray, matrix: np.ndarray) -> int:
     """How many corners the map brings to their partners."""
     if not len(own):
@@ -121,7 +128,7 @@ def _stretch(first: tuple[int, int], second: tuple[int, int]) -> np.ndarray:
 def _compare(first: Signature, second: Signature, matrix: np.ndarray) -> tuple[float, float]:
     """Correlation of structure and Dice of the masks where both pictures are seen, on the raster of `first`."""
     height, width = first.shape
-    zoom = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    zoom = _zoom(matrix)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
     def laid(image: np.ndarray) -> np.ndarray:

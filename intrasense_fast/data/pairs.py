@@ -5,8 +5,8 @@ sector and a rectangular cut-out of it. *The same view*: neighbouring frames of 
 or Doppler drawn in: other pictures, that must not part in a split. Mirror images are neither.
 
 `candidates` says how pairs are proposed, `alignment` how two pictures are laid on each other. The structure of the same picture
-correlates by at least 0.95, or by 0.88 where two thirds of the matched corners fit one map; that of the same view by 0.4 where
-at least 10 corners fit. The borders were set on BUSI and BUS-BRA, where neighbouring frames reach 0.92 with 60 % of the corners.
+correlates by at least 0.95, or by 0.88 where two thirds of the matched corners fit one map; that of the same view by 0.7, or by
+0.4 where at least 10 corners fit and neither is enlarged by more than a tenth. The borders were set on BUSI and BUS-BRA, where neighbouring frames reach 0.92 with 60 % of the corners.
 
 Three rules bound the alignments, of which n pictures would need n * (n - 1) / 2. The same pictures, joined to a cluster of more
 than 8, are not compared with one another again. A picture of which 32 candidates proved to be other pictures is given no further
@@ -30,8 +30,9 @@ SAME_PICTURE_IF_FITTING = 0.88
 FITTING_SHARE = 0.66
 SAME_VIEW = 0.4
 FEWEST_INLIERS = 10
-# Of pictures that are alike as a whole, but without corners to fit.
-SAME_VIEW_WITHOUT_CORNERS = 0.7
+LARGEST_ZOOM = 1.1
+# Of pictures with fewer corners that fit, or of which one is enlarged.
+SAME_VIEW_OTHERWISE = 0.7
 FULLY_COMPARED = 8
 MOST_FAILURES = 32
 MOST_FAILURES_IN_VIEW = 4
@@ -60,7 +61,8 @@ class Pair(NamedTuple):
 def find_pairs(
     names: Sequence[str], signatures: Sequence[Signature], *, progress: bool = False
 ) -> tuple[list[Pair], int]:
-    """Confirmed pairs in the order of `names`, and how many candidates that stand apart were left out by the rules above.
+    """Confirmed pairs in the order of `names`, and how many pairs of alike pictures that stand apart were left out by the rules
+    above.
 
     Args:
         names: unique.
@@ -100,8 +102,8 @@ def same_picture(alignment: Alignment) -> bool:
 
 def same_view(alignment: Alignment) -> bool:
     """Two such pictures show one view; the same picture always does."""
-    fitting = alignment.inliers >= FEWEST_INLIERS
-    needed = SAME_VIEW if fitting else SAME_VIEW_WITHOUT_CORNERS
+    fitting = alignment.inliers >= FEWEST_INLIERS and alignment.zoom <= LARGEST_ZOOM
+    needed = SAME_VIEW if fitting else SAME_VIEW_OTHERWISE
     return alignment.correlation >= needed
 
 
@@ -117,8 +119,8 @@ class _Search:
         self._failures = np.zeros(count, np.int64)
 
     def candidates(self) -> Iterator[tuple[int, np.ndarray]]:
-        """How many first pictures at a time, and theirs: int64 (n, 3), first < second, distance (more than LARGEST_DISTANCE
-        where only features are shared); of each first one the closest come first."""
+        """How many first pictures at a time, and theirs: int64 (n, 3), first < second, distance (at least BITS where only
+        features are shared); of each first one the closest come first."""
         count = len(self._signatures)
         if count < 2:
             return
@@ -134,11 +136,11 @@ class _Search:
 
     def worth(self, batch: np.ndarray) -> np.ndarray:
         """Those of a batch of candidates that are to be aligned."""
-        first, second = batch[:, 0], batch[:, 1]
+        first, second, distance = batch.T
         apart = self._views.apart(first, second)
         most = np.where(apart, MOST_FAILURES, MOST_FAILURES_IN_VIEW)
         given_up = self._failures[first] >= most
-        self.left_out += int((given_up & apart).sum())
+        self.left_out += int((given_up & apart & (distance < BITS)).sum())
         return batch[~given_up & ~self._pictures.settled(first, second)]
 
     def align(self, candidate: np.ndarray) -> Alignment:
