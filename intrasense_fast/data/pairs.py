@@ -4,9 +4,12 @@
 sector and a rectangular cut-out of it. *The same view*: neighbouring frames of one examination, or the same frame with calipers
 or Doppler drawn in: other pictures, that must not part in a split. Mirror images are neither.
 
-`candidates` says how pairs are proposed, `alignment` how two pictures are laid on each other. The structure of the same picture
-correlates by at least 0.95, or by 0.88 where two thirds of the matched corners fit one map; that of the same view by 0.7, or by
-0.4 where at least 10 corners fit and neither is enlarged by more than a tenth. The borders were set on BUSI and BUS-BRA, where neighbouring frames reach 0.92 with 60 % of the corners.
+`candidates` says how pairs are proposed, `alignment` how two pictures are laid on each other. The
+structure of the same picture correlates by at least 0.95, by 0.88 where two thirds of the matched
+corners fit one map, or by 0.8 where one picture is enlarged by more than a tenth and 10 corners
+fit. That of the same view correlates by 0.7, or by 0.4 where at least 10 corners fit and neither is
+enlarged. The borders were set on BUSI and BUS-BRA: there neighbouring frames reach 0.92 with 60 %
+of the corners, and no two pictures of different scale lie between 0.5 and 0.86.
 
 Three rules bound the alignments, of which n pictures would need n * (n - 1) / 2. The same pictures, joined to a cluster of more
 than 8, are not compared with one another again. A picture of which 32 candidates proved to be other pictures is given no further
@@ -28,6 +31,8 @@ from intrasense_fast.data.signatures import BITS, Signature
 SAME_PICTURE = 0.95
 SAME_PICTURE_IF_FITTING = 0.88
 FITTING_SHARE = 0.66
+# Neighbouring frames are of one scale: what is enlarged and still correlates is a part of the picture.
+SAME_PICTURE_IF_ENLARGED = 0.8
 SAME_VIEW = 0.4
 FEWEST_INLIERS = 10
 LARGEST_ZOOM = 1.1
@@ -95,9 +100,10 @@ def find_pairs(
 
 def same_picture(alignment: Alignment) -> bool:
     """Two such pictures are one."""
+    if alignment.zoom > LARGEST_ZOOM and alignment.inliers >= FEWEST_INLIERS:
+        return alignment.correlation >= SAME_PICTURE_IF_ENLARGED
     fitting = alignment.inliers >= FITTING_SHARE * max(alignment.matches, 1)
-    needed = SAME_PICTURE_IF_FITTING if fitting else SAME_PICTURE
-    return alignment.correlation >= needed
+    return alignment.correlation >= (SAME_PICTURE_IF_FITTING if fitting else SAME_PICTURE)
 
 
 def same_view(alignment: Alignment) -> bool:
