@@ -5,7 +5,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from intrasense_fast.data.signatures import SIDE, Signature, mask_of, thumbnail_of
+from intrasense_fast.data.signatures import Signature, mask_of, thumbnail_of
 
 # Structure lies between these two blurs, in pixels: compression is finer, brightness coarser.
 _NOISE, _MEAN = 1.0, 4.0
@@ -138,17 +138,19 @@ def _compare(first: Signature, second: Signature, matrix: np.ndarray) -> tuple[f
     smaller = min(seen.size, second.shape[0] * second.shape[1] / max(zoom, 1e-3) ** 2)
     if seen.sum() < _SMALLEST_SHARE * smaller:
         return 0.0, 0.0
-    # What is enlarged in `second` is blurred as much more there, lest it show what `first` cannot.
-    own = _structure(thumbnail_of(first))
-    other = laid(_structure(thumbnail_of(second), max(1.0, zoom)))
+    # Both are blurred to what the coarser one can show; what is enlarged in `second`, as much more.
+    zoom = max(1.0, zoom)
+    coarseness = max(first.coarseness, second.coarseness / zoom)
+    own = _structure(thumbnail_of(first), coarseness)
+    other = laid(_structure(thumbnail_of(second), coarseness * zoom))
     correlation = np.corrcoef(own[seen], other[seen])[0, 1]
     overlap = _dice((mask_of(first) > 0) & seen, (laid(mask_of(second)) >= 0.5) & seen)
     return float(np.nan_to_num(correlation)), overlap
 
 
-def _structure(thumbnail: np.ndarray, zoom: float = 1.0) -> np.ndarray:
+def _structure(thumbnail: np.ndarray, scale: float = 1.0) -> np.ndarray:
     image = thumbnail.astype(np.float32)
-    fine, coarse = (cv2.GaussianBlur(image, (0, 0), zoom * blur) for blur in (_NOISE, _MEAN))
+    fine, coarse = (cv2.GaussianBlur(image, (0, 0), scale * blur) for blur in (_NOISE, _MEAN))
     return fine - coarse
 
 

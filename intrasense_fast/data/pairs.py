@@ -11,9 +11,10 @@ fit. That of the same view correlates by 0.7, or by 0.4 where at least 10 corner
 enlarged. The borders were set on BUSI and BUS-BRA: there neighbouring frames reach 0.92 with 60 %
 of the corners, and no two pictures of different scale lie between 0.5 and 0.86.
 
-Three rules bound the alignments, of which n pictures would need n * (n - 1) / 2. The same pictures, joined to a cluster of more
-than 8, are not compared with one another again. A picture of which 32 candidates proved to be other pictures is given no further
-ones, and after 4 none that stands in its view already.
+Rules bound the alignments, of which n pictures would need n * (n - 1) / 2. The same pictures, joined
+to a cluster of more than 8, are not compared with one another again. A picture of which 32
+candidates proved to be other pictures is given no further ones, after 8 none that only shares
+features with it, and after 4 none that stands in its view already.
 """
 
 import os
@@ -40,6 +41,7 @@ LARGEST_ZOOM = 1.1
 SAME_VIEW_OTHERWISE = 0.7
 FULLY_COMPARED = 8
 MOST_FAILURES = 32
+MOST_FAILURES_OF_FEATURES = 8
 MOST_FAILURES_IN_VIEW = 4
 
 _ROWS = 64
@@ -144,7 +146,8 @@ class _Search:
         """Those of a batch of candidates that are to be aligned."""
         first, second, distance = batch.T
         apart = self._views.apart(first, second)
-        most = np.where(apart, MOST_FAILURES, MOST_FAILURES_IN_VIEW)
+        most = np.where(distance < BITS, MOST_FAILURES, MOST_FAILURES_OF_FEATURES)
+        most = np.where(apart, most, MOST_FAILURES_IN_VIEW)
         given_up = self._failures[first] >= most
         self.left_out += int((given_up & apart & (distance < BITS)).sum())
         return batch[~given_up & ~self._pictures.settled(first, second)]

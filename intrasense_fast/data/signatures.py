@@ -33,6 +33,7 @@ class Signature(NamedTuple):
         thumbnail: bytes of a JPEG, uint8 (h, w), stretched over its own range of brightness.
         mask: uint8, packed bits of (h, w): lesion where it covers at least half of a pixel.
         shape: (h, w).
+        coarseness: how many pixels of the raster one pixel of the picture covers, at least 1.
         points: float16 (n, 2), (x, y) of at most 150 corners on the raster.
         angles: float16 (n,), their orientations in degrees.
         descriptors: uint8 (n, 32), their ORB descriptors.
@@ -42,6 +43,7 @@ class Signature(NamedTuple):
     thumbnail: bytes
     mask: np.ndarray
     shape: tuple[int, int]
+    coarseness: float
     points: np.ndarray
     angles: np.ndarray
     descriptors: np.ndarray
@@ -54,7 +56,14 @@ def signature(image: np.ndarray, mask: np.ndarray) -> Signature:
     covered = _resized(mask.astype(np.float32), small.shape) >= 0.5
     encoded = cv2.imencode(".jpg", small, (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))[1].tobytes()
     return Signature(
-        _hash(image), encoded, np.packbits(covered), small.shape, points, angles, descriptors
+        hash=_hash(image),
+        thumbnail=encoded,
+        mask=np.packbits(covered),
+        shape=small.shape,
+        coarseness=max(1.0, SIDE / max(image.shape)),
+        points=points,
+        angles=angles,
+        descriptors=descriptors,
     )
 
 

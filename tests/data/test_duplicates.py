@@ -29,6 +29,7 @@ from intrasense_fast.data.fake._tree import cut_out, neighbour, sector, with_cal
 from intrasense_fast.data.phantom import phantom, to_bytes
 from intrasense_fast.data.records import DataError, Record, SegmentationData
 from intrasense_fast.data.signatures import Signature, signature
+from intrasense_fast.data.splits import make_splits, parted_groups, strata_of
 from intrasense_fast.data.subsets import choose, curated_names
 
 Trees = Callable[[str, bool], tuple[Path, list]]
@@ -103,7 +104,9 @@ def test_parts_of_a_picture_are_the_same_picture(way: str, least: int, seed: int
 
 
 @pytest.mark.parametrize("change", [neighbour, with_calipers])
-def test_neighbouring_frames_and_calipers_are_one_view_at_least(change: Callable, seed: int) -> None:
+def test_neighbouring_frames_and_calipers_are_one_view_at_least(
+    change: Callable, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     pictures = drawn_large(seed, 30)
     found = levels([*pictures, *(change(each, rng) for each in pictures)])
@@ -192,6 +195,7 @@ def test_a_search_that_gives_up_joined_pictures_finds_the_same_clusters(
     names = [f"{i}" for i in range(len(signatures))]
     found = {}
     monkeypatch.setattr(pairs_module, "MOST_FAILURES", len(names))
+    monkeypatch.setattr(pairs_module, "MOST_FAILURES_OF_FEATURES", len(names))
     monkeypatch.setattr(pairs_module, "MOST_FAILURES_IN_VIEW", len(names))
     monkeypatch.setattr(pairs_module, "_ALIGNED_AT_ONCE", 4)
     for fully in (len(names), 3):
@@ -201,7 +205,9 @@ def test_a_search_that_gives_up_joined_pictures_finds_the_same_clusters(
     few, all_of_them = found[3], found[len(names)]
     assert {each[:2] for each in few} <= {each[:2] for each in all_of_them}
     assert clusters_of(few) == clusters_of(all_of_them)
-    pictures = [clusters_of(each for each in pairs if each.same_picture) for pairs in found.values()]
+    pictures = [
+        clusters_of(each for each in pairs if each.same_picture) for pairs in found.values()
+    ]
     assert pictures[0] == pictures[1] and pictures[0]
 
 
@@ -249,9 +255,7 @@ def test_large_clusters_say_that_not_every_pair_was_compared() -> None:
         "kept in one group"
     )
     without = data.subset(range(1, 9))
-    assert {
-        record.group for record in regrouped(without, Duplicates(star)).records
-    } == {"1_1"}
+    assert {record.group for record in regrouped(without, Duplicates(star)).records} == {"1_1"}
 
 
 def test_clusters_against_a_plain_search(seed: int) -> None:
@@ -421,3 +425,17 @@ def test_curated_is_the_published_list() -> None:
         (label, number) in names for label, numbers in conflicts.items() for number in numbers
     )
     assert ("normal", 1) not in names and ("normal", 34) not in names
+
+
+def test_no_view_parts_in_any_fold_of_20_seeds(trees: Trees) -> None:
+    data = read_dataset(trees("busi", False)[0])
+    findings = data.inspect(signatures=True)
+    found = find_duplicates(data.records, [finding.signature for finding in findings])
+    view = {name: each[0] for each in found.views for name in each}
+    assert len(set(view.values())) == 8
+    records = regrouped(data, found).records
+    names = [record.name for record in records]
+    groups = [record.group for record in records]
+    for seed in range(20):
+        splits = make_splits(names, groups, strata_of(findings), folds=5, seed=seed)
+        assert not parted_groups(splits, {name: view.get(name, name) for name in names})
