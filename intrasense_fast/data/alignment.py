@@ -1,4 +1,4 @@
-"""Are two pictures one? Their local features fit by a similarity map, a finer affine map follows, and their structure is correlated."""
+"""Are two pictures one? Local features give a map, it is refined, and structure is correlated."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,8 @@ class Alignment(NamedTuple):
     Attributes:
         matches: pairs of corners whose descriptors are each other's nearest, at most 80.
         inliers: those of them that one affine map brings together.
-        correlation: of the structure (less noise and local mean) where both pictures are seen; 0 where no map was found.
+        correlation: of the structure (less noise and local mean) where both pictures are seen; 0
+            where no map was found.
         overlap: Dice of the two masks there.
         zoom: by how much one is enlarged against the other, at least 1.
     """
@@ -40,11 +41,12 @@ NONE = Alignment(0, 0, 0.0, 0.0)
 
 
 def align(first: Signature, second: Signature, alike: bool) -> Alignment:
-    """Lay two pictures on each other and compare them there, on the raster of the one that shows more.
+    """Lay two pictures on each other and compare them there, on the raster of the one that shows
+    more.
 
     Args:
-        alike: the two are similar as a whole: where their features show no map, the whole of one is laid on the whole of the
-            other.
+        alike: the two are similar as a whole: where their features show no map, the whole of one is
+            laid on the whole of the other.
     """
     if first.shape == second.shape and first.thumbnail == second.thumbnail:
         return Alignment(_MATCHES, _MATCHES, 1.0, _dice(mask_of(first) > 0, mask_of(second) > 0))
@@ -67,7 +69,8 @@ def align(first: Signature, second: Signature, alike: bool) -> Alignment:
 
 
 def _matches(first: Signature, second: Signature) -> tuple[np.ndarray, np.ndarray]:
-    """Corners whose descriptors are each other's nearest, the closest 80: their points in both, float32 (n, 2)."""
+    """Corners whose descriptors are each other's nearest, the closest 80: their points in both,
+    float32 (n, 2)."""
     matcher = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True)
     few = min(len(first.points), len(second.points)) < _FEWEST_INLIERS
     pairs = [] if few else matcher.match(first.descriptors, second.descriptors)
@@ -78,8 +81,8 @@ def _matches(first: Signature, second: Signature) -> tuple[np.ndarray, np.ndarra
 
 
 def _similarity(own: np.ndarray, other: np.ndarray) -> tuple[np.ndarray | None, int]:
-    """The scale, turn and shift that most corners agree on, float32 (2, 3), and how many do; None where too few do, or it is no
-    likely map."""
+    """The scale, turn and shift that most corners agree on, float32 (2, 3), and how many do; None
+    where too few do, or it is no likely map."""
     if len(own) < _FEWEST_INLIERS:
         return None, 0
     # OpenCV seeds the draws itself: the same pictures give the same map.
@@ -95,12 +98,15 @@ def _similarity(own: np.ndarray, other: np.ndarray) -> tuple[np.ndarray | None, 
 
 
 def _refined(first: Signature, second: Signature, matrix: np.ndarray) -> np.ndarray | None:
-    """The affine map near `matrix` by which the structure correlates best; None where there is none."""
+    """The affine map near `matrix` by which the structure correlates best; None where there is
+    none."""
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-4)
     inputs = (_structure(thumbnail_of(each)) for each in (first, second))
     start = np.ascontiguousarray(matrix, np.float32)
     try:
-        _, refined = cv2.findTransformECC(*inputs, start, cv2.MOTION_AFFINE, criteria, None, 3)  # type: ignore[call-overload]
+        _, refined = cv2.findTransformECC(  # type: ignore[call-overload]
+            *inputs, start, cv2.MOTION_AFFINE, criteria, None, 3
+        )
     except cv2.error:
         # Pictures without common structure do not converge.
         return None
@@ -126,7 +132,8 @@ def _stretch(first: tuple[int, int], second: tuple[int, int]) -> np.ndarray:
 
 
 def _compare(first: Signature, second: Signature, matrix: np.ndarray) -> tuple[float, float]:
-    """Correlation of structure and Dice of the masks where both pictures are seen, on the raster of `first`."""
+    """Correlation of structure and Dice of the masks where both pictures are seen, on the raster of
+    `first`."""
     height, width = first.shape
     zoom = _zoom(matrix)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

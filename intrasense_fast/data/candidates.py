@@ -1,8 +1,9 @@
-"""Which pictures may be near-duplicates: those whose hashes differ in few bits, and those that share many local features.
+"""Which pictures may be near-duplicates: of close hashes, or with many local features in common.
 
-Hashes of whole pictures are compared each with each, 143 bits by one matrix product. Features go into four tables, by some
-bits of their descriptor and their orientation; pictures that meet in a table's cell gain a vote there, the more the fewer meet
-in it, and each picture's 12 closest by votes are candidates. This grows with the number of pictures, not with its square.
+Hashes of whole pictures are compared each with each, 143 bits by one matrix product. Features go
+into four tables, by some bits of their descriptor and their orientation; pictures that meet in a
+table's cell gain a vote there, the more the fewer meet in it, and each picture's 12 closest by
+votes are candidates; that grows with the number of pictures, not with its square.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,8 @@ NEIGHBOURS = 12
 _TABLES = 4
 _TURN = 30.0
 _FEWEST_VOTES = 0.25
-# Features of one cell on either side that a feature meets: copies of one picture by the thousand stay cheap.
+# Features of one cell on either side that a feature meets: copies of one picture by the thousand
+# stay cheap.
 _REACH = 32
 _BLOCK = 128
 _TILE = 1024
@@ -53,7 +55,8 @@ def neighbours(signatures: Sequence[Signature]) -> np.ndarray:
     """Pairs that share local features, each once.
 
     Returns:
-        int64 (n, 3): first < second, in order, and their rank: BITS + 0 for the closest of a picture, BITS + 1 for the next.
+        int64 (n, 3): first < second, in order, and their rank: BITS + 0 for the closest of a
+        picture, BITS + 1 for the next.
     """
     owner, keys = _features(signatures)
     count = len(signatures)
@@ -73,7 +76,8 @@ def neighbours(signatures: Sequence[Signature]) -> np.ndarray:
 
 
 def _closest(votes: np.ndarray, picture: int) -> np.ndarray:
-    """Pairs of one picture and those with most votes, float64 (pictures,): int64 (n, 3) as in `neighbours`."""
+    """Pairs of one picture and those with most votes, float64 (pictures,): int64 (n, 3) as in
+    `neighbours`."""
     votes[picture] = 0
     best = np.flatnonzero(votes >= _FEWEST_VOTES)
     best = best[np.argsort(-votes[best], kind="stable")[:NEIGHBOURS]]
@@ -99,7 +103,8 @@ class _Table:
         self._owner = owner
 
     def votes(self, start: int, end: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Votes of the pictures start to end: where in (end - start, count), flat, and how much each."""
+        """Votes of the pictures start to end: where in (end - start, count), flat, and how much
+        each."""
         own = slice(*np.searchsorted(self._owner, (start, end)))
         place = self._place[own]
         low = np.maximum(self._first[place], place - _REACH)
@@ -136,11 +141,13 @@ def _features(signatures: Sequence[Signature]) -> tuple[np.ndarray, list[np.ndar
 
 
 def _even_bits(descriptors: np.ndarray) -> np.ndarray:
-    """The 128 bits of a descriptor that are 1 most nearly half of the time, in a sample of 20,000."""
+    """The 128 bits of a descriptor that are 1 most nearly half of the time, in a sample of
+    20,000."""
     sample = descriptors[:: max(1, len(descriptors) // 20_000)]
     return np.argsort(np.abs(np.unpackbits(sample, axis=1).mean(axis=0) - 0.5), kind="stable")[:128]
 
 
 def _signs(hashes: np.ndarray) -> np.ndarray:
-    """Bits as -1 and 1, so that a matrix product counts the equal ones: uint8 (n, 18) as float32 (n, 143)."""
+    """Bits as -1 and 1, so that a matrix product counts the equal ones: uint8 (n, 18) as float32
+    (n, 143)."""
     return np.unpackbits(hashes, axis=-1, count=BITS).astype(np.float32) * 2 - 1

@@ -1,4 +1,4 @@
-"""Near-duplicates side by side, so that a reader sees what was taken for the same picture or the same view."""
+"""Near-duplicates side by side: a reader sees what was taken for one picture or one view."""
 
 import os
 from collections import defaultdict
@@ -35,9 +35,10 @@ def write_contact_sheet(
 ) -> None:
     """Draw every view of `found` as PNG, 8 pictures a row, with outlines of the masks and a legend.
 
-    Pictures of one number show one view; those of one number and letter are the same picture. The frame's colour is grey, blue
-    for a picture that only shares its view, red where the classes of the same picture differ and violet, inside, where its
-    masks do. Names are shown in ASCII, other characters as "?". Without near-duplicates the sheet says so.
+    Pictures of one number show one view; those of one number and letter are the same picture. The
+    frame's colour is grey, blue for a picture that only shares its view, red where the classes of
+    the same picture differ and violet, inside, where its masks do. Names are shown in ASCII, other
+    characters as "?". Without near-duplicates the sheet says so.
 
     Raises:
         OSError: the file cannot be written.
@@ -115,7 +116,8 @@ def _write(sheet: np.ndarray, text: str, place: tuple[int, int], size: float) ->
 
 
 def _tile(record: Record, title: str, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """RGB uint8 (tile + text, tile, 3): the picture with its mask's outline and frames, number, class and name."""
+    """RGB uint8 (tile + text, tile, 3): the picture with its mask's outline and frames, number,
+    class and name."""
     tile = np.full((_TILE + _TEXT, _TILE, 3), 255, np.uint8)
     try:
         sample = load_record(record)[0]

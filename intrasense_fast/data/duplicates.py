@@ -1,8 +1,9 @@
-"""Near-duplicates: the same picture stored twice, and the same view in several pictures, perhaps in two classes.
+"""Near-duplicates: the same picture stored twice, and the same view in several pictures.
 
-`pairs` says what the two are and how they are found. Confirmed pairs are joined to clusters, whatever their class. Clusters of
-the same picture are what `--subset deduplicated` thins out and what conflicts are reported of; whatever shows the same view
-stays in one group, so that no split parts it. Mirror images do not count.
+`pairs` says what the two are and how they are found. Confirmed pairs are joined to clusters,
+whatever their class. Clusters of the same picture are what `--subset deduplicated` thins out and
+what conflicts are reported of; whatever shows the same view stays in one group, so that no split
+parts it. Mirror images do not count.
 """
 
 import hashlib
@@ -32,8 +33,8 @@ class Duplicates:
     Attributes:
         pairs: confirmed pairs, of both levels.
         problems: what could not be done.
-        left_out: the pairs of similar pictures that were not compared, lest the search take hours, and had not been joined by
-            others until then.
+        left_out: the pairs of similar pictures that were not compared, lest the search take hours,
+            and had not been joined by others until then.
     """
 
     pairs: tuple[Pair, ...] = ()
@@ -47,7 +48,8 @@ class Duplicates:
 
     @cached_property
     def views(self) -> tuple[tuple[str, ...], ...]:
-        """Names of the same view, which the same picture always shows; every cluster lies in one of them."""
+        """Names of the same view, which the same picture always shows; every cluster lies in one of
+        them."""
         return clusters_of(self.pairs)
 
     @property
@@ -57,7 +59,8 @@ class Duplicates:
 
 
 class Conflict(NamedTuple):
-    """A pair of one picture whose classes differ, whose masks overlap by a Dice below 0.7, or both."""
+    """A pair of one picture whose classes differ, whose masks overlap by a Dice below 0.7, or
+    both."""
 
     pair: Pair
     classes: bool
@@ -67,7 +70,8 @@ class Conflict(NamedTuple):
 def find_duplicates(
     records: Sequence[Record], signatures: Sequence[Signature | None], *, progress: bool = False
 ) -> Duplicates:
-    """The near-duplicates among records, from the cache of this machine where the same files were searched before.
+    """The near-duplicates among records, from the cache of this machine where the same files were
+    searched before.
 
     Args:
         records: with unique names.
@@ -96,7 +100,10 @@ def find_duplicates(
             }
             temporary.write_text(json.dumps(content, ensure_ascii=True), encoding="utf-8")
     except OSError as error:
-        reason = f"near-duplicates are not kept for next time ({error.strerror}): set XDG_CACHE_HOME to a folder of yours"
+        reason = (
+            f"near-duplicates are not kept for next time ({error.strerror}): "
+            "set XDG_CACHE_HOME to a folder of yours"
+        )
         return replace(found, problems=(Problem("warning", str(file), reason),))
     return found
 
@@ -107,12 +114,14 @@ def cached_duplicates(records: Sequence[Record]) -> Duplicates | None:
 
 
 def regrouped(data: SegmentationData, found: Duplicates) -> SegmentationData:
-    """`data` with groups that share a view made one, and a warning for each cluster and view, and each conflict in a cluster.
+    """`data` with groups that share a view made one, and a warning for each cluster and view, and
+    each conflict in a cluster.
 
     A group that grew is named after its first image.
     """
     group = {record.name: record.group for record in data.records}
-    # Clusters, not pairs: of a large one not every pair is there, and a picture between two others may be missing from `data`.
+    # Clusters, not pairs: of a large one not every pair is there, and a picture between two others
+    # may be missing from `data`.
     known = ([group[name] for name in cluster if name in group] for cluster in found.views)
     joined = clusters_of(pair for groups in known for pair in pairwise(groups))
     first: dict[str, str] = {}
@@ -124,14 +133,18 @@ def regrouped(data: SegmentationData, found: Duplicates) -> SegmentationData:
     ]
     problems = list(found.problems)
     if found.left_out:
-        reason = f"up to {found.left_out} pairs of similar pictures were not compared: a picture is given no further one after"
-        reason += f" {MOST_FAILURES} that proved to be others, so a near-duplicate among them may stand in another group"
+        reason = (
+            f"up to {found.left_out} pairs of similar pictures were not compared: a picture is "
+            f"given no further one after {MOST_FAILURES} that proved to be others, so a near-duplicate "
+            "among them may stand in another group"
+        )
         problems.append(Problem("warning", str(data.root), reason))
     return data.with_records(records, [*problems, *_warnings(data.records, found)])
 
 
 def conflicts_of(records: Iterable[Record], found: Duplicates) -> Iterator[Conflict]:
-    """The pairs of one picture that two of `records` show with two classes, or with masks that differ."""
+    """The pairs of one picture that two of `records` show with two classes, or with masks that
+    differ."""
     labels = {record.name: record.label for record in records}
     for pair in found.pairs:
         if pair.same_picture and pair.first in labels and pair.second in labels:
@@ -142,7 +155,8 @@ def conflicts_of(records: Iterable[Record], found: Duplicates) -> Iterator[Confl
 
 
 def clusters_of(pairs: Iterable[Sequence]) -> tuple[tuple[str, ...], ...]:
-    """Names joined by pairs (their first two entries), each cluster and the clusters in natural order."""
+    """Names joined by pairs (their first two entries), each cluster and the clusters in natural
+    order."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -160,7 +174,8 @@ def clusters_of(pairs: Iterable[Sequence]) -> tuple[tuple[str, ...], ...]:
 
 
 def cache_file(records: Sequence[Record]) -> Path:
-    """Where the pairs of these files are kept; the name changes with the algorithm, and with any file's path, size or time."""
+    """Where the pairs of these files are kept; the name changes with the algorithm, and with any
+    file's path, size or time."""
     digest = hashlib.sha256(f"near-duplicates {VERSION}".encode())
     for record in records:
         digest.update(f"\0{record.name}\0{record.regions}".encode(errors="surrogateescape"))
@@ -217,7 +232,8 @@ def _clusters(known: Mapping[str, Record], found: Duplicates) -> Iterator[Proble
 
 
 def _views(known: Mapping[str, Record], found: Duplicates) -> Iterator[Problem]:
-    """A warning for each view that holds more than one picture; of the copies of a picture the first stands for all."""
+    """A warning for each view that holds more than one picture; of the copies of a picture the
+    first stands for all."""
     present = ([name for name in cluster if name in known] for cluster in found.clusters)
     copies = {name for cluster in present for name in cluster[1:]}
     for view in found.views:

@@ -1,8 +1,10 @@
-"""The search for near-duplicates: hashes and local features propose pairs, an alignment confirms them, at one of two levels.
+"""The search for near-duplicates: pairs are proposed, then confirmed at one of two levels.
 
-*The same picture*: one image stored twice, perhaps cropped, zoomed, rescaled, stretched, recompressed or brightened, or a
-sector and a rectangular cut-out of it. *The same view*: neighbouring frames of one examination, or the same frame with calipers
-or Doppler drawn in: other pictures, that must not part in a split. Mirror images are neither.
+*The same picture*: one image stored twice, perhaps cropped, zoomed, rescaled, stretched,
+recompressed or brightened, or a sector and a rectangular cut-out of it. *The same view*:
+neighbouring frames of one examination, also of different calipers or Doppler boxes: other pictures,
+that must not part in a split. The same frame with no more than calipers drawn in passes as the same
+picture. Mirror images are neither.
 
 `candidates` says how pairs are proposed, `alignment` how two pictures are laid on each other. The
 structure of the same picture correlates by at least 0.95, by 0.88 where two thirds of the matched
@@ -11,8 +13,8 @@ fit. That of the same view correlates by 0.7, or by 0.4 where at least 10 corner
 enlarged. The borders were set on BUSI and BUS-BRA: there neighbouring frames reach 0.92 with 60 %
 of the corners, and no two pictures of different scale lie between 0.5 and 0.86.
 
-Rules bound the alignments, of which n pictures would need n * (n - 1) / 2. The same pictures, joined
-to a cluster of more than 8, are not compared with one another again. A picture of which 32
+Rules bound the alignments, of which n pictures would need n * (n - 1) / 2. The same pictures,
+joined to a cluster of more than 8, are not compared with one another again. A picture of which 32
 candidates proved to be other pictures is given no further ones, after 8 none that only shares
 features with it, and after 4 none that stands in its view already.
 """
@@ -32,7 +34,8 @@ from intrasense_fast.data.signatures import BITS, Signature
 SAME_PICTURE = 0.95
 SAME_PICTURE_IF_FITTING = 0.88
 FITTING_SHARE = 0.66
-# Neighbouring frames are of one scale: what is enlarged and still correlates is a part of the picture.
+# Neighbouring frames are of one scale: what is enlarged and still correlates is a part of the
+# picture.
 SAME_PICTURE_IF_ENLARGED = 0.8
 SAME_VIEW = 0.4
 FEWEST_INLIERS = 10
@@ -68,8 +71,8 @@ class Pair(NamedTuple):
 def find_pairs(
     names: Sequence[str], signatures: Sequence[Signature], *, progress: bool = False
 ) -> tuple[list[Pair], int]:
-    """Confirmed pairs in the order of `names`, and how many pairs of alike pictures that stand apart were left out by the rules
-    above.
+    """Confirmed pairs in the order of `names`, and how many pairs of alike pictures that stand
+    apart were left out by the rules above.
 
     Args:
         names: unique.
@@ -127,8 +130,8 @@ class _Search:
         self._failures = np.zeros(count, np.int64)
 
     def candidates(self) -> Iterator[tuple[int, np.ndarray]]:
-        """How many first pictures at a time, and theirs: int64 (n, 3), first < second, distance (at least BITS where only
-        features are shared); of each first one the closest come first."""
+        """How many first pictures at a time, and theirs: int64 (n, 3), first < second, distance (at
+        least BITS where only features are shared); of each first one the closest come first."""
         count = len(self._signatures)
         if count < 2:
             return
@@ -186,5 +189,6 @@ class _Joined:
         return self._cluster[first] != self._cluster[second]
 
     def settled(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """bool (n,): the two pictures stand in one cluster, and it is too large to compare each with each."""
+        """bool (n,): the two pictures stand in one cluster, and it is too large to compare each
+        with each."""
         return ~self.apart(first, second) & (self._size[self._cluster[first]] > FULLY_COMPARED)

@@ -1,6 +1,8 @@
-"""What near-duplicates are found by: a small picture, its mask, a perceptual hash of all of it, and its local features.
+"""What near-duplicates are found by: a small picture, its mask, a perceptual hash of all of it, and
+its local features.
 
-Everything is taken from the picture reduced (or enlarged) to a longer side of 128, so that copies of any size compare.
+Everything is taken from the picture reduced (or enlarged) to a longer side of 128, so that copies
+of any size compare.
 """
 
 from functools import cache
@@ -9,7 +11,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-# Part of the name of every cached result: a change of anything below, or of the search, makes new ones.
+# Part of the name of every cached result: a change of anything below, or of the search, makes new
+# ones.
 VERSION = 3
 
 SIDE = 128
@@ -18,7 +21,8 @@ FEATURES = 150
 _HASH_SIDE = 64
 _WAVES = 12
 _JPEG_QUALITY = 90
-# A FAST corner of a picture with little contrast; patches of 24 pixels see a tenth of the picture at the first scale.
+# A FAST corner of a picture with little contrast; patches of 24 pixels see a tenth of the picture
+# at the first scale.
 _CORNER = 5
 _PATCH = 24
 _MARGIN = 15
@@ -28,8 +32,8 @@ class Signature(NamedTuple):
     """A picture in about 10 kB, on a raster (h, w) of its own shape whose longer side is 128.
 
     Attributes:
-        hash: uint8 (18,), a perceptual hash of 143 bits: which of the lowest cosine coefficients of the picture, stretched to
-            a square, exceed their median (but for the mean).
+        hash: uint8 (18,), a perceptual hash of 143 bits: which of the lowest cosine coefficients of
+            the picture, stretched to a square, exceed their median (but for the mean).
         thumbnail: bytes of a JPEG, uint8 (h, w), stretched over its own range of brightness.
         mask: uint8, packed bits of (h, w): lesion where it covers at least half of a pixel.
         shape: (h, w).
@@ -98,10 +102,10 @@ def _stretched(image: np.ndarray) -> np.ndarray:
 
 def _features(small: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # One each call: OpenCV's detectors are no good for several threads.
-    detector = cv2.ORB_create(
+    detector = cv2.ORB.create(
         FEATURES, edgeThreshold=_MARGIN, patchSize=_PATCH, fastThreshold=_CORNER
     )
-    corners, descriptors = detector.detectAndCompute(small, None)  # type: ignore[call-overload]
+    corners, descriptors = detector.detectAndCompute(small, None)
     points = np.array([corner.pt for corner in corners], np.float16).reshape(-1, 2)
     angles = np.array([corner.angle for corner in corners], np.float16)
     if descriptors is None:

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from intrasense_fast.data import candidates
+from intrasense_fast.data import candidates, open_dataset, read_dataset
 from intrasense_fast.data import duplicates as module
-from intrasense_fast.data import open_dataset, read_dataset
 from intrasense_fast.data import pairs as pairs_module
 from intrasense_fast.data.alignment import Alignment
 from intrasense_fast.data.duplicates import (
@@ -183,7 +182,7 @@ def test_every_pair_of_close_hashes_is_proposed_once(
     proposed = []
     for start in range(0, 60, 25):
         rows = slice(start, min(60, start + 25))
-        never = lambda first, _: np.zeros(len(first), bool)  # noqa: E731
+        never = lambda first, _: np.zeros(len(first), bool)
         proposed += candidates.alike(hashes, rows, never).tolist()
     assert len(proposed) == len(wanted) > 0 and set(map(tuple, proposed)) == wanted
 

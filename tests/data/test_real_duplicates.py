@@ -1,4 +1,4 @@
-"""Near-duplicates of the real BUSI, whose published list leaves 330 images out: skipped where the data set is missing."""
+"""Near-duplicates of the real BUSI: the 330 images that the published list leaves out, and frames."""
 
 from pathlib import Path
 
