@@ -135,8 +135,8 @@ def regrouped(data: SegmentationData, found: Duplicates) -> SegmentationData:
     if found.left_out:
         reason = (
             f"up to {found.left_out} pairs of similar pictures were not compared: a picture is "
-            f"given no further one after {MOST_FAILURES} that proved to be others, so a near-duplicate "
-            "among them may stand in another group"
+            f"given no further one after {MOST_FAILURES} that proved to be others, so a "
+            "near-duplicate among them may stand in another group"
         )
         problems.append(Problem("warning", str(data.root), reason))
     return data.with_records(records, [*problems, *_warnings(data.records, found)])

@@ -1,4 +1,4 @@
-"""Near-duplicates of the real BUSI: the 330 images that the published list leaves out, and frames."""
+"""Near-duplicates of the real BUSI: the 330 images the published list leaves out, and frames."""
 
 from pathlib import Path
 
