@@ -11,6 +11,7 @@ from intrasense_fast.data.signatures import Signature, mask_of, thumbnail_of
 _NOISE, _MEAN = 1.0, 4.0
 _MATCHES = 80
 _FEWEST_INLIERS = 8
+_ENOUGH_CORNERS = 40
 # Pixels of the raster of 128 by which a corner may miss its partner under the map.
 _LARGEST_MISS = 2.5
 _LARGEST_SCALE = 2.9
@@ -45,15 +46,15 @@ def align(first: Signature, second: Signature, alike: bool) -> Alignment:
     more.
 
     Args:
-        alike: the two are similar as a whole: where their features show no map, the whole of one is
-            laid on the whole of the other.
+        alike: the two are similar as a whole: where there are too few corners to show a map, the
+            whole of one is laid on the whole of the other.
     """
     if first.shape == second.shape and first.thumbnail == second.thumbnail:
         return Alignment(_MATCHES, _MATCHES, 1.0, _dice(mask_of(first) > 0, mask_of(second) > 0))
     own, other = _matches(first, second)
     matrix, inliers = _similarity(own, other)
     if matrix is None:
-        if not alike:
+        if not alike or min(len(first.points), len(second.points)) >= _ENOUGH_CORNERS:
             return Alignment(len(own), 0, 0.0, 0.0)
         matrix = _stretch(first.shape, second.shape)
     elif np.linalg.det(matrix[:, :2]) < 1:

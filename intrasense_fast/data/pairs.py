@@ -15,8 +15,8 @@ of the corners, and no two pictures of different scale lie between 0.5 and 0.86.
 
 Rules bound the alignments, of which n pictures would need n * (n - 1) / 2. The same pictures,
 joined to a cluster of more than 8, are not compared with one another again. A picture of which 32
-candidates proved to be other pictures is given no further ones, after 8 none that only shares
-features with it, and after 4 none that stands in its view already.
+candidates proved to be other pictures is given no further ones, after 6 none that only shares
+features with it, and after 2 none that stands in its view already.
 """
 
 import os
@@ -44,8 +44,8 @@ LARGEST_ZOOM = 1.1
 SAME_VIEW_OTHERWISE = 0.7
 FULLY_COMPARED = 8
 MOST_FAILURES = 32
-MOST_FAILURES_OF_FEATURES = 8
-MOST_FAILURES_IN_VIEW = 4
+MOST_FAILURES_OF_FEATURES = 6
+MOST_FAILURES_IN_VIEW = 2
 
 _ROWS = 64
 _ALIGNED_AT_ONCE = 64
@@ -143,7 +143,7 @@ class _Search:
             own = shared[slice(*np.searchsorted(shared[:, 0], (start, end)))]
             known = np.isin(own[:, 0] * count + own[:, 1], close[:, 0] * count + close[:, 1])
             both = np.concatenate((close, own[~known]))
-            yield end - start, both[np.lexsort((both[:, 1], both[:, 2], both[:, 0]))]
+            yield end - start, _in_rounds(both[np.lexsort((both[:, 1], both[:, 2], both[:, 0]))])
 
     def worth(self, batch: np.ndarray) -> np.ndarray:
         """Those of a batch of candidates that are to be aligned."""
@@ -169,6 +169,13 @@ class _Search:
                 self._views.join(first, second)
             if same:
                 self._pictures.join(first, second)
+
+
+def _in_rounds(candidates: np.ndarray) -> np.ndarray:
+    """Of candidates sorted by first picture: each one's first, then each one's second, ..."""
+    first = candidates[:, 0]
+    place = np.arange(len(first)) - np.searchsorted(first, first)
+    return candidates[np.argsort(place, kind="stable")]
 
 
 class _Joined:
