@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--contact-sheet",
         metavar="FILE.png",
-        help="draw the near-duplicates side by side, outlines of masks in colour",
+        help="draw near-duplicates and views side by side, with masks and conflicts in colour",
     )
     add_reading_arguments(parser)
 
@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
     show(str(report))
     if sheet:
         write_contact_sheet(sheet, report.data, report.duplicates)
-        show(f"{len(report.duplicates.clusters)} clusters of near-duplicates are drawn in {sheet}")
+        clusters, views = len(report.duplicates.clusters), len(report.duplicates.views)
+        show(f"{clusters} clusters of near-duplicates, {views} of one view, are drawn in {sheet}")
     if report.errors:
         args.skip_bad = True
         flags = reading_flags(args)

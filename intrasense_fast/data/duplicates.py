@@ -1,16 +1,21 @@
-"""Near-duplicates: the same picture stored twice, resized, recompressed, brightened or cropped, perhaps in two classes.
+"""Near-duplicates: the same picture stored twice, and the same view in several pictures.
 
-`pairs` says how they are found. Confirmed pairs are joined to clusters, whatever their class. Mirror images do not count.
+`pairs` says what the two are and how they are found. Confirmed pairs are joined to clusters,
+whatever their class. Clusters of the same picture are what `--subset deduplicated` thins out and
+what conflicts are reported of; whatever shows the same view stays in one group, so that no split
+parts it. Mirror images do not count.
 """
 
 import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from intrasense_fast.data.order import natural_key
 from intrasense_fast.data.pairs import FULLY_COMPARED, MOST_FAILURES, Pair, find_pairs
@@ -23,26 +28,50 @@ SMALLEST_OVERLAP = 0.7
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What a search found: confirmed pairs, clusters of them (in natural order), and what could not be done.
+    """What a search found.
 
-    `left_out` counts the pairs of similar pictures that were not compared, lest the search take hours, and had not been joined
-    by others until then.
+    Attributes:
+        pairs: confirmed pairs, of both levels.
+        problems: what could not be done.
+        left_out: the pairs of similar pictures that were not compared, lest the search take hours,
+            and had not been joined by others until then.
     """
 
     pairs: tuple[Pair, ...] = ()
-    clusters: tuple[tuple[str, ...], ...] = ()
     problems: tuple[Problem, ...] = ()
     left_out: int = 0
 
+    @cached_property
+    def clusters(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the same picture, each cluster and the clusters in natural order."""
+        return clusters_of(pair for pair in self.pairs if pair.same_picture)
+
+    @cached_property
+    def views(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the same view, which the same picture always shows; every cluster lies in one of
+        them."""
+        return clusters_of(self.pairs)
+
     @property
     def images(self) -> int:
+        """How many pictures are stored more than once."""
         return sum(map(len, self.clusters))
+
+
+class Conflict(NamedTuple):
+    """A pair of one picture whose classes differ, whose masks overlap by a Dice below 0.7, or
+    both."""
+
+    pair: Pair
+    classes: bool
+    masks: bool
 
 
 def find_duplicates(
     records: Sequence[Record], signatures: Sequence[Signature | None], *, progress: bool = False
 ) -> Duplicates:
-    """The near-duplicates among records, from the cache of this machine where the same files were searched before.
+    """The near-duplicates among records, from the cache of this machine where the same files were
+    searched before.
 
     Args:
         records: with unique names.
@@ -60,7 +89,7 @@ def find_duplicates(
     pairs, left_out = find_pairs(
         [name for name, _ in known], [each for _, each in known], progress=progress
     )
-    found = Duplicates(tuple(pairs), clusters_of(pairs), left_out=left_out)
+    found = Duplicates(tuple(pairs), left_out=left_out)
     try:
         with atomic_path(file) as temporary:
             content = {
@@ -71,7 +100,10 @@ def find_duplicates(
             }
             temporary.write_text(json.dumps(content, ensure_ascii=True), encoding="utf-8")
     except OSError as error:
-        reason = f"near-duplicates are not kept for next time ({error.strerror}): set XDG_CACHE_HOME to a folder of yours"
+        reason = (
+            f"near-duplicates are not kept for next time ({error.strerror}): "
+            "set XDG_CACHE_HOME to a folder of yours"
+        )
         return replace(found, problems=(Problem("warning", str(file), reason),))
     return found
 
@@ -82,13 +114,15 @@ def cached_duplicates(records: Sequence[Record]) -> Duplicates | None:
 
 
 def regrouped(data: SegmentationData, found: Duplicates) -> SegmentationData:
-    """`data` with groups that share near-duplicates made one, and a warning for each cluster and each conflict in it.
+    """`data` with groups that share a view made one, and a warning for each cluster and view, and
+    each conflict in a cluster.
 
     A group that grew is named after its first image.
     """
     group = {record.name: record.group for record in data.records}
-    # Clusters, not pairs: of a large one not every pair is there, and a picture between two others may be missing from `data`.
-    known = ([group[name] for name in cluster if name in group] for cluster in found.clusters)
+    # Clusters, not pairs: of a large one not every pair is there, and a picture between two others
+    # may be missing from `data`.
+    known = ([group[name] for name in cluster if name in group] for cluster in found.views)
     joined = clusters_of(pair for groups in known for pair in pairwise(groups))
     first: dict[str, str] = {}
     for record in data.records:
@@ -99,14 +133,30 @@ def regrouped(data: SegmentationData, found: Duplicates) -> SegmentationData:
     ]
     problems = list(found.problems)
     if found.left_out:
-        reason = f"up to {found.left_out} pairs of similar pictures were not compared: a picture is given no further one after"
-        reason += f" {MOST_FAILURES} that proved to be others, so a near-duplicate among them may stand in another group"
+        reason = (
+            f"up to {found.left_out} pairs of similar pictures were not compared: a picture is "
+            f"given no further one after {MOST_FAILURES} that proved to be others, so a "
+            "near-duplicate among them may stand in another group"
+        )
         problems.append(Problem("warning", str(data.root), reason))
-    return data.with_records(records, [*problems, *_conflicts(data.records, found)])
+    return data.with_records(records, [*problems, *_warnings(data.records, found)])
+
+
+def conflicts_of(records: Iterable[Record], found: Duplicates) -> Iterator[Conflict]:
+    """The pairs of one picture that two of `records` show with two classes, or with masks that
+    differ."""
+    labels = {record.name: record.label for record in records}
+    for pair in found.pairs:
+        if pair.same_picture and pair.first in labels and pair.second in labels:
+            classes = labels[pair.first] != labels[pair.second]
+            masks = pair.overlap < SMALLEST_OVERLAP
+            if classes or masks:
+                yield Conflict(pair, classes, masks)
 
 
 def clusters_of(pairs: Iterable[Sequence]) -> tuple[tuple[str, ...], ...]:
-    """Names joined by pairs (their first two entries), each cluster and the clusters in natural order."""
+    """Names joined by pairs (their first two entries), each cluster and the clusters in natural
+    order."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -124,7 +174,8 @@ def clusters_of(pairs: Iterable[Sequence]) -> tuple[tuple[str, ...], ...]:
 
 
 def cache_file(records: Sequence[Record]) -> Path:
-    """Where the pairs of these files are kept; the name changes with the algorithm, and with any file's path, size or time."""
+    """Where the pairs of these files are kept; the name changes with the algorithm, and with any
+    file's path, size or time."""
     digest = hashlib.sha256(f"near-duplicates {VERSION}".encode())
     for record in records:
         digest.update(f"\0{record.name}\0{record.regions}".encode(errors="surrogateescape"))
@@ -146,14 +197,28 @@ def _read(file: Path) -> Duplicates | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         pairs = tuple(Pair(*pair) for pair in content["pairs"])
-        found = Duplicates(pairs, clusters_of(pairs), left_out=int(content["left_out"]))
+        found = Duplicates(pairs, left_out=int(content["left_out"]))
         return found if content["version"] == VERSION else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _conflicts(records: Sequence[Record], found: Duplicates) -> Iterator[Problem]:
+def _warnings(records: Sequence[Record], found: Duplicates) -> Iterator[Problem]:
     known = {record.name: record for record in records}
+    yield from _clusters(known, found)
+    yield from _views(known, found)
+    for conflict in conflicts_of(records, found):
+        first, second = known[conflict.pair.first], known[conflict.pair.second]
+        same = f"conflict: the same picture as {second.name}, but"
+        if conflict.classes:
+            classes = f"class {first.label or 'unknown'} here and {second.label or 'unknown'} there"
+            yield Problem("warning", str(first.image), f"{same} {classes}")
+        if conflict.masks:
+            masks = f"their masks overlap by a Dice of {conflict.pair.overlap:.2f}"
+            yield Problem("warning", str(first.image), f"{same} {masks}")
+
+
+def _clusters(known: Mapping[str, Record], found: Duplicates) -> Iterator[Problem]:
     for cluster in found.clusters:
         members = [known[name] for name in cluster if name in known]
         if len(members) > 1:
@@ -164,17 +229,18 @@ def _conflicts(records: Sequence[Record], found: Duplicates) -> Iterator[Problem
                     "; so many are not compared each with each: further conflicts may be among them"
                 )
             yield Problem("warning", str(members[0].image), message)
-    for pair in found.pairs:
-        if pair.first not in known or pair.second not in known:
-            continue
-        first, second = known[pair.first], known[pair.second]
-        same = f"the same picture as {second.name}, but"
-        if first.label != second.label:
-            classes = f"class {first.label or 'unknown'} here and {second.label or 'unknown'} there"
-            yield Problem("warning", str(first.image), f"conflict: {same} {classes}")
-        if pair.overlap < SMALLEST_OVERLAP:
-            yield Problem(
-                "warning",
-                str(first.image),
-                f"conflict: {same} their masks overlap by a Dice of {pair.overlap:.2f}",
+
+
+def _views(known: Mapping[str, Record], found: Duplicates) -> Iterator[Problem]:
+    """A warning for each view that holds more than one picture; of the copies of a picture the
+    first stands for all."""
+    present = ([name for name in cluster if name in known] for cluster in found.clusters)
+    copies = {name for cluster in present for name in cluster[1:]}
+    for view in found.views:
+        members = [known[name] for name in view if name in known and name not in copies]
+        if len(members) > 1:
+            others = ", ".join(record.name for record in members[1:])
+            message = (
+                f"the same view as {others} (neighbouring frames, or drawn on): kept in one group"
             )
+            yield Problem("warning", str(members[0].image), message)

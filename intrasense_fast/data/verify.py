@@ -66,10 +66,15 @@ class Report:
                 "near-duplicates",
                 f"{self.duplicates.images} images in {len(self.duplicates.clusters)} clusters",
             ),
+            ("same view", self._views()),
             *self._reading(),
             problems,
         ]
         return "\n".join([table(rows, self.data.note), *map(str, self.problems)])
+
+    def _views(self) -> str:
+        views = self.duplicates.views
+        return f"{sum(map(len, views))} images in {len(views)} clusters, near-duplicates included"
 
     def _reading(self) -> list[tuple[str, str]]:
         """Rows on how the files were read: mask values, orientation tags, low levels."""

@@ -66,7 +66,7 @@ def test_one_split_for_other_layouts(layout: str, trees: Trees, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("subset", "count"), [("all", 30), ("lesions", 25), ("deduplicated", 23), ("curated", 7)]
+    ("subset", "count"), [("all", 30), ("lesions", 25), ("deduplicated", 22), ("curated", 7)]
 )
 def test_subsets_print_their_n(
     subset: str, count: int, trees: Trees, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -138,3 +138,60 @@ def variant(picture: Picture, rng: np.random.Generator, *kinds: str) -> Picture:
         else:
             raise ValueError(f"variant {kind!r} is unknown; known: {', '.join(VARIANTS)}")
     return Picture(np.ascontiguousarray(image), np.ascontiguousarray(mask))
+
+
+def cut_out(picture: Picture, rng: np.random.Generator) -> Picture:
+    """A rectangle of 65 to 80 % of each side that holds the middle, enlarged to the size of the whole: the picture zoomed."""
+    height, width = picture.image.shape
+    share = rng.uniform(0.65, 0.8)
+    rows, columns = round(share * height), round(share * width)
+    top = int(rng.integers(0, height // 8))
+    left = int(rng.integers((width - columns) // 3, 2 * (width - columns) // 3 + 1))
+    area = (slice(top, top + rows), slice(left, left + columns))
+    image = cv2.resize(picture.image[area], (width, height), interpolation=cv2.INTER_CUBIC)
+    mask = cv2.resize(picture.mask[area], (width, height), interpolation=cv2.INTER_NEAREST)
+    return Picture(image, mask)
+
+
+def sector(picture: Picture) -> Picture:
+    """The picture as a curved probe shows it: black beyond the sides of a sector, which widens downwards."""
+    height, width = picture.image.shape
+    depth = np.arange(height)[:, None] / height
+    away = np.abs(np.arange(width)[None, :] - (width - 1) / 2) / width
+    inside = away <= 0.3 + 0.35 * depth
+    return Picture(picture.image * inside, picture.mask * inside)
+
+
+def neighbour(picture: Picture, rng: np.random.Generator) -> Picture:
+    """A neighbouring frame: tissue moved by a smooth field of a few pixels, and other speckle."""
+    image, mask = picture
+    height, width = image.shape
+    strength = max(height, width) / 90
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    moved = []
+    for place in (x, y):
+        coarse = rng.normal(0, strength, (4, 4)).astype(np.float32)
+        moved.append(place + cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+    frame = cv2.remap(image, moved[0], moved[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    mask = cv2.remap(mask, moved[0], moved[1], cv2.INTER_NEAREST)
+    grain = cv2.GaussianBlur(rng.normal(0, 1, image.shape).astype(np.float32), (0, 0), 1.2)
+    speckled = frame * (1 + 0.15 * grain / grain.std())
+    return Picture(np.clip(np.rint(speckled), 0, 255).astype(np.uint8), mask)
+
+
+def with_calipers(picture: Picture, rng: np.random.Generator) -> Picture:
+    """The same frame with two crosses and a dotted line between them, and a label below."""
+    image = picture.image.copy()
+    height, width = image.shape
+    ends = [
+        (int(rng.uniform(low, low + 0.15) * width), int(rng.uniform(0.3, 0.6) * height))
+        for low in (0.25, 0.6)
+    ]
+    for place in ends:
+        cv2.drawMarker(image, place, 255, cv2.MARKER_CROSS, max(5, width // 24), 1)
+    for step in np.linspace(0, 1, 24):
+        x, y = (round(a + step * (b - a)) for a, b in zip(*ends, strict=True))
+        image[y, x] = 255
+    text = (width // 10, round(0.9 * height))
+    cv2.putText(image, "RT UOQ", text, cv2.FONT_HERSHEY_SIMPLEX, width / 512, 255, 1)
+    return Picture(image, picture.mask)

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from intrasense_fast.data.fake._tree import Picture, Tree, in_colour, variant
+from intrasense_fast.data.fake._tree import Picture, Tree, cut_out, in_colour, neighbour, variant
 
 
 def write_busi(tree: Tree, count: int) -> None:
@@ -24,6 +24,8 @@ def write_busi(tree: Tree, count: int) -> None:
     again(("malignant", 2), ("malignant", 3), "cropped")
     again(("malignant", 2), ("malignant", 4), "resized", "brightness")
     again(("normal", 1), ("normal", 2), "recompressed")
+    pictures["benign", 15] = cut_out(pictures["benign", 14], tree.rng)
+    pictures["benign", 17] = neighbour(pictures["benign", 16], tree.rng)
     moved = np.roll(pictures["benign", 7].mask, pictures["benign", 7].mask.shape[0] // 2, axis=0)
     pictures["benign", 7] = Picture(pictures["benign", 7].image, moved)
     for (label, i), picture in pictures.items():
@@ -97,6 +99,8 @@ def _duplicates_expected(tree: Tree) -> None:
         "conflict: the same picture as benign (7), but their masks overlap by a Dice of",
     )
     tree.warning(_image("benign", 12), "near-duplicate of malignant (8): kept in one group")
+    tree.warning(_image("benign", 14), "near-duplicate of benign (15): kept in one group")
+    tree.warning(_image("benign", 16), "the same view as benign (17) (neighbouring frames")
     tree.warning(
         _image("benign", 12),
         "conflict: the same picture as malignant (8), but class benign here and malignant there",
