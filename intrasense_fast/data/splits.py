@@ -1,4 +1,5 @@
-"""Grouped and stratified splits with three roles, written once, hashed, and checked against the data they are used with."""
+"""Grouped and stratified splits with three roles, written once, hashed, and checked against the
+data they are used with."""
 
 import hashlib
 import json
@@ -21,7 +22,8 @@ _FORMAT = 1
 
 
 class Fold(NamedTuple):
-    """Names of the images to train on, to select the checkpoint on, and to test on; `test` may be empty."""
+    """Names of the images to train on, to select the checkpoint on, and to test on; `test` may be
+    empty."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -30,7 +32,8 @@ class Fold(NamedTuple):
 
 @dataclass(frozen=True)
 class Splits:
-    """Folds of one data set and how they came about: `made` records the seed, the fractions, the layout, or the files."""
+    """Folds of one data set and how they came about: `made` records the seed, the fractions, the
+    layout, or the files."""
 
     folds: tuple[Fold, ...]
     made: Mapping[str, Any]
@@ -50,7 +53,8 @@ class Splits:
         """
         if Path(path).exists():
             raise FileExistsError(
-                f"{path} exists already; splits are written once: reuse it, or choose another folder"
+                f"{path} exists already; splits are written once: reuse it, or choose another "
+                f"folder"
             )
         content = {
             "format": _FORMAT,
@@ -85,7 +89,8 @@ class Splits:
             ) from error
         if digest is not None and digest != splits.digest:
             raise DataError(
-                f"{path}: was changed since it was written; delete its digest line to use it as your own splits"
+                f"{path}: was changed since it was written; delete its digest line to use it as "
+                f"your own splits"
             )
         _check_disjoint(splits, str(path))
         return splits
@@ -115,7 +120,8 @@ class Splits:
                     else []
                 )
                 raise DataError(
-                    f"splits, fold {number}: {'; '.join(parts)}. Use the data and --subset they were made for, or new ones"
+                    f"splits, fold {number}: {'; '.join(parts)}. Use the data and --subset they "
+                    f"were made for, or new ones"
                 )
 
 
@@ -130,8 +136,9 @@ def make_splits(
 ) -> Splits:
     """Split images so that groups stay together and strata spread evenly.
 
-    With folds >= 2 every image is tested once, in one fold; of the others `val_fraction` select the checkpoint and the rest
-    train. With folds = 0 there is one fold without a test role. Depends on the seed and the sorted names alone.
+    With folds >= 2 every image is tested once, in one fold; of the others `val_fraction` select the
+    checkpoint and the rest train. With folds = 0 there is one fold without a test role. Depends on
+    the seed and the sorted names alone.
 
     Args:
         names: unique.
@@ -150,7 +157,8 @@ def make_splits(
         raise DataError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
     if len(set(names)) != len(names):
         raise DataError(
-            f"names must be unique; more than once: {_few([name for name, n in Counter(names).items() if n > 1])}"
+            f"names must be unique; more than once: "
+            f"{_few([name for name, n in Counter(names).items() if n > 1])}"
         )
     rows = sorted(zip(names, groups, strata, strict=True), key=lambda row: natural_key(row[0]))
     # Of two folds each trains and selects on the other alone, by whole groups.
@@ -160,7 +168,8 @@ def make_splits(
     if found < needed:
         wanted = f"{folds} folds" if folds else "training and selection"
         raise DataError(
-            f"{len(names)} images in {found} groups cannot be split into {wanted}: at least {needed} groups are needed; "
+            f"{len(names)} images in {found} groups cannot be split into {wanted}: at least "
+            f"{needed} groups are needed; "
             "use fewer folds, or more patients"
         )
     tests = (
@@ -192,7 +201,8 @@ def _with_selection(
         rest = [row for row in rows if row[0] not in tested]
         if len({row[1] for row in rest}) < 2:
             raise DataError(
-                f"fold {number}: its {len(tested)} test images leave fewer than two groups to train and select on"
+                f"fold {number}: its {len(tested)} test images leave fewer than two groups to "
+                f"train and select on"
             )
         train, val = deal(rest, [1 - val_fraction, val_fraction], (seed, 1, number))
         folds.append(
@@ -213,15 +223,17 @@ def read_splits(
     """Splits that a user or a publication gives; every image of the data must have a role.
 
     Args:
-        path: a splits.json; or a folder with lists of names, a name a line, train.txt, val.txt and perhaps test.txt (or one
-            file for each role whose name ends so, such as busi_train.txt); or a CSV table with a column of names (id, name,
-            image, ...) and a column of folds (fold, kfold, ...), such as those of BUS-BRA: each fold is tested once, and
-            `val_fraction` of the other images select the checkpoint, by whole groups. Names may carry an ending or a folder.
+        path: a splits.json; or a folder with lists of names, a name a line, train.txt, val.txt and
+            perhaps test.txt (or one file for each role whose name ends so, such as busi_train.txt);
+            or a CSV table with a column of names (id, name, image, ...) and a column of folds
+            (fold, kfold, ...), such as those of BUS-BRA: each fold is tested once, and
+            `val_fraction` of the other images select the checkpoint, by whole groups. Names may
+            carry an ending or a folder.
         names, groups, strata: of each image, as in `make_splits`.
 
     Raises:
-        DataError: a file is missing or damaged, or names other images than the data have; without a list for selection, for
-            selecting on the test images would spoil the test.
+        DataError: a file is missing or damaged, or names other images than the data have; without a
+            list for selection, for selecting on the test images would spoil the test.
     """
     source = Path(path)
     if source.suffix.casefold() == ".csv":
@@ -240,7 +252,8 @@ def read_splits(
                 else "val.txt (selecting on the test images would spoil the test)"
             )
             raise DataError(
-                f"{source}: needed are train.txt and val.txt, and test.txt if there is one; missing: {missing}"
+                f"{source}: needed are train.txt and val.txt, and test.txt if there is one; "
+                f"missing: {missing}"
             )
         splits = Splits(
             (Fold(*(tuple(lists[role] or ()) for role in Fold._fields)),), {"files": str(source)}
@@ -251,7 +264,8 @@ def read_splits(
 
 
 def parted_groups(splits: Splits, groups: Mapping[str, str]) -> list[str]:
-    """A line for each fold in which a group (name -> group) has images in two roles: splits made elsewhere may leak so."""
+    """A line for each fold in which a group (name -> group) has images in two roles: splits made
+    elsewhere may leak so."""
     lines = []
     for number, fold in enumerate(splits.folds):
         roles: dict[str, set[str]] = defaultdict(set)
@@ -264,14 +278,16 @@ def parted_groups(splits: Splits, groups: Mapping[str, str]) -> list[str]:
         if parted:
             tested = sum("test" in roles[group] for group in parted)
             lines.append(
-                f"fold {number}: {len(parted)} groups (patients or near-duplicates) stand in two roles, {tested} of them in "
+                f"fold {number}: {len(parted)} groups (patients or near-duplicates) stand in two "
+                f"roles, {tested} of them in "
                 f"the test: {_few(parted)}. What is measured so is optimistic"
             )
     return lines
 
 
 def strata_of(findings: Sequence[Finding]) -> list[str]:
-    """Class x tertile of the lesion's share of the image, for every finding of `SegmentationData.inspect`."""
+    """Class x tertile of the lesion's share of the image, for every finding of
+    `SegmentationData.inspect`."""
     shares = [f.area / (f.size[0] * f.size[1]) if f.area and f.size else 0.0 for f in findings]
     lesions = sorted(share for share in shares if share > 0)
     cuts = [lesions[len(lesions) * third // 3] for third in (1, 2)] if lesions else []
@@ -321,7 +337,8 @@ def _list_file(folder: Path, role: str, names: Sequence[str]) -> list[str] | Non
     if len(candidates) > 1:
         several = ", ".join(file.name for file in candidates)
         raise DataError(
-            f"{folder}: several lists could be {role}.txt: {several}. Copy the ones you mean to a folder of their own"
+            f"{folder}: several lists could be {role}.txt: {several}. Copy the ones you mean to a "
+            f"folder of their own"
         )
     if not candidates:
         return None
@@ -338,7 +355,8 @@ def _fold_column(path: Path, names: Sequence[str]) -> list[list[str]]:
     if name is None or fold is None:
         columns = ", ".join(rows[0])
         raise DataError(
-            f"{path}: columns {columns}; needed: one of {', '.join(NAME_COLUMNS)}, and one with 'fold' in its name"
+            f"{path}: columns {columns}; needed: one of {', '.join(NAME_COLUMNS)}, and one with "
+            f"'fold' in its name"
         )
     resolved = _resolved([row[name] for row in rows], names, path)
     folds: dict[str, list[str]] = defaultdict(list)
@@ -364,11 +382,13 @@ def _check_disjoint(splits: Splits, source: str) -> None:
         twice = [name for name, count in counts.items() if count > 1]
         if twice:
             raise DataError(
-                f"{source}: fold {number} gives {len(twice)} images two roles or lists them twice: {_few(twice)}"
+                f"{source}: fold {number} gives {len(twice)} images two roles or lists them twice: "
+                f"{_few(twice)}"
             )
         if not fold.train or not fold.val:
             raise DataError(
-                f"{source}: fold {number} needs images to train on and images to select on; one list is empty"
+                f"{source}: fold {number} needs images to train on and images to select on; one "
+                f"list is empty"
             )
 
 

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from intrasense_fast.data.duplicates import Duplicates
 from intrasense_fast.data.records import DataError, Finding, SegmentationData
 
-# The 450 images of "Curated BUSI": Aumente-Maestro, Diez, Remeseiro, CMPB 2025, mapping_curated_BUSI.csv. Every member
-# of a group of duplicates is left out there, not only the copies.
+# The 450 images of "Curated BUSI": Aumente-Maestro, Diez, Remeseiro, CMPB 2025,
+# mapping_curated_BUSI.csv. Every member of a group of duplicates is left out there, not only the
+# copies.
 CURATED = {
     "benign": "20 22-24 26-29 31-32 34 36 39-41 43 45-49 53-57 59 61 63 66-80 82-84 87-95 97-98 100-104 106-109 111-126 137 "
-    "142-149 159-162 165-176 178-196 198 212 243 283 286 311 313-315 317 334-394 397-398 401-403 405 407-410 414 416-418 420 "
+    "142-149 159-162 165-176 178-196 198 212 243 283 286 311 313-315 317 334-394 397-398 401-403 "
+    "405 407-410 414 416-418 420 "
     "427-432 434-436",
     "malignant": "1-3 6 11 16 19-33 35-38 40-41 43-50 53-64 67-76 79 82-87 89-91 100-105 108 113 115 117 120-122 124-127 "
     "130-144 146-210",
@@ -34,8 +36,9 @@ def choose(
 ) -> SegmentationData:
     """The part of a data set that `subset` names.
 
-    "all": everything. "lesions": images whose mask is not empty. "deduplicated": of each cluster of near-duplicates the first
-    image in natural order. "curated": the published list of BUSI images without any duplicate.
+    "all": everything. "lesions": images whose mask is not empty. "deduplicated": of each cluster of
+    near-duplicates the first image in natural order. "curated": the published list of BUSI images
+    without any duplicate.
 
     Raises:
         DataError: the subset is empty, or "curated" of another data set than BUSI.

@@ -23,7 +23,8 @@ from intrasense_fast.files import check_place
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` saw: the data set, a finding for each record, near-duplicates, problems; `str(report)` is printed."""
+    """What `verify` saw: the data set, a finding for each record, near-duplicates, problems;
+    `str(report)` is printed."""
 
     data: SegmentationData
     findings: tuple[Finding, ...]
@@ -53,7 +54,8 @@ class Report:
             ("empty masks", _counts(empty) if empty else "0"),
             (
                 "lesion area",
-                f"median {np.median(areas):.1f} % of the image, {min(areas):.2f} to {max(areas):.1f} %"
+                f"median {np.median(areas):.1f} % of the image, {min(areas):.2f} to "
+                f"{max(areas):.1f} %"
                 if areas
                 else "none",
             ),
@@ -104,7 +106,8 @@ def verify(
     progress: bool = False,
     options: ReadingOptions = DEFAULT,
 ) -> Report:
-    """Open a data set, decode every file once, and report all problems; with `skip_bad`, what would be left out is a warning.
+    """Open a data set, decode every file once, and report all problems; with `skip_bad`, what would
+    be left out is a warning.
 
     Raises:
         DataError: the folder is missing, empty or of another layout; or `skip_bad` leaves nothing.
@@ -127,7 +130,8 @@ def check_sheet(sheet: Path) -> None:
     """
     if sheet.exists():
         raise DataError(
-            f"--contact-sheet {sheet}: exists already, and nothing is overwritten: choose another name"
+            f"--contact-sheet {sheet}: exists already, and nothing is overwritten: choose another "
+            f"name"
         )
     if sheet.suffix.casefold() != ".png":
         raise DataError(
@@ -148,6 +152,7 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> str:
         return f"{width} x {height}"
     heights, widths = zip(*sizes, strict=True)
     return (
-        f"{min(widths)} to {max(widths)} x {min(heights)} to {max(heights)}, {len(sizes)} different, "
+        f"{min(widths)} to {max(widths)} x {min(heights)} to {max(heights)}, {len(sizes)} "
+        f"different, "
         f"most often {width} x {height} ({number})"
     )

@@ -1,4 +1,5 @@
-"""Near-duplicates: how many are found, how few are wrong, what is done with them, and what is kept for next time."""
+"""Near-duplicates: how many are found, how few are wrong, what is done with them, and what is kept
+for next time."""
 
 import itertools
 import json
@@ -387,7 +388,8 @@ def test_subsets(trees: Trees) -> None:
         subset: len(choose(data, findings, found, subset))
         for subset in ("all", "lesions", "deduplicated", "curated")
     }
-    # 30 images; 5 normal ones; 7 clusters of 15 images; Curated BUSI holds malignant 1 to 3 and 6, normal 2 to 4 of these.
+    # 30 images; 5 normal ones; 7 clusters of 15 images; Curated BUSI holds malignant 1 to 3 and 6,
+    # normal 2 to 4 of these.
     assert sizes == {"all": 30, "lesions": 25, "deduplicated": 22, "curated": 7}
     kept = {record.name for record in choose(data, findings, found, "deduplicated").records}
     assert "benign (1)" in kept and not kept & {

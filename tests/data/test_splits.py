@@ -1,4 +1,5 @@
-"""Splits: groups never part, strata spread, the same whatever the order, and refused where they do not fit."""
+"""Splits: groups never part, strata spread, the same whatever the order, and refused where they do
+not fit."""
 
 import glob
 import json
@@ -27,7 +28,8 @@ FROZEN = "308a9c2180f2f4c4fe55b5e184cc1c9376935dc83ce208a6cd4867544a32f7c1"
 
 
 def tree(rng: random.Random) -> tuple[list[str], list[str], list[str]]:
-    """Names, groups and strata of a random data set: groups of 1 to 6 images, a few large ones, uneven classes."""
+    """Names, groups and strata of a random data set: groups of 1 to 6 images, a few large ones,
+    uneven classes."""
     names, groups, strata = [], [], []
     for group in range(rng.randint(8, 40)):
         label = rng.choice(["benign", "benign", "malignant", "normal"])
@@ -111,10 +113,12 @@ def test_same_on_another_python(version: str, seed: int, tmp_path: Path) -> None
         for _ in range(20)
     ]
     (tmp_path / "cases.json").write_text(json.dumps(cases))
-    # order.py needs nothing but the standard library, so that it runs where the package is not installed.
+    # order.py needs nothing but the standard library, so that it runs where the package is not
+    # installed.
     code = (
         "import json, runpy, sys; deal = runpy.run_path(sys.argv[1])['deal'];"
-        "print(json.dumps([deal([tuple(r) for r in rows], f, s) for rows, f, s in json.load(open(sys.argv[2]))]))"
+        "print(json.dumps([deal([tuple(r) for r in rows], f, s) for rows, f, s in "
+        "json.load(open(sys.argv[2]))]))"
     )
     command = [python, "-I", "-c", code, order.__file__, str(tmp_path / "cases.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -123,7 +127,8 @@ def test_same_on_another_python(version: str, seed: int, tmp_path: Path) -> None
 
 
 def _python(version: str) -> str | None:
-    """A working interpreter of a version; the shim of a version manager may be there without one."""
+    """A working interpreter of a version; the shim of a version manager may be there without
+    one."""
     for place in (
         shutil.which(f"python{version}"),
         *glob.glob(str(Path.home() / f".pyenv/versions/{version}*/bin/python")),

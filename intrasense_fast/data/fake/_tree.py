@@ -141,7 +141,8 @@ def variant(picture: Picture, rng: np.random.Generator, *kinds: str) -> Picture:
 
 
 def cut_out(picture: Picture, rng: np.random.Generator) -> Picture:
-    """A rectangle of 65 to 80 % of each side that holds the middle, enlarged to the size of the whole: the picture zoomed."""
+    """A rectangle of 65 to 80 % of each side that holds the middle, enlarged to the size of the
+    whole: the picture zoomed."""
     height, width = picture.image.shape
     share = rng.uniform(0.65, 0.8)
     rows, columns = round(share * height), round(share * width)
@@ -154,7 +155,8 @@ def cut_out(picture: Picture, rng: np.random.Generator) -> Picture:
 
 
 def sector(picture: Picture) -> Picture:
-    """The picture as a curved probe shows it: black beyond the sides of a sector, which widens downwards."""
+    """The picture as a curved probe shows it: black beyond the sides of a sector, which widens
+    downwards."""
     height, width = picture.image.shape
     depth = np.arange(height)[:, None] / height
     away = np.abs(np.arange(width)[None, :] - (width - 1) / 2) / width
