@@ -111,7 +111,7 @@ def legible(name: str) -> str:
 
 
 def escaped(text: str, keep: str = "") -> str:
-    """Text for a terminal: control characters, and those that turn the direction, as \\x1b, \\u202e.
+    """Text for a terminal: control characters and those that turn its direction as \\x1b, \\u202e.
 
     A file may be named with them, and a terminal would obey. `keep` names characters that stay.
     """

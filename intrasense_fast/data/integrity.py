@@ -56,7 +56,8 @@ def _png_fault(data: bytes) -> str | None:
         if end > len(data):
             return f"truncated: {end - len(data)} bytes of a PNG chunk are missing"
         if zlib.crc32(data[at + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
-            return f"corrupt: the checksum of PNG chunk {kind.decode('ascii', 'replace')!r} does not match its bytes"
+            chunk = kind.decode("ascii", "replace")
+            return f"corrupt: the checksum of PNG chunk {chunk!r} does not match its bytes"
         pixels = pixels or kind == b"IDAT"
         if kind == b"IEND":
             return None if pixels else "corrupt: the PNG holds no pixel data"
@@ -104,7 +105,8 @@ def _jpeg_fault(data: bytes) -> str | None:
             end, restarts = _scan_end(data, end)
             expected = (_units(frame, components, size) - 1) // interval if interval else 0
             if restarts < expected:
-                return f"truncated: {restarts} of {expected} restart markers of the JPEG scan are there"
+                marks = f"{restarts} of {expected} restart markers"
+                return f"truncated: {marks} of the JPEG scan are there"
             padded += data[padded_from:end] + filler
             padded_from = end
             scans += 1

@@ -85,7 +85,8 @@ class Splits:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from error
         except (ValueError, RecursionError, KeyError, TypeError) as error:
             raise DataError(
-                f'{path}: is no splits.json; needed is {{"folds": [{{"train": [...], "val": [...], "test": [...]}}]}}'
+                f"{path}: is no splits.json; needed is "
+                '{"folds": [{"train": [...], "val": [...], "test": [...]}]}'
             ) from error
         if digest is not None and digest != splits.digest:
             raise DataError(

@@ -139,7 +139,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         records = getattr(self.data, "records", None)
         if folder is None or records is None:
             raise DataError(
-                'cache="disk" needs a data set of files (open_dataset) and a folder; use cache="memory"'
+                'cache="disk" needs a data set of files (open_dataset) and a folder; '
+                'use cache="memory"'
             )
         path = folder / f"{_fingerprint(records[index], self.size, self._reading())}.npz"
         if path.exists():

@@ -133,6 +133,9 @@ def _mark(image: int | None, svg: str) -> str:
 
 def _xml(case: int, tirads: str, marks: Sequence[str]) -> bytes:
     """The number inside is not the case: the real archive's file names are what counts."""
-    described = "<age>45</age><sex>F</sex><composition>solid</composition><echogenicity>hypoechogenicity</echogenicity>"
+    described = (
+        "<age>45</age><sex>F</sex><composition>solid</composition>"
+        "<echogenicity>hypoechogenicity</echogenicity>"
+    )
     head = f"<case><number>{case + 1000}</number>{described}<tirads>{tirads}</tirads>"
     return f"{head}{''.join(marks)}</case>\n".encode()

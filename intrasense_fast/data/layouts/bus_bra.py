@@ -19,7 +19,10 @@ from intrasense_fast.data.layouts._files import (
 
 NAME = "bus-bra"
 FOLDS = 5
-EXPECTED = "Images/ with bus_*.png, Masks/ with mask_*.png, bus_data.csv with the columns ID, Case, Pathology"
+EXPECTED = (
+    "Images/ with bus_*.png, Masks/ with mask_*.png, bus_data.csv with the columns ID, Case, "
+    "Pathology"
+)
 
 _TABLE = "bus_data.csv"
 

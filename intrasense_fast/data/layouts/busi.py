@@ -20,7 +20,10 @@ from intrasense_fast.data.layouts._files import (
 NAME = "busi"
 FOLDS = 5
 EXPECTED = "benign/, malignant/ and normal/ with 'benign (1).png', 'benign (1)_mask.png', ..."
-NOTE = "BUSI has no patient identifiers: groups are near-duplicates only, so images of one patient can stand in two folds"
+NOTE = (
+    "BUSI has no patient identifiers: groups are near-duplicates only, so images of one patient "
+    "can stand in two folds"
+)
 
 CLASSES = ("benign", "malignant", "normal")
 

@@ -17,8 +17,14 @@ from intrasense_fast.data.layouts._files import (
 
 NAME = "dataset-b"
 FOLDS = 5
-EXPECTED = "original/ and GT/ with files of equal names (000001.png, ...), optionally labels.csv (name, label)"
-NOTE = "Dataset B has no patient identifiers: groups are near-duplicates only, so images of one patient can stand in two folds"
+EXPECTED = (
+    "original/ and GT/ with files of equal names (000001.png, ...), optionally labels.csv (name, "
+    "label)"
+)
+NOTE = (
+    "Dataset B has no patient identifiers: groups are near-duplicates only, so images of one "
+    "patient can stand in two folds"
+)
 
 
 def detect(path: Path) -> bool:

@@ -25,7 +25,10 @@ from intrasense_fast.data.tables import attach_rows
 NAME = "ddti-masks"
 FOLDS = 5
 EXPECTED = "image/1.PNG, mask/1.PNG and category.csv, or 1.a.jpg (image) beside 1.b.jpg (mask)"
-NOTE = "these copies of DDTI are renumbered: patients are unknown, and crops of one frame can stand in different folds"
+NOTE = (
+    "these copies of DDTI are renumbered: patients are unknown, and crops of one frame can stand "
+    "in different folds"
+)
 
 _TABLE = "category.csv"
 
