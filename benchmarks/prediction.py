@@ -48,11 +48,15 @@ def saved(
         if item == 4
         else item * (PLAIN_PARAMETERS + sum(channels * channels * 5 // 4 for channels in refined))
     )
+    # The layers of the re-weighting as the operator takes them, in float32.
+    weights += sum(2 * channels * (channels // 16) * 4 for channels in refined)
     for name in ("projection", "scores", "whitening", "decoupling"):
         parts[name] = 0
     for stride in () if path == "plain" else strides:
         channels, positions = CHANNELS[STRIDES.index(stride)], pixels // stride**2
         depth, side = max(8, channels // 8), min(channels, positions)
+        # What the projection's BatchNorm normalises.
+        parts["projection"] += (2 * depth + channels) * positions * item
         if path == "fused":
             parts["projection"] += (2 * depth + 2 * channels) * positions * item
             parts["scores"] += 8 * positions

@@ -274,6 +274,7 @@ class RunningStandardization(nn.Module):
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
+    last_mean: Tensor
 
     def __init__(self, channels: int, *, eps: float = 1e-3, momentum: float = 0.1) -> None:
         super().__init__()
@@ -281,6 +282,7 @@ class RunningStandardization(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+        self.register_buffer("last_mean", torch.full((channels,), torch.nan), persistent=False)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """(mean, deviation), both (C,)."""
@@ -294,12 +296,16 @@ class RunningStandardization(nn.Module):
         if not squeezed.shape[0]:
             return
         squeezed = squeezed.to(self.running_mean.dtype)
-        share = (1 / (self.num_batches_tracked + 1)).clamp(min=self.momentum)
-        moved = squeezed.mean(0) - self.running_mean
+        mean = squeezed.mean(0)
+        # Activations that are computed again in the backward pass are the same batch: learnt once.
+        fresh = (mean != self.last_mean).any()
+        share = (1 / (self.num_batches_tracked + 1)).clamp(min=self.momentum) * fresh
+        moved = mean - self.running_mean
         within = squeezed.var(0, correction=0)
         # The variance of a mixture of everything seen, each batch with its share; nothing was seen
         # before the first.
         before = torch.where(self.num_batches_tracked == 0, 0.0, self.running_var)
         self.running_var.copy_((1 - share) * (before + share * moved.square()) + share * within)
         self.running_mean.add_(share * moved)
-        self.num_batches_tracked.add_(1)
+        self.num_batches_tracked.add_(fresh)
+        self.last_mean.copy_(mean)

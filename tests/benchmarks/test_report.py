@@ -62,19 +62,19 @@ def test_the_latest_measurement_of_a_shape_is_shown(tmp_path):
 
 
 def test_a_changed_result_is_noticed_and_rendered(tmp_path, capsys):
-    readme, document, result = (
-        tmp_path / "README.md",
-        tmp_path / "out.md",
-        tmp_path / "bce_dice.json",
-    )
+    names = ("README.md", "measurements.md", "out.md", "bce_dice.json")
+    readme, measurements, document, result = (tmp_path / name for name in names)
     shutil.copy(report.README, readme)
     arguments = [str(result), "--readme", str(readme), "--document", str(document)]
+    arguments += ["--measurements", str(measurements)]
     result.write_text(json.dumps(bench_run()))
     assert report.main([*arguments, "--check"]) == 1
     assert report.main(arguments) == 0
     assert report.main([*arguments, "--check"]) == 0
-    assert "No GPU result has been measured yet" not in readme.read_text()
-    assert "2.000 ms" in readme.read_text() and "some GPU, driver 1" in document.read_text()
+    assert "No GPU result has been measured yet" not in measurements.read_text()
+    assert "2.000 ms" in measurements.read_text() and "some GPU, driver 1" in document.read_text()
+    # The front page shows what it names, and this is none of it.
+    assert "No result has been measured yet" in readme.read_text()
     result.write_text(json.dumps(bench_run(gpu="another GPU")))
     assert report.main([*arguments, "--check"]) == 1
     assert "python -m benchmarks.report" in capsys.readouterr().err
@@ -101,4 +101,4 @@ def test_a_readme_without_its_markers_is_refused(tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text("nothing")
     assert report.main(["--readme", str(readme)]) == 2
-    assert readme.read_text() == "nothing" and "<!-- results -->" in capsys.readouterr().err
+    assert readme.read_text() == "nothing" and "<!-- speed -->" in capsys.readouterr().err
