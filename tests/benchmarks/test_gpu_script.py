@@ -33,6 +33,7 @@ def test_an_unknown_stage_is_refused_with_the_known_ones(tmp_path):
     )
 
 
+@pytest.mark.extended
 def test_quick_stages_walk_and_say_where_they_come_from(tmp_path):
     done = gpu("--dry-run", "ceilings", "sanitizer", out=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

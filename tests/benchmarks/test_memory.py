@@ -51,6 +51,7 @@ def test_attention_scores_grow_with_the_square_of_the_positions():
     assert fused[1] / fused[0] == 4
 
 
+@pytest.mark.extended
 def test_a_walk_writes_table_plot_and_json(tmp_path):
     command = [
         sys.executable,

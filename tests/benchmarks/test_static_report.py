@@ -25,6 +25,7 @@ def table(tmp_path):
     return path
 
 
+@pytest.mark.extended
 def test_a_changed_tree_with_the_same_triton_ir_compiles_nothing(table, capsys, monkeypatch):
     before = json.loads(table.read_text())
     changed = json.loads(table.read_text())
@@ -40,6 +41,7 @@ def test_a_changed_tree_with_the_same_triton_ir_compiles_nothing(table, capsys, 
     assert json.loads(table.read_text())["rows"] == before["rows"]
 
 
+@pytest.mark.extended
 def test_what_no_witness_vouches_for_is_compiled(table, monkeypatch):
     content = json.loads(table.read_text())
     lost = content["rows"].pop()

@@ -16,6 +16,7 @@ from tests.proof.measure import measured
 from tests.proof.registry import OPERATORS, contract_of, cost_of
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "operator, bound",
     [

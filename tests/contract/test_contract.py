@@ -15,6 +15,7 @@ from tests.proof.records import Contract, Row
 from tests.proof.registry import contracts, cost_of
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+SHOWN = (torch.float32, torch.bfloat16)
 FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
@@ -22,6 +23,11 @@ def name(value) -> str | None:
     return value.name if isinstance(value, Contract) else str(value).removeprefix("torch.")
 
 
+# The other dtypes take the same code: CI's extended run has them.
+MOST_DTYPES = [
+    pytest.param(dtype, marks=() if dtype in SHOWN else pytest.mark.extended)
+    for dtype in (*DTYPES, torch.float64)
+]
 every_operator = pytest.mark.parametrize("contract", contracts(), ids=name)
 every_shape = pytest.mark.parametrize(
     "contract, shape",
@@ -146,7 +152,7 @@ def judge(contract, key, actual, eager, truth, inputs, bound, least=1e-30, *, tf
 
 
 @every_shape
-@pytest.mark.parametrize("dtype", (*DTYPES, torch.float64), ids=name)
+@pytest.mark.parametrize("dtype", MOST_DTYPES, ids=name)
 def test_values_and_gradients(contract, shape, dtype, device, rng):
     if dtype == torch.float64 and device.type == "cuda":
         pytest.skip("float64 runs eager on a GPU")
@@ -178,7 +184,7 @@ def test_each_output_alone_sends_its_gradient(contract, device, rng):
 
 
 @every_operator
-@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("dtype", MOST_DTYPES[: len(DTYPES)], ids=name)
 @pytest.mark.parametrize("memory_format", FORMATS, ids=name)
 def test_memory_format_is_kept(contract, dtype, memory_format, device, rng):
     inputs = contract.make_inputs(Row(contract.shapes["odd"], dtype, memory_format, device), rng)
@@ -296,7 +302,7 @@ def test_gradients_only_for_what_asks_for_them(contract, device, rng):
 
 
 @every_operator
-@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("dtype", MOST_DTYPES[: len(DTYPES)], ids=name)
 def test_the_same_bits_twice(contract, dtype, device, rng):
     inputs = contract.make_inputs(Row(contract.shapes["odd"], dtype, device=device), rng)
     options = {"fused": True, **contract.option_sets[0]}
@@ -402,6 +408,7 @@ def test_a_second_derivative_is_a_clear_error(contract, device, rng):
         torch.autograd.grad(total, [inputs[n] for n in contract.differentiable], create_graph=True)
 
 
+@pytest.mark.extended
 @every_operator
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=name)
 def test_autocast_changes_nothing(contract, dtype, device, rng):
@@ -429,6 +436,7 @@ def test_opcheck(contract, device, rng):
         torch.library.opcheck(overload, values, test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.extended
 @every_operator
 @pytest.mark.parametrize("backend", ("aot_eager", pytest.param("inductor", marks=pytest.mark.slow)))
 def test_compiles_without_a_graph_break(contract, backend, device, rng):

@@ -51,6 +51,7 @@ def train(
     return history
 
 
+@pytest.mark.extended
 @pytest.mark.usefixtures("guarded")
 @pytest.mark.parametrize("steps", (8, pytest.param(50, marks=pytest.mark.slow)))
 def test_training_with_the_kernels_is_training_without(steps, device, rng):

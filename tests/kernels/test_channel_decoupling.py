@@ -32,6 +32,7 @@ interpreted = pytest.mark.skipif(
 )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("squeeze", SQUEEZES)
 @pytest.mark.parametrize(
     "shape, fast",
@@ -65,6 +66,7 @@ half, brain, single = torch.float16, torch.bfloat16, torch.float32
 last, first = torch.channels_last, torch.contiguous_format
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "architecture, shape, dtype, layout, squeeze",
     [

@@ -58,6 +58,7 @@ def errors(actual, expected, scale):
     )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "shape",
     [(25, 24, 8, 9), (25, 40, 5, 6)]

@@ -103,6 +103,7 @@ def test_gradients_of_diffuse_attention_over_keys_with_a_mean(
     )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "architecture, depth, channels, dtype",
     [

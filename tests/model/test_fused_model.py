@@ -73,6 +73,7 @@ def test_the_cases_are_pairwise() -> None:
         assert {(case[i], case[j]) for case in CASES} == set(itertools.product(one, other))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "strides, placement, memory_format, scale, squeeze, row, dtype",
     [
@@ -156,6 +157,7 @@ def test_float16_autocast_trains(device) -> None:
     )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_compiles_whole(training: bool, device) -> None:
     # A position beside the threshold is whitened in one path and not in the other, after a

@@ -315,6 +315,7 @@ def test_fused_has_one_source_of_truth() -> None:
     assert net.fused is True
 
 
+@pytest.mark.extended
 def test_compiles_whole() -> None:
     net = wake(IntraSenseNet(refine_strides=(16, 32), decoder_channels=(16, 8, 8, 8, 8))).train()
     twin = copy.deepcopy(net)

@@ -29,6 +29,7 @@ RECIPES: dict[str, tuple[Callable[[Parameters], torch.optim.Optimizer], bool]] =
     "AdamW": (lambda parameters: torch.optim.AdamW(parameters, lr=1e-3), True),
     "SGD": (lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9), False),
 }
+OTHERS = ("paper", "AdamW", "SGD")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,10 @@ def health_after_training(
     return net.health(images[-8:])
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe",
+    ["cpu-small", *(pytest.param(name, marks=pytest.mark.extended) for name in OTHERS)],
+)
 def test_every_module_lives(recipe: str, phantoms: tuple[Tensor, Tensor], seed: int) -> None:
     torch.manual_seed(seed)
     health = health_after_training(recipe, phantoms)
@@ -69,6 +73,7 @@ def test_every_module_lives(recipe: str, phantoms: tuple[Tensor, Tensor], seed: 
     assert faults(health) == []
 
 
+@pytest.mark.extended
 def test_the_letter_dies(phantoms: tuple[Tensor, Tensor], seed: int) -> None:
     torch.manual_seed(seed)
     words = faults(health_after_training("cpu-small", phantoms, module_norm="none"))
