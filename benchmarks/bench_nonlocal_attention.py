@@ -115,10 +115,18 @@ def test_nonlocal_attention(timed, device, shape, mode, path):
     # Backward: read query, key, value, A V and the output's gradient; write four gradients.
     floor = elements * (2 * depth + 3 * channels), elements * (4 * depth + 5 * channels)
     compare(
-        timed, operator="nonlocal_attention", paths=PATHS, path=path, mode=mode, shape=shape, specification=reference,
-        inputs=inputs, flops=(pairs * (depth + channels), pairs * (3 * depth + 2 * channels)), floor=floor,
+        timed,
+        operator="nonlocal_attention",
+        paths=PATHS,
+        path=path,
+        mode=mode,
+        shape=shape,
+        specification=reference,
+        inputs=inputs,
+        flops=(pairs * (depth + channels), pairs * (3 * depth + 2 * channels)),
+        floor=floor,
         sdpa=backend(mode, inputs) if path.startswith("SDPA") else None,
-    )  # fmt: skip
+    )
 
 
 def backend(mode: str, inputs: list[Tensor]) -> str:

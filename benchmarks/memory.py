@@ -29,8 +29,18 @@ STRIDES = ((8, 16, 32), (4, 8, 16, 32))
 # A prediction holds when the measurement lies within these factors of it, or within SLACK of it.
 SAVED_WITHIN, PEAK_WITHIN, SLACK = 1.05, 1.35, 128 * 2**20
 COLUMNS = (
-    "path", "mode", "size", "strides", "batch", "predicted_peak", "peak", "predicted_saved", "saved", "holds", "status",
-)  # fmt: skip
+    "path",
+    "mode",
+    "size",
+    "strides",
+    "batch",
+    "predicted_peak",
+    "peak",
+    "predicted_saved",
+    "saved",
+    "holds",
+    "status",
+)
 
 
 def rows(device: str, sizes: Sequence[int], batches: Sequence[int]) -> list[dict]:

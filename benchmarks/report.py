@@ -22,9 +22,13 @@ README = ROOT / "README.md"
 MEASUREMENTS = ROOT / "docs" / "measurements.md"
 # What only a result of this kind holds.
 MARKS = {
-    "static": "bounds", "benchmarks": "benchmarks", "sanitizer": "checks", "memory": "rows", "ceilings": "ceilings",
+    "static": "bounds",
+    "benchmarks": "benchmarks",
+    "sanitizer": "checks",
+    "memory": "rows",
+    "ceilings": "ceilings",
     "breakdown": "calls",
-}  # fmt: skip
+}
 BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
 
 

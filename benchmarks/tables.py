@@ -168,18 +168,39 @@ def static_table(tables: Sequence[dict]) -> str:
         worst = lambda mode, key, table=table: max(
             (row[key] for row in table["bounds"] if row["mode"] == mode), default=0
         )
-        rows.append([
-            name, table["triton"], len(compiled), sum(1 for row in table["rows"] if row["error"]),
-            max((row["stack"] for row in compiled), default=0), max((row["registers"] for row in compiled), default=0),
-            " / ".join(str(worst(mode, "launches")) for mode in ("inference", "forward", "backward")),
-            " / ".join(ratio_text(worst(mode, "passes")) for mode in ("inference", "forward", "backward")),
-            f"`{sources}`", table.get("commit", "-"),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                table["triton"],
+                len(compiled),
+                sum(1 for row in table["rows"] if row["error"]),
+                max((row["stack"] for row in compiled), default=0),
+                max((row["registers"] for row in compiled), default=0),
+                " / ".join(
+                    str(worst(mode, "launches")) for mode in ("inference", "forward", "backward")
+                ),
+                " / ".join(
+                    ratio_text(worst(mode, "passes"))
+                    for mode in ("inference", "forward", "backward")
+                ),
+                f"`{sources}`",
+                table.get("commit", "-"),
+            ]
+        )
     if not rows:
         return "No static table has been committed yet: `python -m benchmarks.static_report --write` makes it."
     heads = [
-        "operator", "Triton", "compiled", "errors", "stack, B a thread", "registers", "launches", "passes", "sources", "commit"
-    ]  # fmt: skip
+        "operator",
+        "Triton",
+        "compiled",
+        "errors",
+        "stack, B a thread",
+        "registers",
+        "launches",
+        "passes",
+        "sources",
+        "commit",
+    ]
     note = (
         "Compiled: configurations on sm_80, sm_86 and sm_90; stack (spills) and registers are the largest of them, errors "
         "those on any target. Launches and passes over the feature maps (1 = the least possible bytes) are the largest of "
@@ -191,12 +212,18 @@ def static_table(tables: Sequence[dict]) -> str:
 def bounds_table(table: dict) -> str:
     rows = [
         [
-            bound["mode"], "x".join(map(str, bound["shape"])), bound["dtype"], bound["architecture"], bound["launches"],
-            ratio_text(bound["passes"]), ratio_text(bound["flops"]), ratio_text(bound["requested"]),
+            bound["mode"],
+            "x".join(map(str, bound["shape"])),
+            bound["dtype"],
+            bound["architecture"],
+            bound["launches"],
+            ratio_text(bound["passes"]),
+            ratio_text(bound["flops"]),
+            ratio_text(bound["requested"]),
             ", ".join(f"{key}={value}" for key, value in sorted(bound["options"].items())),
         ]
         for bound in table["bounds"]
-    ]  # fmt: skip
+    ]
     return markdown(
         ["mode", "shape", "dtype", "tables", "launches", "passes", "FLOPs", "requested", "options"],
         rows,
@@ -286,10 +313,15 @@ def model_table(runs: Sequence[dict]) -> str:
         batch, _, height, width = info["shape"]
         if info["operator"] == "model" and height >= 256 and info["mode"] in ("inference", "step"):
             low, high = info["times_as_long_range"]
-            rows.append([
-                "training step" if info["mode"] == "step" else info["mode"], f"{batch} x {height} x {width}",
-                milliseconds(info, row), time_text(info["rival_ms"]), f"{info['times_as_long']:.2f} ({low:.2f} to {high:.2f})",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    "training step" if info["mode"] == "step" else info["mode"],
+                    f"{batch} x {height} x {width}",
+                    milliseconds(info, row),
+                    time_text(info["rival_ms"]),
+                    f"{info['times_as_long']:.2f} ({low:.2f} to {high:.2f})",
+                ]
+            )
     return markdown(
         ["pass", "images", "eager", "plain U-Net", "times as long, in turns (range)"], rows
     )
@@ -306,17 +338,37 @@ def speed_table(run: dict) -> str:
             info = row["extra_info"]
             share = info.get("fraction_of_floor")
             peak = info.get("peak_mib")
-            rows.append([
-                group, info["path"] + (f" ({info['sdpa']})" if info.get("sdpa") else ""), milliseconds(info, row),
-                f"{row['stats']['median'] * 1e3:.3f} ms",
-                f"{info['times_as_long']:.2f} x {info['against']}" if "times_as_long" in info else "-",
-                "-" if share is None else f"{100 * share:.0f} %", f"{info['error']:.1e}",
-                "-" if peak is None else f"{peak:.0f} MiB",
-                "-" if info.get("saved_bytes") is None else f"{info['saved_bytes'] / 2**20:.1f} MiB",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    group,
+                    info["path"] + (f" ({info['sdpa']})" if info.get("sdpa") else ""),
+                    milliseconds(info, row),
+                    f"{row['stats']['median'] * 1e3:.3f} ms",
+                    f"{info['times_as_long']:.2f} x {info['against']}"
+                    if "times_as_long" in info
+                    else "-",
+                    "-" if share is None else f"{100 * share:.0f} %",
+                    f"{info['error']:.1e}",
+                    "-" if peak is None else f"{peak:.0f} MiB",
+                    "-"
+                    if info.get("saved_bytes") is None
+                    else f"{info['saved_bytes'] / 2**20:.1f} MiB",
+                ]
+            )
     return markdown(
-        ["what", "path", "time", "wall", "in turns", "of the floor", "error", "peak", "saved for backward"], rows
-    )  # fmt: skip
+        [
+            "what",
+            "path",
+            "time",
+            "wall",
+            "in turns",
+            "of the floor",
+            "error",
+            "peak",
+            "saved for backward",
+        ],
+        rows,
+    )
 
 
 def breakdown_summary(runs: Sequence[dict]) -> str:

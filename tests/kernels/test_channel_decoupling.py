@@ -289,7 +289,8 @@ def test_every_tile_of_the_tables_is_in_the_full_table():
                 "num_stages": config.num_stages,
             }
             assert any(
-                job.target == target and job.kernel.endswith("decoupling_gram")
+                job.target == target
+                and job.kernel.endswith("decoupling_gram")
                 and wanted.items() <= {**job.constexprs, **job.options}.items()
                 for job in jobs
-            ), (target, channels)  # fmt: skip
+            ), (target, channels)
