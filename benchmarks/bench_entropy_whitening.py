@@ -1,4 +1,4 @@
-"""entropy_whitening against its eager path compiled, and against average pooling, at windows 3 and 7.
+"""entropy_whitening against its eager path compiled and average pooling, at windows 3 and 7.
 
 pytest benchmarks/bench_entropy_whitening.py --benchmark-only
 """
