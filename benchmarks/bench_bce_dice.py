@@ -36,6 +36,13 @@ def test_bce_dice(timed, device, shape, mode, path):
     target = torch.rand(shape, device=device) > 0.5
     size, masks = logits.numel() * logits.element_size(), target.numel()
     compare(
-        timed, operator="bce_dice", paths=PATHS, path=path, mode=mode, shape=shape, specification=reference,
-        inputs=[logits, target], floor=(size + masks, 2 * size + masks),
-    )  # fmt: skip
+        timed,
+        operator="bce_dice",
+        paths=PATHS,
+        path=path,
+        mode=mode,
+        shape=shape,
+        specification=reference,
+        inputs=[logits, target],
+        floor=(size + masks, 2 * size + masks),
+    )

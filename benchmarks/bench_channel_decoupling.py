@@ -49,6 +49,14 @@ def test_channel_decoupling(timed, device, shape, mode, path):
     inputs = [features, *weights, torch.zeros(channels, device=device)]
     size, product = features.numel() * features.element_size(), 2 * channels * features.numel()
     compare(
-        timed, operator="channel_decoupling", paths=PATHS, path=path, mode=mode, shape=shape, specification=reference,
-        inputs=inputs, flops=(product * 3 // 2, 3 * product), floor=(3 * size, 5 * size),
-    )  # fmt: skip
+        timed,
+        operator="channel_decoupling",
+        paths=PATHS,
+        path=path,
+        mode=mode,
+        shape=shape,
+        specification=reference,
+        inputs=inputs,
+        flops=(product * 3 // 2, 3 * product),
+        floor=(3 * size, 5 * size),
+    )

@@ -1,4 +1,4 @@
-"""entropy_whitening against its eager path compiled, and against average pooling, at windows 3 and 7.
+"""entropy_whitening against its eager path compiled and average pooling, at windows 3 and 7.
 
 pytest benchmarks/bench_entropy_whitening.py --benchmark-only
 """
@@ -85,7 +85,14 @@ def test_entropy_whitening(timed, device, shape, window, mode, path):
 
     size = features.numel() * features.element_size()
     compare(
-        timed, operator=f"entropy_whitening window {window}", paths=PATHS[window], path=path, mode=mode, shape=shape,
-        specification=specification, inputs=inputs, floor=(2 * size, 3 * size),
+        timed,
+        operator=f"entropy_whitening window {window}",
+        paths=PATHS[window],
+        path=path,
+        mode=mode,
+        shape=shape,
+        specification=specification,
+        inputs=inputs,
+        floor=(2 * size, 3 * size),
         scored=[small, *statistics(small), weight, bias],
-    )  # fmt: skip
+    )

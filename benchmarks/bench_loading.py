@@ -1,4 +1,4 @@
-"""Images per second that the loader gives: decoded every time, from memory, from disk, with workers; and of `verify`.
+"""Images per second that the loader gives: decoded, from memory, from disk, with workers; `verify`.
 
 pytest benchmarks/bench_loading.py --benchmark-only
 """

@@ -1,7 +1,9 @@
-"""The network: inference, forward, backward and a training step, beside the plain U-Net (no GCP, no CDR).
+"""The network: inference, forward, backward and a training step, beside the plain U-Net.
+
+The plain U-Net has no GCP and no CDR.
 
 pytest benchmarks/bench_model.py --benchmark-only                         what is quick
-pytest benchmarks/bench_model.py --benchmark-only -m "slow or not slow"   on a CPU also 256 and 512 pixels
+pytest benchmarks/bench_model.py --benchmark-only -m "slow or not slow"   on a CPU also 256 and 512
 """
 
 import contextlib
@@ -33,7 +35,7 @@ PATHS = {
 AGAINST = "plain U-Net"
 MODES = ("inference", "forward", "backward", "both", "step")
 GRAPHED = "step as a CUDA graph"
-# A quick walk on a CPU: interpreted kernels of a whole network would take minutes, so that it walks with the loss alone.
+# A quick walk on a CPU has the loss alone fused: a whole network interpreted would take minutes.
 if QUICK:
     for path, (arguments, compiled) in PATHS.items():
         small = {
@@ -41,7 +43,7 @@ if QUICK:
             "refine_strides": () if arguments["fused"] and not CUDA else (4,),
         }
         PATHS[path] = ({**arguments, **small}, compiled)
-# How far logits may be from the float64 network's; masks flip in 16 bits, so there the eager path's error counts twice.
+# How far logits may be from the float64 network's. Masks flip in 16 bits: eager's counts twice.
 ALLOWED = 5e-2 if CUDA else 1e-3
 
 
@@ -77,7 +79,7 @@ def cases() -> list:
     found += [
         (batch, size, path, mode) for batch, size in sizes[3:] for path in plain for mode in wanted
     ]
-    # Last: where a capture fails, none that follows it succeeds. The eager network's library calls cannot be captured.
+    # Last: where a capture fails, none after it succeeds. Eager's library calls cannot be captured.
     return found + [
         (batch, size, path, GRAPHED) for batch, size in sizes[:3] for path in (AGAINST, "fused")
     ]
@@ -117,7 +119,7 @@ def autocast() -> contextlib.AbstractContextManager:
 
 @cache
 def logits_error(path: str) -> float:
-    """Of the path's logits on a small batch in training mode, against the same network in float64."""
+    """Of the path's logits on a small training batch, against the same network in float64."""
     arguments, compiled = PATHS[path]
     torch.manual_seed(0)
     net = IntraSenseNet(**arguments)

@@ -1,4 +1,6 @@
-"""nonlocal_attention against its peers, all with the same epilogue (residual, channel mean, channel maximum).
+"""nonlocal_attention against its peers, all with the same epilogue.
+
+The epilogue: residual, channel mean, channel maximum.
 
 pytest benchmarks/bench_nonlocal_attention.py --benchmark-only
 """
@@ -15,7 +17,7 @@ from benchmarks.common import DTYPE, MODES, Compiled, choose, choose_paths, comp
 from intrasense_fast.functional import nonlocal_attention
 from intrasense_fast.kernels.nonlocal_attention.reference import nonlocal_attention as reference
 
-# B, N, d, C: the model's strides at 256 and 512 pixels, an autoencoder's single head, and N that is no multiple of a tile.
+# B, N, d, C: the model's strides at 256 and 512 pixels, an autoencoder's single head, an odd N.
 SHAPES = choose(
     [
         (4, 4096, 64, 512),
@@ -44,7 +46,10 @@ def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, residual: Tens
 
 
 def in_heads(value: Tensor, width: int, *narrow: Tensor) -> list[Tensor]:
-    """[the narrow tensors repeated over the heads, value in heads of `width`]: libraries limit a head's width."""
+    """[the narrow tensors repeated over the heads, value in heads of `width`].
+
+    Libraries limit a head's width.
+    """
     batch, positions, channels = value.shape
     heads = max(1, channels // width)
     repeated = [t[:, None].expand(-1, heads, -1, -1) for t in narrow]
@@ -115,10 +120,18 @@ def test_nonlocal_attention(timed, device, shape, mode, path):
     # Backward: read query, key, value, A V and the output's gradient; write four gradients.
     floor = elements * (2 * depth + 3 * channels), elements * (4 * depth + 5 * channels)
     compare(
-        timed, operator="nonlocal_attention", paths=PATHS, path=path, mode=mode, shape=shape, specification=reference,
-        inputs=inputs, flops=(pairs * (depth + channels), pairs * (3 * depth + 2 * channels)), floor=floor,
+        timed,
+        operator="nonlocal_attention",
+        paths=PATHS,
+        path=path,
+        mode=mode,
+        shape=shape,
+        specification=reference,
+        inputs=inputs,
+        flops=(pairs * (depth + channels), pairs * (3 * depth + 2 * channels)),
+        floor=floor,
         sdpa=backend(mode, inputs) if path.startswith("SDPA") else None,
-    )  # fmt: skip
+    )
 
 
 def backend(mode: str, inputs: list[Tensor]) -> str:

@@ -1,9 +1,9 @@
-"""Where device time goes: by kernel for every operator, by kernel for the network's training step and inference.
+"""Where device time goes, by kernel: every operator, the network's training step and inference.
 
     python -m benchmarks.breakdown --out FILE [--dry-run]
 
-Needs a GPU. bfloat16 (autocast in the network), channels_last; the mean of several calls by torch's profiler. --dry-run: tiny
-shapes and eager paths, on a CPU too: a walk, not a result.
+Needs a GPU. bfloat16 (autocast in the network), channels_last; the mean of several calls by torch's
+profiler. --dry-run: tiny shapes and eager paths, on a CPU too: a walk, not a result.
 """
 
 import argparse
@@ -152,7 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
                 result["calls"][label] = {"failed": str(failure)[:300]}
                 continue
             print(
-                f"{label}: {sum(row[0] for row in rows.values()):.0f} us, {sum(row[1] for row in rows.values()):.0f} launches"
+                f"{label}: {sum(row[0] for row in rows.values()):.0f} us, "
+                f"{sum(row[1] for row in rows.values()):.0f} launches"
             )
             for name, (time, count) in list(rows.items())[: options.rows]:
                 print(f"  {time:9.1f} us {count:5.1f} x {name[:70]}")

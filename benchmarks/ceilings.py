@@ -1,4 +1,4 @@
-"""What this machine reaches on copies and products: the ceilings that every other figure is a fraction of.
+"""What this machine reaches on copies and products: every other figure is a fraction of these.
 
 python -m benchmarks.ceilings [--quick] [--out FILE]
 """
@@ -18,7 +18,7 @@ from benchmarks.provenance import provenance, write_json
 
 
 def measure(quick: bool = False) -> dict[str, float]:
-    """Copies in GB/s (read and written), products in TFLOP/s by dtype; quick: small ones, few rounds."""
+    """Copies in GB/s (read and written), products in TFLOP/s by dtype; quick: small, few rounds."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rounds, size, cached, side = (
         (3, 64 << 20, 1 << 19, 512) if quick else (20, 2 << 30, 8 << 20, 8192)

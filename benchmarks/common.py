@@ -1,4 +1,4 @@
-"""What the benchmarks share: a path is held against float64 before its forward, backward or both are timed."""
+"""What the benchmarks share: a path is held against float64 before any of its passes is timed."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ def choose(on_gpu: Sequence, on_cpu: Sequence, quick: Sequence) -> list:
 
 
 def choose_paths(paths: Mapping[str, Callable], on_cpu: Sequence[str]) -> list[str]:
-    """Every path on a GPU and in a quick walk; on a CPU those that are not interpreted or compiled."""
+    """Every path on a GPU and in a quick walk; else those that are not interpreted or compiled."""
     return list(paths) if CUDA or QUICK else [name for name in paths if name in on_cpu]
 
 
@@ -45,7 +45,7 @@ def kernels(function: Callable[[], object]) -> dict[str, list[float]]:
         synchronise()
     time = lambda event: event.self_device_time_total if CUDA else event.self_cpu_time_total
     kind = DeviceType.CUDA if CUDA else DeviceType.CPU
-    # An annotation (the optimizer's step, a compiled region) spans kernels that are counted themselves.
+    # An annotation (the optimizer's step, a compiled region) spans kernels counted themselves.
     rows = [
         event
         for event in profile.key_averages()
@@ -60,7 +60,10 @@ def kernels(function: Callable[[], object]) -> dict[str, list[float]]:
 
 
 class Compiled:
-    """torch.compile of a path, fresh for every shape: past its limit of shapes torch runs what it should have compiled."""
+    """torch.compile of a path, fresh for every shape.
+
+    Past its limit of shapes torch would run eager what it should have compiled.
+    """
 
     def __init__(self, function: Callable) -> None:
         self.function = function
@@ -121,11 +124,14 @@ def compare(
     scored: Sequence[Tensor] | None = None,
     **info: object,
 ) -> None:
-    """Time one path in one mode, beside the path it is compared with, after outputs and gradients passed against float64.
+    """Time one path in one mode, beside the path it is compared with.
+
+    Outputs and gradients pass against float64 first.
 
     Args:
         timed: the fixture.
-        paths: every path by name; "fused" and "eager" are ours and must run, the others may refuse a shape.
+        paths: every path by name; "fused" and "eager" are ours and must run, the others may refuse
+            a shape.
         inputs: what the path is called with; gradients are taken for the floating-point ones.
         specification: the same from the operator's reference.py, called with float64 inputs.
         flops, floor: useful FLOPs and least bytes of (forward, backward).
@@ -165,7 +171,7 @@ def compare(
 
 
 def _rival(key: tuple, against: str, *arguments) -> Prepared | None:
-    """The path that ratios are taken to, or None where its own check failed: its own benchmark says so."""
+    """The path that ratios are taken to, or None where its check failed: its benchmark says so."""
     try:
         prepared = _prepare(key, against, *arguments)
     except Exception:
@@ -221,7 +227,10 @@ def _checked(
 
 
 def worst_error(function: Callable, specification: Callable, inputs: Sequence[Tensor]) -> float:
-    """The largest relative error of an output or of a gradient against the specification in float64; inf where not finite."""
+    """The largest relative error of an output or gradient against the specification in float64.
+
+    inf where one is not finite.
+    """
     leaves, exact = leaves_of(inputs), leaves_of(inputs, torch.float64)
     outputs, truth = function(*leaves), specification(*exact)
     grads = [torch.randn_like(t) for t in outputs]

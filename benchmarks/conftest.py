@@ -1,4 +1,4 @@
-"""Timing for every benchmark: synchronised, L2 flushed, device time beside wall time, accuracy checked before speed."""
+"""Timing for every benchmark: accuracy first, synchronised, L2 flushed, device beside wall time."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def now() -> float:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # pytest-benchmark writes what has been measured on Ctrl-C; a time limit's SIGTERM must end the same way.
+    # pytest-benchmark writes what it has on Ctrl-C; a time limit's SIGTERM must end the same way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
@@ -53,7 +53,7 @@ def pytest_benchmark_update_commit_info(config: pytest.Config, commit_info: dict
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On a GPU an operator's compiled paths come last: one of them takes as long as ten that are not."""
+    """On a GPU an operator's compiled paths come last: one takes as long as ten that are not."""
     if CUDA and not QUICK and not any("bench_model" in item.nodeid for item in items):
         items.sort(key=lambda item: "compiled" in item.nodeid or "Flex" in item.nodeid)
 
@@ -81,11 +81,12 @@ def ceilings(request: pytest.FixtureRequest) -> dict[str, float]:
 
 @pytest.fixture
 def timed(benchmark, ceilings):
-    """timed(function, group=, error=, allowed=, **info): time a call after its error has been judged.
+    """timed(function, group=, error=, allowed=, **info): time a call after its error is judged.
 
-    error: relative error against float64. allowed: the most with which a speed is reported. rival: another call, timed in
-    turns with the first, for a ratio that drifting clocks and neighbours touch alike; against: its name. busy: take as the
-    GPU's time the sum over its kernels (torch's profiler), for calls of more launches than its queue holds.
+    error: relative error against float64. allowed: the most with which a speed is reported. rival:
+    another call, timed in turns with the first, for a ratio that drifting clocks and neighbours
+    touch alike; against: its name. busy: take as the GPU's time the sum over its kernels (torch's
+    profiler), for calls of more launches than its queue holds.
     """
     benchmark._timer = now
 
@@ -165,7 +166,7 @@ def ratio(mine: list[float], theirs: list[float]) -> dict[str, object]:
 def fractions(
     seconds: float, flops: int, size: int, dtype: str, ceilings: dict[str, float]
 ) -> dict[str, float]:
-    """Rates on useful work, and the share of what the machine reached on copies and products in the same run."""
+    """Rates on useful work, and the share of this run's ceilings on copies and products."""
     rate, found = ceilings[f"{dtype}_tflops"], {}
     if flops:
         found.update(
@@ -198,10 +199,13 @@ def wall_times(calls: list[Callable[[], object]], rounds: int) -> list[list[floa
 def device_times(
     calls: list[Callable[[], object]], flush: torch.Tensor, rounds: int
 ) -> tuple[list[list[float]], str]:
-    """Seconds of each round of each call by events, the calls in turns; and "queued", or "events": the GPU waited for Python.
+    """Seconds of each round of each call by events, the calls in turns; and how they were queued.
 
-    Before each call the GPU sleeps for as long as Python takes to queue it: else it waits for Python wherever kernels take less
-    than their launches. In vain where a call waits for the GPU itself, or has more launches than the queue holds (about 1000).
+    "queued", or "events" where the GPU waited for Python.
+
+    Before each call the GPU sleeps for as long as Python takes to queue it: else it waits for
+    Python wherever kernels take less than their launches. In vain where a call waits for the GPU
+    itself, or has more launches than the queue holds (about 1000).
     """
     pair = lambda: (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
     events = [[pair() for _ in range(rounds)] for _ in calls]
@@ -239,7 +243,8 @@ def busy_times(calls: list[Callable[[], object]], rounds: int = 3) -> tuple[list
             times.append(sum(time for time, _ in kernels(call).values()) * 1e-6)
             if not times[-1]:
                 pytest.fail(
-                    "torch's profiler saw no kernel: is another profiler attached, or CUPTI missing?"
+                    "torch's profiler saw no kernel: is another profiler attached, or CUPTI "
+                    "missing?"
                 )
     return found, "busy"
 

@@ -1,12 +1,15 @@
-"""Memory of the network by resolution, refined strides and batch: measured, predicted, and one beside the other.
+"""Memory of the network by resolution, refined strides and batch: measured beside predicted.
 
     python -m benchmarks.memory --device cpu --max-size 1024 --out FOLDER
     python -m benchmarks.memory --device cuda --max-size 4096 --out FOLDER
 
-On a CPU: exact bytes saved for backward (saved-tensor hooks) and the peak resident memory of a process of its own, beyond
-what it held before the pass; on a GPU: the peak that torch allocated, beyond the same. A training pass is forward, loss and
-backward, without an optimizer. "eager whole" is the eager path with attention not cut into chunks of queries.
-Writes memory.json, memory.csv and memory.png; what is not measured is written with its prediction and the reason.
+On a CPU: exact bytes saved for backward (saved-tensor hooks) and the peak resident memory of a
+process of its own, beyond what it held before the pass; on a GPU: the peak that torch allocated,
+beyond the same. A training pass is forward, loss and backward, without an optimizer. "eager whole"
+is the eager path with attention not cut into chunks of queries.
+
+Writes memory.json, memory.csv and memory.png; what is not measured is written with its prediction
+and the reason.
 """
 
 import argparse
@@ -29,8 +32,18 @@ STRIDES = ((8, 16, 32), (4, 8, 16, 32))
 # A prediction holds when the measurement lies within these factors of it, or within SLACK of it.
 SAVED_WITHIN, PEAK_WITHIN, SLACK = 1.05, 1.35, 128 * 2**20
 COLUMNS = (
-    "path", "mode", "size", "strides", "batch", "predicted_peak", "peak", "predicted_saved", "saved", "holds", "status",
-)  # fmt: skip
+    "path",
+    "mode",
+    "size",
+    "strides",
+    "batch",
+    "predicted_peak",
+    "peak",
+    "predicted_saved",
+    "saved",
+    "holds",
+    "status",
+)
 
 
 def rows(device: str, sizes: Sequence[int], batches: Sequence[int]) -> list[dict]:
@@ -63,7 +76,7 @@ def predicted(row: dict, item: int) -> dict:
 
 
 def measure(row: dict, device: str) -> dict:
-    """{"peak", "saved"} in bytes of one pass in this process, which must be a fresh one on a CPU."""
+    """{"peak", "saved"} in bytes of one pass in this process, a fresh one on a CPU."""
     import torch
 
     from benchmarks.saved import saved_storages
@@ -107,7 +120,7 @@ def measure(row: dict, device: str) -> dict:
 
 
 def used(device: str, reset: bool = False) -> int:
-    """Bytes: on a GPU allocated now (reset) or at most since; on a CPU resident now (reset) or at most ever."""
+    """Bytes allocated (GPU) or resident (CPU): now (reset), else at most since (GPU) or ever."""
     if device == "cuda":
         import torch
 
@@ -123,7 +136,7 @@ def used(device: str, reset: bool = False) -> int:
 
 
 def measured(row: dict, device: str, limit: float) -> dict:
-    """{"peak", "saved", "status"} of `measure`; status is "", "out of memory" or what went wrong."""
+    """{"peak", "saved", "status"} of `measure`; status: "", "out of memory" or what went wrong."""
     return measured_here(row, device) if device == "cuda" else measured_apart(row, device, limit)
 
 
@@ -233,7 +246,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 32 <= options.min_size <= options.max_size:
         parser.error(
-            f"--min-size and --max-size must be 32 or more, in this order; got {options.min_size}, {options.max_size}"
+            "--min-size and --max-size must be 32 or more, in this order; "
+            f"got {options.min_size}, {options.max_size}"
         )
     return options
 
@@ -264,7 +278,8 @@ def main(arguments: list[str] | None = None) -> int:
         kind = (row["path"], tuple(row["strides"]), row["mode"], row["batch"])
         if options.device == "cpu" and row["predicted_peak"] > options.limit_gib * GIB:
             row["status"] = (
-                f"not measured: {shown(row['predicted_peak'])} GiB predicted, --limit-gib {options.limit_gib:g}"
+                f"not measured: {shown(row['predicted_peak'])} GiB predicted, "
+                f"--limit-gib {options.limit_gib:g}"
             )
         elif kind in dead:
             row["status"] = "out of memory"

@@ -6,7 +6,9 @@ from intrasense_fast.files import atomic_path
 
 
 def memory_plot(result: dict, path: Path) -> None:
-    """Peak memory against resolution: measured points, predictions dashed, a cross where memory ran out or was not enough.
+    """Peak memory against resolution: measured points, predictions dashed.
+
+    A cross stands where memory ran out or was not enough.
 
     Args:
         result: what benchmarks.memory wrote. path: a .png, replaced in one step.
@@ -67,7 +69,8 @@ def memory_plot(result: dict, path: Path) -> None:
     figure.axes[0].set_ylabel("peak memory of a pass, GiB")
     where = result["gpu"] or f"CPU, {result['cpu']}"
     figure.suptitle(
-        f"{where}, torch {result['torch']}, commit {result['commit']}. Dashed: predicted. Cross: no memory, or not measured.",
+        f"{where}, torch {result['torch']}, commit {result['commit']}. "
+        "Dashed: predicted. Cross: no memory, or not measured.",
         fontsize=8,
     )
     with atomic_path(path) as temporary:

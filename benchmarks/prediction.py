@@ -1,7 +1,8 @@
-"""How much memory the network needs, from its shapes alone: bytes saved for backward and the peak of a pass.
+"""How much memory the network needs, from its shapes: bytes saved for backward and a pass's peak.
 
-The plain U-Net keeps a constant number of values a pixel. GCP and CDR add a few maps a refined stride and, where attention
-runs eager in training, the N x N scores: 4 N^2 bytes an image, N = H W / stride^2.
+The plain U-Net keeps a constant number of values a pixel. GCP and CDR add a few maps a refined
+stride and, where attention runs eager in training, the N x N scores: 4 N^2 bytes an image,
+N = H W / stride^2.
 """
 
 from collections.abc import Sequence
@@ -13,10 +14,12 @@ from intrasense_fast.networks.encoder import CHANNELS, STRIDES
 LAYERS = ((64, 3, 4, 4), (128, 4, 4, 8), (256, 6, 8, 16), (512, 3, 16, 32))
 DECODER = (256, 128, 64, 32, 16)
 PATHS = ("plain", "eager", "eager whole", "fused")
-# Maps of C channels alive at once in the window sums of the eager path, beside the network's own: see window_moments.
+# Maps of C channels alive at once in the eager path's window sums, beside the network's own: see
+# window_moments.
 WHITENING_MAPS = 10
-# Values a pixel of the widest moment outside the refined strides, by the bytes of a value (4: float32 on a CPU, 2: autocast on
-# a GPU): the last decoder block, its input, its skips, and the copies and workspace that the library's convolutions make.
+# Values a pixel of the widest moment outside the refined strides, by the bytes of a value (4:
+# float32 on a CPU, 2: autocast on a GPU): the last decoder block, its input, its skips, and the
+# copies and workspace that the library's convolutions make.
 DECODER_VALUES = {4: 46 + 130, 2: 46 + 160}
 # Training: the same moment in the backward pass, where a gradient stands beside each map.
 GRADIENT_VALUES = {4: 160, 2: 75}
@@ -30,9 +33,10 @@ def saved(
     """Bytes saved for backward by a training forward with its loss, by part of the network.
 
     Args:
-        path: one of PATHS. size: side of the square image. strides: refined strides, not used by "plain".
-        item: bytes of a feature map's element, 4 on a CPU, 2 on a GPU (autocast); statistics, matrices and the eager path's
-            scores are float32.
+        path: one of PATHS. size: side of the square image. strides: refined strides, not used by
+            "plain".
+        item: bytes of a feature map's element, 4 on a CPU, 2 on a GPU (autocast); statistics,
+            matrices and the eager path's scores are float32.
     """
     pixels = size * size
     parts = {
@@ -68,7 +72,8 @@ def saved(
         parts["scores"] += positions**2 * (4 if item == 4 else 4 + item) + 8 * positions
         # The map before the gate, F_att, mean and 1 / sigma, in float32.
         parts["whitening"] += channels * positions * 16 + 13 * positions
-        # Rows; Gram, its scaled form, M, K, S, K - S and the re-weighted M, or the product before the re-weighting.
+        # Rows; Gram, its scaled form, M, K, S, K - S and the re-weighted M, or the product before
+        # the re-weighting.
         wide = channels > positions
         parts["decoupling"] += (
             channels * positions * 4 * (2 if wide else 1) + (6 if wide else 7) * side**2 * 4
@@ -79,7 +84,10 @@ def saved(
 def peak(
     path: str, mode: str, size: int, strides: Sequence[int], batch: int = 1, item: int = 4
 ) -> int:
-    """Bytes alive at once beyond the network and its input, in "inference" or "training" (forward, loss, backward)."""
+    """Bytes alive at once beyond the network and its input.
+
+    In "inference" or "training" (forward, loss, backward).
+    """
     pixels = size * size
     if mode == "training":
         kept = sum(saved(path, size, strides, batch, item).values())
@@ -124,7 +132,10 @@ def peak(
 
 
 def _encoder(pixels: int) -> int:
-    """Values that the ResNet-50 keeps: inputs of convolutions, of BatchNorms and outputs of ReLUs that share storage."""
+    """Values that the ResNet-50 keeps: inputs of convolutions and of BatchNorms, outputs of ReLUs.
+
+    What shares storage counts once.
+    """
     total = pixels + 2 * 64 * (pixels // 4) + 64 * (pixels // 16)
     for width, blocks, before, after in LAYERS:
         outer, inner = pixels // before**2, pixels // after**2

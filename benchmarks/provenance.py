@@ -16,9 +16,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def provenance() -> dict[str, str | None]:
-    """{"gpu", "driver", "cuda", "torch", "triton", "python", "cpu", "threads", "commit", "note", "date"}; None where unknown.
+    """The machine, the versions and the commit; None where unknown.
 
-    $INTRASENSE_BENCH_NOTE says under which conditions was measured, such as a machine shared with others.
+    Keys: "gpu", "driver", "cuda", "torch", "triton", "python", "cpu", "threads", "commit", "note",
+    "date".
+
+    $INTRASENSE_BENCH_NOTE says under which conditions was measured, such as a machine shared with
+    others.
     """
     cuda = torch.cuda.is_available()
     try:
@@ -43,7 +47,10 @@ def provenance() -> dict[str, str | None]:
 
 
 def commit() -> str:
-    """$INTRASENSE_COMMIT where it is set (a copy without its history); else git's, "+" behind it where the tree differs."""
+    """$INTRASENSE_COMMIT where it is set (a copy without its history), else git's.
+
+    "+" stands behind git's where the tree differs.
+    """
     if given := os.environ.get("INTRASENSE_COMMIT"):
         return given
     head = _output("git", "rev-parse", "--short=10", "HEAD")

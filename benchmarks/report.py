@@ -1,4 +1,4 @@
-"""Renders README's table of speed, docs/measurements.md and benchmarks/results/README.md from committed JSON.
+"""Renders README's speed, docs/measurements.md and benchmarks/results/README.md from JSON.
 
     python -m benchmarks.report                    write all three from benchmarks/results
     python -m benchmarks.report --check            exit 1 where they disagree with the JSON
@@ -22,18 +22,24 @@ README = ROOT / "README.md"
 MEASUREMENTS = ROOT / "docs" / "measurements.md"
 # What only a result of this kind holds.
 MARKS = {
-    "static": "bounds", "benchmarks": "benchmarks", "sanitizer": "checks", "memory": "rows", "ceilings": "ceilings",
+    "static": "bounds",
+    "benchmarks": "benchmarks",
+    "sanitizer": "checks",
+    "memory": "rows",
+    "ceilings": "ceilings",
     "breakdown": "calls",
-}  # fmt: skip
+}
 BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
 
 
 class ReportError(ValueError):
-    """A result that cannot be rendered: the message names the file, what is wrong and what to do."""
+    """A result that cannot be rendered: the message names file, what is wrong and what to do."""
 
 
 def load(paths: Sequence[Path]) -> dict[str, list[dict]]:
-    """{"static", "benchmarks", "memory", "ceilings", "sanitizer", "breakdown"}: every result by kind, each with its "file".
+    """Every result by kind, each with its "file".
+
+    Kinds: "static", "benchmarks", "memory", "ceilings", "sanitizer", "breakdown".
 
     Raises:
         ReportError: a file that is no result, or one of a quick walk.
@@ -50,11 +56,13 @@ def load(paths: Sequence[Path]) -> dict[str, list[dict]]:
         kind = next((kind for kind, mark in MARKS.items() if mark in keys), None)
         if kind is None:
             raise ReportError(
-                f"{path}: no result of static_report, pytest-benchmark, memory, ceilings, sanitizer or breakdown"
+                f"{path}: no result of static_report, pytest-benchmark, memory, ceilings, "
+                "sanitizer or breakdown"
             )
         if content.get("dry_run") or content.get("machine_info", {}).get("dry_run"):
             raise ReportError(
-                f"{path}: comes from a quick walk, whose times are no speeds; measure without --dry-run"
+                f"{path}: comes from a quick walk, whose times are no speeds; "
+                "measure without --dry-run"
             )
         shown = path.resolve()
         name = shown.relative_to(ROOT).as_posix() if shown.is_relative_to(ROOT) else path.name
@@ -110,7 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check:
         for path in stale:
             print(
-                f"report: {path} disagrees with the committed results; run python -m benchmarks.report",
+                f"report: {path} disagrees with the committed results; "
+                "run python -m benchmarks.report",
                 file=sys.stderr,
             )
         return 1 if stale else 0

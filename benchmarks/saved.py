@@ -9,7 +9,7 @@ from torch import Tensor
 
 @contextlib.contextmanager
 def saved_storages(without: Iterable[Tensor] = ()) -> Iterator[dict[int, int]]:
-    """Collects {address: bytes} of every distinct storage that is saved for backward inside the block.
+    """Collects {address: bytes} of every storage that is saved for backward inside the block.
 
     Args:
         without: tensors, such as parameters, whose storages are not counted.
@@ -34,7 +34,7 @@ def saved_storages(without: Iterable[Tensor] = ()) -> Iterator[dict[int, int]]:
 
 
 def saved_bytes(function: Callable[[], object], without: Iterable[Tensor] = ()) -> int:
-    """Bytes of the distinct storages that `function` saves for backward while its result is alive; it is run once."""
+    """Bytes of the distinct storages that a call of `function` saves while its result is alive."""
     with saved_storages(without) as found:
         result = function()
         total = sum(found.values())

@@ -17,7 +17,7 @@ FRONT_CALLS = {
 
 
 def front_page(results: dict[str, list[dict]]) -> str:
-    """README's five rows: operators by the time of their kernels, the network on a CPU beside the plain U-Net."""
+    """README's rows: operators by their kernels' time, the network on a CPU beside the U-Net."""
     rows, sources = [], []
     for run in results["breakdown"][-1:]:
         for call, label in FRONT_CALLS.items():
@@ -40,7 +40,8 @@ def front_page(results: dict[str, list[dict]]) -> str:
                 [f"network, eager, {name}, 1 x 256 x 256", run["machine_info"]["cpu"], ratio]
             )
             sources.append(
-                f"CPU: {run['machine_info']['threads']} threads, commit {run['machine_info']['commit']}"
+                f"CPU: {run['machine_info']['threads']} threads, "
+                f"commit {run['machine_info']['commit']}"
             )
     if not rows:
         return "No result has been measured yet: `bash benchmarks/gpu.sh` measures everything.\n"
@@ -58,8 +59,9 @@ def summary(results: dict[str, list[dict]]) -> str:
     for gpu in dict.fromkeys(run["machine_info"]["gpu"] for run in on_gpu):
         runs = [run for run in on_gpu if run["machine_info"]["gpu"] == gpu]
         parts += [
-            f"On a GPU ({gpu}), in bfloat16: time of a call of the fused operators, and how many times as long others take, in "
-            "turns with them (below 1: they are quicker). (host): the GPU waited for Python, whose time it is. What was timed, "
+            f"On a GPU ({gpu}), in bfloat16: time of a call of the fused operators, and how many "
+            "times as long others take, in turns with them (below 1: they are quicker). (host): "
+            "the GPU waited for Python, whose time it is. What was timed, "
             "and under which conditions, stands below the table.",
             headline(runs),
         ]
@@ -67,21 +69,24 @@ def summary(results: dict[str, list[dict]]) -> str:
             row["extra_info"]["operator"] == "model" for run in runs for row in run["benchmarks"]
         ):
             parts += [
-                "The network under autocast, in multiples of the plain U-Net (no GCP, no CDR) of the same run: the GPU's time "
+                "The network under autocast, in multiples of the plain U-Net (no GCP, no CDR) of "
+                "the same run: the GPU's time "
                 "and, in brackets, the whole call's:"
             ]
             parts += [network_table(runs)]
         parts += map(provenance_line, runs)
     if not on_gpu:
         parts.append(
-            "**No GPU result has been measured yet.** `bash benchmarks/gpu.sh` measures everything on any GPU with one "
-            "command. Until then, this is what a machine without a GPU can prove (`python -m benchmarks.static_report`): every "
-            "shipped configuration is compiled ahead of time, and traffic, FLOPs and launches are counted on the "
+            "**No GPU result has been measured yet.** `bash benchmarks/gpu.sh` measures "
+            "everything on any GPU with one command. Until then, this is what a machine without "
+            "a GPU can prove (`python -m benchmarks.static_report`): every shipped configuration "
+            "is compiled ahead of time, and traffic, FLOPs and launches are counted on the "
             "kernels themselves."
         )
     if results["breakdown"]:
         parts.append(
-            "Time that the GPU itself spent in a call, summed over its kernels (torch's profiler), by commit:"
+            "Time that the GPU itself spent in a call, summed over its kernels (torch's "
+            "profiler), by commit:"
         )
         parts += [breakdown_summary(results["breakdown"])]
         parts += [
@@ -102,8 +107,9 @@ def summary(results: dict[str, list[dict]]) -> str:
         parts += map(provenance_line, models)
     for run in results["memory"]:
         parts.append(
-            "Peak memory of a pass beyond the network in GiB and, in brackets, predicted from the shapes alone, which must "
-            'hold within 35 % or 128 MiB; - where not measured. "eager whole": attention not cut into chunks of queries.'
+            "Peak memory of a pass beyond the network in GiB and, in brackets, predicted from the "
+            "shapes alone, which must hold within 35 % or 128 MiB; - where not measured. "
+            '"eager whole": attention not cut into chunks of queries.'
         )
         parts += [memory_summary(run), provenance_line({"machine_info": run, "file": run["file"]})]
     parts.append("Every figure, with errors against float64: `benchmarks/results/README.md`.")
@@ -157,7 +163,7 @@ def document(results: dict[str, list[dict]]) -> str:
 
 
 def static_table(tables: Sequence[dict]) -> str:
-    """One row an operator and Triton version: what its compiled kernels hold, and its worst bounds."""
+    """One row an operator and Triton version: what its kernels hold, and its worst bounds."""
     rows = []
     for table in tables:
         name = table["file"].rsplit("/", 1)[-1].rsplit("-triton-", 1)[0]
@@ -168,22 +174,47 @@ def static_table(tables: Sequence[dict]) -> str:
         worst = lambda mode, key, table=table: max(
             (row[key] for row in table["bounds"] if row["mode"] == mode), default=0
         )
-        rows.append([
-            name, table["triton"], len(compiled), sum(1 for row in table["rows"] if row["error"]),
-            max((row["stack"] for row in compiled), default=0), max((row["registers"] for row in compiled), default=0),
-            " / ".join(str(worst(mode, "launches")) for mode in ("inference", "forward", "backward")),
-            " / ".join(ratio_text(worst(mode, "passes")) for mode in ("inference", "forward", "backward")),
-            f"`{sources}`", table.get("commit", "-"),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                table["triton"],
+                len(compiled),
+                sum(1 for row in table["rows"] if row["error"]),
+                max((row["stack"] for row in compiled), default=0),
+                max((row["registers"] for row in compiled), default=0),
+                " / ".join(
+                    str(worst(mode, "launches")) for mode in ("inference", "forward", "backward")
+                ),
+                " / ".join(
+                    ratio_text(worst(mode, "passes"))
+                    for mode in ("inference", "forward", "backward")
+                ),
+                f"`{sources}`",
+                table.get("commit", "-"),
+            ]
+        )
     if not rows:
-        return "No static table has been committed yet: `python -m benchmarks.static_report --write` makes it."
+        return (
+            "No static table has been committed yet: "
+            "`python -m benchmarks.static_report --write` makes it."
+        )
     heads = [
-        "operator", "Triton", "compiled", "errors", "stack, B a thread", "registers", "launches", "passes", "sources", "commit"
-    ]  # fmt: skip
+        "operator",
+        "Triton",
+        "compiled",
+        "errors",
+        "stack, B a thread",
+        "registers",
+        "launches",
+        "passes",
+        "sources",
+        "commit",
+    ]
     note = (
-        "Compiled: configurations on sm_80, sm_86 and sm_90; stack (spills) and registers are the largest of them, errors "
-        "those on any target. Launches and passes over the feature maps (1 = the least possible bytes) are the largest of "
-        "inference / training forward / backward, - where not asserted; `sources` is a hash of the kernels' sources."
+        "Compiled: configurations on sm_80, sm_86 and sm_90; stack (spills) and registers are the "
+        "largest of them, errors those on any target. Launches and passes over the feature maps "
+        "(1 = the least possible bytes) are the largest of inference / training forward / "
+        "backward, - where not asserted; `sources` is a hash of the kernels' sources."
     )
     return markdown(heads, rows) + "\n\n" + note
 
@@ -191,12 +222,18 @@ def static_table(tables: Sequence[dict]) -> str:
 def bounds_table(table: dict) -> str:
     rows = [
         [
-            bound["mode"], "x".join(map(str, bound["shape"])), bound["dtype"], bound["architecture"], bound["launches"],
-            ratio_text(bound["passes"]), ratio_text(bound["flops"]), ratio_text(bound["requested"]),
+            bound["mode"],
+            "x".join(map(str, bound["shape"])),
+            bound["dtype"],
+            bound["architecture"],
+            bound["launches"],
+            ratio_text(bound["passes"]),
+            ratio_text(bound["flops"]),
+            ratio_text(bound["requested"]),
             ", ".join(f"{key}={value}" for key, value in sorted(bound["options"].items())),
         ]
         for bound in table["bounds"]
-    ]  # fmt: skip
+    ]
     return markdown(
         ["mode", "shape", "dtype", "tables", "launches", "passes", "FLOPs", "requested", "options"],
         rows,
@@ -204,7 +241,10 @@ def bounds_table(table: dict) -> str:
 
 
 def headline(runs: Sequence[dict]) -> str:
-    """A row a shape of every operator: fused time, and how many times as long other paths take, also where they are faster."""
+    """A row a shape of every operator: fused time, and how many times as long other paths take.
+
+    Also where they are faster.
+    """
     cells: dict[tuple[str, str], dict[str, dict[str, dict]]] = {}
     for run in runs:
         found: dict[tuple[str, str, str], dict[str, dict]] = {}
@@ -249,7 +289,7 @@ def headline(runs: Sequence[dict]) -> str:
 
 
 def network_table(runs: Sequence[dict]) -> str:
-    """A row a pass and size: the plain U-Net's time, and how many times as long the network takes by each path."""
+    """A row a pass and size: the plain U-Net's time, and how many times it the network takes."""
     cells: dict[tuple[str, str], dict[str, dict]] = {}
     for run in runs:
         found: dict[tuple[str, str], dict[str, dict]] = {}
@@ -274,7 +314,7 @@ def network_table(runs: Sequence[dict]) -> str:
 
 
 def model_table(runs: Sequence[dict]) -> str:
-    """The eager network beside the plain U-Net: inference and training step at the sizes that people use."""
+    """The eager network beside the plain U-Net: inference and training step at usual sizes."""
     members = [
         row for run in runs for row in run["benchmarks"] if "times_as_long" in row["extra_info"]
     ]
@@ -286,10 +326,15 @@ def model_table(runs: Sequence[dict]) -> str:
         batch, _, height, width = info["shape"]
         if info["operator"] == "model" and height >= 256 and info["mode"] in ("inference", "step"):
             low, high = info["times_as_long_range"]
-            rows.append([
-                "training step" if info["mode"] == "step" else info["mode"], f"{batch} x {height} x {width}",
-                milliseconds(info, row), time_text(info["rival_ms"]), f"{info['times_as_long']:.2f} ({low:.2f} to {high:.2f})",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    "training step" if info["mode"] == "step" else info["mode"],
+                    f"{batch} x {height} x {width}",
+                    milliseconds(info, row),
+                    time_text(info["rival_ms"]),
+                    f"{info['times_as_long']:.2f} ({low:.2f} to {high:.2f})",
+                ]
+            )
     return markdown(
         ["pass", "images", "eager", "plain U-Net", "times as long, in turns (range)"], rows
     )
@@ -306,17 +351,37 @@ def speed_table(run: dict) -> str:
             info = row["extra_info"]
             share = info.get("fraction_of_floor")
             peak = info.get("peak_mib")
-            rows.append([
-                group, info["path"] + (f" ({info['sdpa']})" if info.get("sdpa") else ""), milliseconds(info, row),
-                f"{row['stats']['median'] * 1e3:.3f} ms",
-                f"{info['times_as_long']:.2f} x {info['against']}" if "times_as_long" in info else "-",
-                "-" if share is None else f"{100 * share:.0f} %", f"{info['error']:.1e}",
-                "-" if peak is None else f"{peak:.0f} MiB",
-                "-" if info.get("saved_bytes") is None else f"{info['saved_bytes'] / 2**20:.1f} MiB",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    group,
+                    info["path"] + (f" ({info['sdpa']})" if info.get("sdpa") else ""),
+                    milliseconds(info, row),
+                    f"{row['stats']['median'] * 1e3:.3f} ms",
+                    f"{info['times_as_long']:.2f} x {info['against']}"
+                    if "times_as_long" in info
+                    else "-",
+                    "-" if share is None else f"{100 * share:.0f} %",
+                    f"{info['error']:.1e}",
+                    "-" if peak is None else f"{peak:.0f} MiB",
+                    "-"
+                    if info.get("saved_bytes") is None
+                    else f"{info['saved_bytes'] / 2**20:.1f} MiB",
+                ]
+            )
     return markdown(
-        ["what", "path", "time", "wall", "in turns", "of the floor", "error", "peak", "saved for backward"], rows
-    )  # fmt: skip
+        [
+            "what",
+            "path",
+            "time",
+            "wall",
+            "in turns",
+            "of the floor",
+            "error",
+            "peak",
+            "saved for backward",
+        ],
+        rows,
+    )
 
 
 def breakdown_summary(runs: Sequence[dict]) -> str:
@@ -373,7 +438,7 @@ def memory_table(run: dict) -> str:
 
 
 def memory_summary(run: dict) -> str:
-    """A row a path, refined strides and pass; a column a size: the measured peak and, in brackets, its prediction."""
+    """A row a path, refined strides and pass, a column a size: the measured peak (predicted)."""
     batch, sizes = run["rows"][0]["batch"], sorted({row["size"] for row in run["rows"]})
     lines: dict[tuple, dict[int, str]] = {}
     for row in run["rows"]:
@@ -424,7 +489,8 @@ def provenance_line(run: dict) -> str:
     )
     remarks = [text for text in (info.get("l2"), info.get("note")) if text]
     versions = f"torch {info['torch']}, Triton {info['triton']}, Python {info['python']}"
-    return f"*{device}; {versions}; commit {info['commit']}, {info['date']}; {'; '.join([*remarks, run['file']])}.*"
+    origin = f"commit {info['commit']}, {info['date']}"
+    return f"*{device}; {versions}; {origin}; {'; '.join([*remarks, run['file']])}.*"
 
 
 def seconds_of(row: dict) -> float:

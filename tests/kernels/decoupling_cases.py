@@ -43,7 +43,7 @@ def with_gradients(function, inputs, grads, **options):
 
 
 def three(inputs, grads, ridge=10.0, squeeze="input"):
-    """(outputs, gradients) of the kernels, of the eager path in the same dtype and of the reference in float64."""
+    """(outputs, gradients) of the kernels, of eager in the same dtype, of float64's reference."""
     options = {"ridge": ridge, "squeeze": squeeze}
     return (
         with_gradients(channel_decoupling, inputs, grads, fused=True, **options),
@@ -53,7 +53,7 @@ def three(inputs, grads, ridge=10.0, squeeze="input"):
 
 
 def compare(inputs, rng, *, grads=None, **options):
-    """Fused against float64, within the budget of the dtype; a gradient is also judged beside the largest one."""
+    """Fused against float64 within the dtype's budget; a gradient also beside the largest one."""
     grads = gradients(inputs, rng) if grads is None else grads
     fused, low, truth = three(inputs, grads, **options)
     dtype = inputs[0].dtype

@@ -23,7 +23,7 @@ def with_gradient(function, logits, target, weights=(1.0, 1.0)):
 
 
 def compare(logits, target, weights=(1.0, 1.0)):
-    """Fused against float64: losses and the gradient, whose strides must be the logits' where those are dense."""
+    """Fused against float64: losses and the gradient, whose strides are dense logits' own."""
     bce, dice, grad = with_gradient(lambda *t: bce_dice(*t, fused=True), logits, target, weights)
     truth = with_gradient(reference, logits.double(), target, weights)
     double = logits.dtype == torch.float64

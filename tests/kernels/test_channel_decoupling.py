@@ -1,4 +1,4 @@
-"""channel_decoupling fused, where the contract matrix does not look: gradients, tables, layouts, splits and counts."""
+"""channel_decoupling fused, beside the contract: gradients, tables, layouts, splits and counts."""
 
 import os
 
@@ -233,7 +233,7 @@ def test_gram_computes_one_triangle(device, rng):
     [(1, 9), (64, 65), (65, 64), (200, 144), (512, 900), (2048, 512), (600, 4096)],
 )
 def test_launches(channels, positions, decoupled):
-    """Forward: at most two a block of 64 and eight, whatever the batch. Backward: at most twelve."""
+    """Forward: at most two a block of 64 and eight for any batch. Backward: at most twelve."""
     started = []
     rank = min(channels, positions)
     blocks = -(-rank // 64)
@@ -291,7 +291,8 @@ def test_every_tile_of_the_tables_is_in_the_full_table():
                 "num_stages": config.num_stages,
             }
             assert any(
-                job.target == target and job.kernel.endswith("decoupling_gram")
+                job.target == target
+                and job.kernel.endswith("decoupling_gram")
                 and wanted.items() <= {**job.constexprs, **job.options}.items()
                 for job in jobs
-            ), (target, channels)  # fmt: skip
+            ), (target, channels)

@@ -1,4 +1,4 @@
-"""channel_decoupling fused on maps that are hard on float32 and on 16 bits, and the inverse alone."""
+"""channel_decoupling fused on maps hard on float32 and on 16 bits, and the inverse alone."""
 
 import pytest
 import torch
@@ -19,7 +19,8 @@ from tests.kernels.decoupling_cases import (
 )
 from tests.proof import budget
 
-# Errors of a sum of order 1 over an r x r matrix that float32 may always have: eager's may be zero by luck.
+# Errors of a sum of order 1 over an r x r matrix that float32 may always have: eager's may be zero
+# by luck.
 TERM = 3e-6
 
 
@@ -72,10 +73,11 @@ def errors(actual, expected, scale):
 def test_ill_conditioned_maps_err_at_most_three_times_as_much_as_torch(
     make, shape, squeeze, device, rng
 ):
-    """Float32 against eager float32: the median over the images of the ratio, which of one image is a matter of luck."""
+    """Float32 against eager float32: the median of the ratio, as one image is a matter of luck."""
     inputs = [make(shape, rng).to(device), *mlp(shape[1], 5, rng, device)]
     grads = gradients(inputs, rng)
-    # Of the map's energy rank_gap sees the small eigenvalues only: its gradient has a bound of its own below.
+    # Of the map's energy rank_gap sees the small eigenvalues only: its gradient has a bound of its
+    # own below.
     grads[1].zero_()
     fused, plain, truth = three(inputs, grads, squeeze=squeeze)
     for name, actual, expected in zip(
@@ -108,7 +110,7 @@ def test_ill_conditioned_maps_err_at_most_three_times_as_much_as_torch(
     "make", (dominant, rank_one, duplicated, rescaled), ids=lambda make: make.__name__
 )
 def test_gradients_of_the_mlp_err_at_most_three_times_as_much_as_torch(make, squeeze, device, rng):
-    """In the median over maps: what reaches the gate is a sum that cancels, by how much depends on the map."""
+    """The median over maps: what reaches the gate cancels, by how much depends on the map."""
     found = []
     for _ in range(15):
         inputs = [make((1, 24, 8, 9), rng).to(device), *mlp(24, 5, rng, device)]
@@ -141,7 +143,7 @@ def test_gradients_of_the_terms_on_maps_of_low_rank(make, shape, source, device,
 @pytest.mark.parametrize("scale", (1e-12, 1e-4, 1e4, 1e12))
 @pytest.mark.parametrize("shape", [(1, 6, 3, 4), (1, 20, 2, 3)], ids=str)
 def test_the_map_may_have_any_scale(scale, shape, device, rng):
-    """G is normalised before anything else, so the result scales with the map and the terms do not."""
+    """G is normalised first, so the result scales with the map and the terms do not."""
     inputs = tensors(shape, rng, device)
     base = channel_decoupling(*inputs, fused=True)
     inputs[0] = inputs[0] * scale
@@ -155,14 +157,15 @@ def test_the_map_may_have_any_scale(scale, shape, device, rng):
 @pytest.mark.parametrize("scale, slope", [(1e-3, 1e3), (300.0, 300.0)])
 @pytest.mark.parametrize("shape", [(1, 12, 5, 6), (1, 40, 4, 5)], ids=str)
 def test_float16_gradients_of_maps_of_any_scale(scale, slope, shape, device, rng):
-    """2 Gbar goes like the gradient over the map: float16 holds neither end of that without a unit of its own."""
+    """2 Gbar goes like the gradient over the map: float16 holds its ends with a unit of its own."""
     inputs = tensors(shape, rng, device)
     inputs[0] = (inputs[0] * scale).half()
     inputs[1] = inputs[1] / scale
     grads = gradients(inputs, rng)
     fused, low, truth = three(inputs, grads)
     budget.assert_within_budget(fused[1][0], low[1][0], truth[1][0], "d_features")
-    # Of the distance alone, where nothing hides what the unit must keep: Gbar lies beyond 65504, and among the subnormal.
+    # Of the distance alone, where nothing hides what the unit must keep: Gbar lies beyond 65504,
+    # and among the subnormal.
     grads = [
         torch.zeros_like(grads[0]),
         torch.zeros_like(grads[1]),
@@ -177,13 +180,19 @@ def test_float16_gradients_of_maps_of_any_scale(scale, slope, shape, device, rng
 )
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
 def test_low_precision_of_maps_with_a_strong_common_direction(shape, squeeze, dtype, device, rng):
-    """What M suppresses must not come back through the rounding of an operand: rounding M or Gbar costs ten times the error."""
+    """What M suppresses must not come back through the rounding of an operand.
+
+    Rounding M or Gbar costs ten times the error.
+    """
     compare(tensors(shape, rng, device, dtype, mean=4.0), rng, squeeze=squeeze)
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 12, 12), (1, 100, 6, 8)], ids=str)
 def test_low_precision_gradients_of_the_terms_alone(shape, device, rng):
-    """Beside the output's gradient 2 Gbar F is small; alone it is nearly orthogonal to F, and shows how Gbar is rounded."""
+    """Beside the output's gradient 2 Gbar F is small; alone it shows how Gbar is rounded.
+
+    Alone it is nearly orthogonal to F.
+    """
     inputs = tensors(shape, rng, device, torch.bfloat16, mean=16.0)
     grads = gradients(inputs, rng)
     grads[0].zero_()
@@ -192,7 +201,7 @@ def test_low_precision_gradients_of_the_terms_alone(shape, device, rng):
 
 @pytest.mark.parametrize("shape", [(1, 40, 8, 8), (1, 96, 6, 6)], ids=str)
 def test_gradients_of_the_mlp_are_float32(shape, device, rng):
-    """The sum over positions that reaches the gate is never rounded to the map's 16 bits, nor is the matrix in it."""
+    """Neither the sum over positions that reaches the gate nor its matrix is rounded to 16 bits."""
     inputs = tensors(shape, rng, device, torch.bfloat16, mean=3.0)
     fused, _, truth = three(inputs, gradients(inputs, rng))
     least = 1e-2 * max(g.norm().item() for g in truth[1][1:])
@@ -234,7 +243,7 @@ def test_every_ridge(shape, ridge, device, rng):
     ],
 )
 def test_inverse(rank, ridge, device, rng):
-    """M = (I + Gh / ridge)^-1 of maps with one dominant direction, and what M leaves of the map: M F, relative to ||F||."""
+    """M = (I + Gh / ridge)^-1 of maps with one dominant direction, and M F, relative to ||F||."""
     if rank > 100 and ridge != 1.0:
         pytest.skip("one ridge shows it for a large matrix")
     maps = dominant((1, rank, rank, 2), rng)[0].flatten(1).double()

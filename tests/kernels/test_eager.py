@@ -1,4 +1,4 @@
-"""The eager operators and their references against numpy in float64, written from equations.md with loops."""
+"""The eager operators and their references against numpy in float64: equations.md with loops."""
 
 import math
 
@@ -318,7 +318,7 @@ def test_gradcheck_nonlocal_attention(rng):
 @pytest.mark.parametrize("window", [1, 3, 7])
 def test_gradcheck_entropy_whitening(scale, threshold, window, rng):
     f = torch.randn(1, 5, 4, 3, dtype=torch.float64, generator=rng)
-    # One position of the highest entropy and one of the lowest, so that the mask is neither empty nor full.
+    # One position of the highest entropy, one of the lowest: the mask is neither empty nor full.
     f[..., 0, 0], f[..., 1, 1] = 0, torch.tensor([40.0, 0, 0, 0, 0])
     others = [
         torch.randn(s, dtype=torch.float64, generator=rng) / 4

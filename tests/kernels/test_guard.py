@@ -1,4 +1,4 @@
-"""The guard and the repaired interpreter find what they claim to find: kernels with planted faults."""
+"""The guard and the repaired interpreter find planted faults."""
 
 import os
 
@@ -183,7 +183,8 @@ def test_the_meter_counts_exactly(rng):
         product[(1,)](torch.zeros(16, 16), torch.zeros(16, 16), torch.empty(16, 16), 16)
     assert [launch.kernel for launch in launches] == ["add_neighbour", "product"]
     assert [launch.programs for launch in launches] == [4, 1]
-    # Aligned storage: 512 bytes read once from memory although every element but one is asked for twice, 512 written.
+    # Aligned storage: 512 bytes read once although every element but one is asked for twice, 512
+    # written.
     assert x.data_ptr() % 32 == out.data_ptr() % 32 == 0
     assert device_bytes(launches[:1]) == 1024
     assert requested_bytes(launches[:1]) == 4 * (128 + 127 + 128)
