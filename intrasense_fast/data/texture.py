@@ -7,7 +7,7 @@ misleads.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -61,7 +61,7 @@ def texture_features(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def texture_index(
-    samples: Sequence[Sample],
+    samples: Iterable[Sample],
     splits: Splits,
     *,
     seed: int = 0,
