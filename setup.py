@@ -56,6 +56,8 @@ setup(
             "kernels>=0.10",
             "setuptools>=70",
         ],
+        # Intervals and tests of compare and ablate.
+        "study": ["scipy>=1.11"],
         "lint": ["ruff>=0.9", "mypy>=1.14"],
         # The site under docs/, built strictly by CI.
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
