@@ -21,8 +21,12 @@ ALONE = {key: value for key, value in os.environ.items() if "XDIST" not in key}
 def gpu(*arguments: str, out) -> subprocess.CompletedProcess:
     environment = {**ALONE, "PYTHON": sys.executable, "OUT": str(out)}
     return subprocess.run(
-        ["bash", "benchmarks/gpu.sh", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
-    )  # fmt: skip
+        ["bash", "benchmarks/gpu.sh", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_an_unknown_stage_is_refused_with_the_known_ones(tmp_path):
@@ -62,10 +66,19 @@ def test_a_stopped_benchmark_keeps_what_it_measured(tmp_path):
         "--benchmark-only",
     ]
     done = subprocess.run(
-        [*command, f"--benchmark-json={target}", "-k", "stops or as and written and forward and not compiled",
-         "benchmarks/bench_bce_dice.py", str(probe)],
-        cwd=ROOT, capture_output=True, text=True, env={**ALONE, "INTRASENSE_BENCH_QUICK": "1"},
-    )  # fmt: skip
+        [
+            *command,
+            f"--benchmark-json={target}",
+            "-k",
+            "stops or as and written and forward and not compiled",
+            "benchmarks/bench_bce_dice.py",
+            str(probe),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**ALONE, "INTRASENSE_BENCH_QUICK": "1"},
+    )
     assert "KeyboardInterrupt" in done.stdout, done.stdout + done.stderr
     assert json.loads(target.read_text())["benchmarks"]
 

@@ -16,10 +16,22 @@ def test_readme_and_committed_results_agree(capsys):
 def bench_run(gpu: str | None = "some GPU", **changes) -> dict:
     """A pytest-benchmark file of two paths, of which the other is quicker."""
     info = {
-        "gpu": gpu, "driver": "1", "cuda": "13.0", "torch": "2.13.0", "triton": "3.7.1", "python": "3.11.7", "cpu": "x",
-        "l2": "", "threads": "2", "commit": "abc", "date": "2026-01-01", "note": "", "ceilings": {}, "dry_run": False,
+        "gpu": gpu,
+        "driver": "1",
+        "cuda": "13.0",
+        "torch": "2.13.0",
+        "triton": "3.7.1",
+        "python": "3.11.7",
+        "cpu": "x",
+        "l2": "",
+        "threads": "2",
+        "commit": "abc",
+        "date": "2026-01-01",
+        "note": "",
+        "ceilings": {},
+        "dry_run": False,
         "machine": "x",
-    }  # fmt: skip
+    }
     shared = {
         "operator": "bce_dice",
         "mode": "forward",
@@ -28,8 +40,10 @@ def bench_run(gpu: str | None = "some GPU", **changes) -> dict:
         "error": 1e-3,
     }
     row = lambda path, extra: {
-        "group": "bce_dice forward", "stats": {"median": 2e-3, "data": [2e-3]}, "extra_info": {**shared, "path": path, **extra}
-    }  # fmt: skip
+        "group": "bce_dice forward",
+        "stats": {"median": 2e-3, "data": [2e-3]},
+        "extra_info": {**shared, "path": path, **extra},
+    }
     rows = [
         row("fused", {"device_ms": 2.0}),
         row(
