@@ -98,7 +98,8 @@ def texture_index(
 
 
 def fit_classifier(pixels: Sequence[tuple[Array, Array]]) -> Callable[[Array], Array]:
-    """Ridge-regularised logistic regression on features and their squares, both classes of equal weight.
+    """Ridge-regularised logistic regression on features and their squares, both classes of equal
+    weight.
 
     Args:
         pixels: of each image the features of lesion and of background, (n, FEATURES) each.

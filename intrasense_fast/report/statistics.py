@@ -1,4 +1,5 @@
-"""Statistics of a study: intervals that know which images and trainings belong together, and paired tests.
+"""Statistics of a study: intervals that know which images and trainings belong together, and paired
+tests.
 
 Values come as sums of clusters: seeds x groups, where a group is a patient or a cluster of
 near-duplicates. A mean over images is the ratio of summed values and counts, a pooled Dice the
@@ -23,7 +24,8 @@ _CHUNK = 250
 
 
 class Interval(NamedTuple):
-    """A ratio of sums with its interval; `se` and `df` are nan where fewer than two groups have data.
+    """A ratio of sums with its interval; `se` and `df` are nan where fewer than two groups have
+    data.
 
     All fields have the leading shape of what `cluster_interval` was given.
     """
@@ -59,7 +61,8 @@ def cluster_interval(
     level: float = 0.95,
     draws: int = DRAWS,
 ) -> Interval:
-    """sum(numerator) / sum(denominator) with a t interval whose standard error is bootstrapped over groups and seeds.
+    """sum(numerator) / sum(denominator) with a t interval whose standard error is bootstrapped over
+    groups and seeds.
 
     Groups, seeds and both at once are drawn with replacement. The three variances tell apart what
     groups, seeds and their interaction add; each is corrected for its small number, and
@@ -136,7 +139,8 @@ def wilcoxon(differences: Sequence[float] | Array) -> PairedTest:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p values as they may be compared with the level of the whole family.
+    """Holm's step-down correction: p values as they may be compared with the level of the whole
+    family.
 
     nan stays nan and is no member of the family.
     """

@@ -1,4 +1,5 @@
-"""The index of identical texture: its AUC against scikit-learn, its extremes, and the phantom's knob."""
+"""The index of identical texture: its AUC against scikit-learn, its extremes, and the phantom's
+knob."""
 
 import math
 

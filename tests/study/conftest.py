@@ -1,4 +1,5 @@
-"""A study folder without training: fabricated metrics, and checkpoints of tiny untrained networks."""
+"""A study folder without training: fabricated metrics, and checkpoints of tiny untrained
+networks."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,5 @@
-"""The report of a study: report.html, tables.md, tables.tex and CSV files, from complete and incomplete grids."""
+"""The report of a study: report.html, tables.md, tables.tex and CSV files, from complete and
+incomplete grids."""
 
 import json
 import math
@@ -45,8 +46,8 @@ Array = NDArray[np.float64]
 def write_report(out: Path) -> list[Path]:
     """Write every table and picture of a study beside its study.json, and name what is missing.
 
-    Cells that failed or are not done are listed; networks that lack a cell are not ranked. Where the
-    images or a checkpoint cannot be opened, the parts that need them say so.
+    Cells that failed or are not done are listed; networks that lack a cell are not ranked. Where
+    the images or a checkpoint cannot be opened, the parts that need them say so.
 
     Args:
         out: the folder of a compare or ablate.
@@ -144,8 +145,10 @@ def _pictures(
     aucs = np.array([index.get(name, math.nan) for name in study.names])
     if (~np.isnan(aucs)).any():
         caption = (
-            f"Dice against the texture index of {int((~np.isnan(aucs)).sum())} images: dots are images, "
-            "lines the means of fifths. The index is the AUC of a pixel classifier of local texture, "
+            f"Dice against the texture index of {int((~np.isnan(aucs)).sum())} images: dots are "
+            f"images, "
+            "lines the means of fifths. The index is the AUC of a pixel classifier of local "
+            "texture, "
             "without position, trained on the other folds: 0.5 is identical texture, below it "
             "texture misleads."
         )
@@ -157,8 +160,10 @@ def _pictures(
     if samples:
         dice = _shown_dice(study)
         rule = (
-            f"Rows by rule: quantiles of {study.reference}'s Dice (mean over seeds), then the lowest "
-            "texture indices. Green: true positive, vermillion: false positive, blue: false negative. "
+            f"Rows by rule: quantiles of {study.reference}'s Dice (mean over seeds), then the "
+            f"lowest "
+            "texture indices. Green: true positive, vermillion: false positive, blue: false "
+            "negative. "
             "Predictions and Dice of the first seed."
         )
         hard = f"The {len(worst)} images with the lowest Dice, averaged over networks and seeds."
@@ -172,7 +177,8 @@ def _pictures(
 
 
 def _texture(study: Study, samples: dict[str, LazySample], failed: list[str]) -> dict[str, float]:
-    """The texture index of every image; kept in texture.json, for splits and images do not change."""
+    """The texture index of every image; kept in texture.json, for splits and images do not
+    change."""
     file = study.out / _TEXTURE
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))

@@ -145,7 +145,8 @@ def calibration_table(curves: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def complete(study: Study) -> list[str]:
-    """Networks whose cells are all done; only these are ranked, for only they saw the same images."""
+    """Networks whose cells are all done; only these are ranked, for only they saw the same
+    images."""
     cells = len(study.seeds) * len(study.folds)
     return [label for label in study.labels if len(study.done(label)) == cells]
 

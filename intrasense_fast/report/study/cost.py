@@ -1,4 +1,5 @@
-"""What each network of a study costs: parameters, operations, training time, and where its encoder comes from."""
+"""What each network of a study costs: parameters, operations, training time, and where its encoder
+comes from."""
 
 import json
 import math
@@ -19,7 +20,8 @@ TIMES = "times.json"
 
 
 def costs(study: Study, speeds: Mapping[str, float]) -> list[dict[str, Any]]:
-    """One row a network: encoder, parameters, gmac, train_minutes (median of a cell), milliseconds an image.
+    """One row a network: encoder, parameters, gmac, train_minutes (median of a cell), milliseconds
+    an image.
 
     Args:
         speeds: label -> milliseconds of one image on this machine, where measured.

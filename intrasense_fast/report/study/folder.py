@@ -26,7 +26,8 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of the grid: `run` holds best/ and per_image.csv; `fault` is why it is not done, or ""."""
+    """One training of the grid: `run` holds best/ and per_image.csv; `fault` is why it is not done,
+    or ""."""
 
     label: str
     seed: int
@@ -184,7 +185,8 @@ def _read_record(out: Path) -> dict[str, Any]:
     labels = [row.get("name") for row in record["rows"] if isinstance(row, dict)]
     if record["reference"] not in labels or len(labels) != len(record["rows"]):
         raise UsageError(
-            f"{file}: is damaged: the reference {record['reference']!r} is none of the rows {labels}"
+            f"{file}: is damaged: the reference {record['reference']!r} is none of the rows "
+            f"{labels}"
         )
     return record
 
@@ -215,7 +217,8 @@ def _cell(out: Path, label: str, seed: int, fold: int, role: str) -> Cell:
                 float(row[column] or "nan")
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UsageError(
-            f"{file}: missing or damaged ({error}); remove {run / DONE} and resume: it is made again"
+            f"{file}: missing or damaged ({error}); remove {run / DONE} and resume: it is made "
+            f"again"
         ) from error
     return Cell(label, seed, fold, run, "", tuple(rows))
 

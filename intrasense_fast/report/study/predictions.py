@@ -27,7 +27,8 @@ Probability = NDArray[np.float32]
 
 @dataclass
 class Predicted:
-    """`probabilities`: label -> name -> (H, W). `milliseconds` of one image by label. `faults`: what could not be."""
+    """`probabilities`: label -> name -> (H, W). `milliseconds` of one image by label. `faults`:
+    what could not be."""
 
     probabilities: dict[str, dict[str, Probability]] = field(default_factory=dict)
     milliseconds: dict[str, float] = field(default_factory=dict)
@@ -77,9 +78,11 @@ def calibrated_names(study: Study) -> list[str]:
 
 
 def predict(study: Study, names: Sequence[str], samples: Mapping[str, LazySample]) -> Predicted:
-    """Every network's probabilities of `names`, by the first seed whose cell of the image's fold is done.
+    """Every network's probabilities of `names`, by the first seed whose cell of the image's fold is
+    done.
 
-    On the CPU with eager operators. A cell whose checkpoint cannot be used is a fault, not an error.
+    On the CPU with eager operators. A cell whose checkpoint cannot be used is a fault, not an
+    error.
     """
     found = Predicted({label: {} for label in study.labels})
     folds = study.fold_of()

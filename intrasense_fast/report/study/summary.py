@@ -20,7 +20,8 @@ SIZES = ("small", "medium", "large")
 def summaries(
     study: Study, rng: np.random.Generator, images: Mask | None = None
 ) -> list[dict[str, Any]]:
-    """One row a network and metric, over lesion images: mean, pooled, folds, seeds, and how many of each.
+    """One row a network and metric, over lesion images: mean, pooled, folds, seeds, and how many of
+    each.
 
     Args:
         study: complete or not.
@@ -162,7 +163,8 @@ def _group_places(study: Study) -> NDArray[np.int64]:
 
 
 def _sums(values: Array, groups: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Sums and counts over the images of each group that are defined: (..., images) -> (..., groups)."""
+    """Sums and counts over the images of each group that are defined: (..., images) -> (...,
+    groups)."""
     defined = ~np.isnan(values)
     return _added(np.nan_to_num(values), groups), _added(defined.astype(float), groups)
 
@@ -174,7 +176,8 @@ def _added(values: Array, groups: NDArray[np.int64]) -> Array:
 
 
 def _means_of(values: Array, places: NDArray[np.int64]) -> Array:
-    """(seeds, images) -> mean of each place's values over images and seeds; nan where it has none."""
+    """(seeds, images) -> mean of each place's values over images and seeds; nan where it has
+    none."""
     top, bottom = (part.sum(0) for part in _sums(values, places))
     return np.where(bottom > 0, top / np.maximum(bottom, 1), math.nan)
 

@@ -80,7 +80,8 @@ class Table:
             body.append(f"<tr>{''.join(cells)}</tr>")
         notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in self.notes)
         return (
-            f"<h3>{html.escape(self.title)}</h3><div class=wide><table><thead><tr>{head}</tr></thead>"
+            f"<h3>{html.escape(self.title)}</h3><div "
+            f"class=wide><table><thead><tr>{head}</tr></thead>"
             f"<tbody>{''.join(body)}</tbody></table></div>{notes}"
         )
 
@@ -96,7 +97,8 @@ def escaped(text: str) -> str:
 
 
 def ranks(values: Sequence[float], metric: str) -> dict[int, str]:
-    """Place -> BEST or SECOND by the printed figure, so that equal figures share a mark; nan has none.
+    """Place -> BEST or SECOND by the printed figure, so that equal figures share a mark; nan has
+    none.
 
     Distances: the smallest; everything else: the largest.
     """
