@@ -58,14 +58,14 @@ def box_plots(values: Mapping[str, Mapping[str, Array]]) -> bytes:
 
 def texture_plot(dice: Mapping[str, Array], index: Array) -> bytes:
     """Dice against the texture index: every image a dot, and each network's means over fifths of the images."""
-    figure = figures.new_figure(7, 4.2)
+    figure = figures.new_figure(5.4, 4)
     axes = figure.subplots()
     for i, (label, values) in enumerate(dice.items()):
         colour = LINES[i % len(LINES)]
         defined = ~np.isnan(values) & ~np.isnan(index)
         if not defined.any():
             continue
-        axes.plot(index[defined], values[defined], ".", markersize=2.5, alpha=0.25, color=colour)
+        axes.plot(index[defined], values[defined], ".", markersize=3.5, alpha=0.35, color=colour)
         order = np.argsort(index[defined])
         parts = [part for part in np.array_split(order, _BINS) if len(part)]
         axes.plot(

@@ -32,7 +32,7 @@ def protocol(study: Study, failed: Sequence[str]) -> list[str]:
         f"Grid: {len(study.labels)} networks, {len(study.folds)} folds, seeds {', '.join(map(str, study.seeds))}. "
         "All networks share the splits, images, augmentation, epochs and seeds; the seed changes the "
         "initial weights and the order of the images, not the splits.",
-        f"Recipe: {record.get('recipe', 'not recorded')}. {values}.",
+        f"Recipe: {record.get('recipe', 'not recorded')}. Values: {values or 'not recorded'}.",
         "Every figure is measured on the image's own grid. The headline is the mean over images with a "
         "lesion (averaged over seeds); the pooled figure, from the pixels of all images together, stands beside it. "
         "Images without a lesion enter only the table of normal images. A distance is undefined where a mask is "
