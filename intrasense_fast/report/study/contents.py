@@ -15,7 +15,7 @@ from intrasense_fast.report.study.tables import Table, heading, ranks, shown_val
 Rows = Sequence[Mapping[str, Any]]
 Marks = dict[tuple[int, int], str]
 
-COUNTED = "images/groups/folds/seeds"
+COUNTED = "images / groups / folds / seeds"
 OTHER_METRICS = tuple(name for name in METRICS if name not in PAPER_METRICS)
 _INTERVAL = (
     "In brackets: 95 % intervals by a cluster bootstrap over groups and seeds. "
@@ -59,7 +59,7 @@ def cost_table(rows: Rows, machine: str) -> Table:
     ]
     head = ["", "network", "encoder", "parameters (M)", "GMAC at 256", "training (min)", "ms/image"]
     notes = [
-        "GMAC: convolutions and matrix products of one 256 × 256 image. Training: median wall "
+        "GMAC: convolutions and matrix products of one 256 x 256 image. Training: median wall "
         "clock of a cell, whatever else the machine did. ms/image: median of five forward passes "
         f"at the size of training on this machine ({machine}), resizing included.",
         *(f"{row['label']}: {row['note']}" for row in rows if row["note"]),
@@ -103,7 +103,7 @@ def strata_table(study: Study, rng: np.random.Generator) -> tuple[Table, list[di
         rows += [{"stratum": name, **row} for row in found if row["metric"] == "dice"]
     place = {(row["stratum"], row["label"]): row for row in rows}
     lines, marks = [], Marks()
-    for i, label in enumerate(study.labels):
+    for label in study.labels:
         lines.append([label, *(with_interval(place[name, label]) for name in parts)])
     ranked = complete(study)
     for j, name in enumerate(parts):
@@ -175,7 +175,7 @@ def _filled(
 
 
 def _counted(row: Mapping[str, Any]) -> str:
-    return f"{row['images']}/{row['groups']}/{row['folds']}/{row['seeds']}"
+    return f"{row['images']} / {row['groups']} / {row['folds']} / {row['seeds']}"
 
 
 def _number(value: float, digits: int) -> str:

@@ -14,14 +14,15 @@ h3{font-size:1rem;margin:1.5rem 0 .4rem}
 table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid #eee}
 th:first-child{text-align:left;position:sticky;left:0;background:#fff}
-thead th{border-bottom:2px solid #999;vertical-align:bottom}
+thead th{border-bottom:2px solid #999;vertical-align:bottom;white-space:normal}
 td.best{font-weight:700}td.second{text-decoration:underline;text-underline-offset:3px}
 .note{font-size:.85rem;color:#555;margin:.3rem 0}
 .fault{background:#fff4e5;border-left:4px solid #d55e00;padding:.5rem .8rem}
 figure{margin:1rem 0}figcaption{font-size:.85rem;color:#555}
 .picture{overflow-x:auto}.picture img{max-width:100%;height:auto}
 .picture.large img{min-width:min(100%,40rem)}
-@media(max-width:600px){body{font-size:15px;padding:0 .7rem 2rem}.picture.large img{max-width:none;width:44rem}}
+.narrow{display:none}
+@media(max-width:600px){.narrow{display:block}body{font-size:15px;padding:0 .7rem 2rem}.picture.large img{max-width:none;width:44rem}}
 """
 
 
@@ -33,6 +34,7 @@ def page(title: str, sections: Sequence[tuple[str, Sequence[str]]]) -> str:
         sections: headings, text, and the parts below them, HTML.
     """
     body = [f"<h1>{html.escape(title)}</h1>"]
+    body.append('<p class="note narrow">Wide tables and pictures scroll sideways.</p>')
     for heading, parts in sections:
         body += [f"<section><h2>{html.escape(heading)}</h2>", *parts, "</section>"]
     return (

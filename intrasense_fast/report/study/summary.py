@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from intrasense_fast.metrics import METRICS, TABLE, Counts
+from intrasense_fast.metrics import DISTANCES, METRICS, TABLE, Counts
 from intrasense_fast.report.statistics import cluster_interval, holm, wilcoxon
 from intrasense_fast.report.study.folder import Study
 
@@ -46,8 +46,7 @@ def summaries(
                 "label": label,
                 "metric": metric.name,
                 "mean": float(mean.estimate[i]),
-                "low": float(mean.low[i]),
-                "high": float(mean.high[i]),
+                **_bounds(mean.low[i], mean.high[i], metric.name),
                 "pooled": math.nan,
                 "pooled_low": math.nan,
                 "pooled_high": math.nan,
@@ -68,8 +67,7 @@ def summaries(
                 )
                 row |= {
                     "pooled": float(pooled.estimate),
-                    "pooled_low": float(pooled.low),
-                    "pooled_high": float(pooled.high),
+                    **_bounds(pooled.low, pooled.high, metric.name, "pooled_"),
                 }
             rows.append(row)
     return rows
@@ -118,6 +116,13 @@ def comparisons(study: Study, rng: np.random.Generator) -> list[dict[str, Any]]:
             row["p_holm"] = p
         rows += tested
     return rows
+
+
+def _bounds(low: Any, high: Any, metric: str, prefix: str = "") -> dict[str, float]:
+    """An interval within what the metric can be: a t interval of few seeds may reach beyond."""
+    top = math.inf if metric in DISTANCES else 1.0
+    names = (f"{prefix}low", f"{prefix}high")
+    return dict(zip(names, (float(np.clip(each, 0, top)) for each in (low, high)), strict=True))
 
 
 def strata(study: Study) -> dict[str, Mask]:

@@ -14,7 +14,7 @@ BEST, SECOND = "best", "second"
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "≥": r"$\geq$",
+    "±": r"$\pm$", "<": "$<$", ">": "$>$",
 }  # fmt: skip
 
 
