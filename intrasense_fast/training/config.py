@@ -24,10 +24,12 @@ from intrasense_fast.networks import network_options
 from intrasense_fast.networks.options import IN_CHANNELS, NetworkOptions, as_json
 
 AMPS = ("off", "bf16", "fp16")
+LOSSES = ("common", "own")
 SCHEDULERS = ("none", "plateau", "cosine", "onecycle")
 SUBSETS = ("all", "lesions", "deduplicated", "curated")
 PRESETS = ("paper", "cpu-small", "quick")
 INTRASENSE = "intrasense"
+_IMAGE_SIZE = "image_size"
 # What may be given beside --resume.
 RESUMABLE = ("epochs", "workers", "device")
 # What runs had that began before these options.
@@ -36,6 +38,7 @@ _BEFORE: dict[str, Any] = {
     "channels_last": None,
     "network": INTRASENSE,
     "network_options": [],
+    "loss": "common",
 }
 
 _AT_LEAST_0 = Need(lambda value: value >= 0, "at least 0")
@@ -128,6 +131,11 @@ class OptimisationConfig:
     cache: str = option("memory", "keep decoded and resized images", choices=CACHES)
     cache_dir: str | None = option(None, "folder for --cache disk")
     seed: int = option(0, "of everything drawn", _SEED)
+    loss: str = option(
+        "common",
+        "common: cross-entropy and Dice on every output; own: what the network's authors train with",
+        choices=LOSSES,
+    )
     loss_weights: tuple[float, float, float] = option(
         (1.0, 1.0, 1.0), "of cross-entropy, Dice and auxiliary losses such as L_IW", _WEIGHTS
     )
@@ -155,7 +163,10 @@ class NetworkConfig(NetworkOptions):
         if self.network == INTRASENSE:
             own = {item.name: getattr(self, item.name) for item in fields(NetworkOptions)}
         else:
-            own = dict(map(_parsed_pair, self.network_options))
+            own = dict(map(parsed_pair, self.network_options))
+            # Networks of one size are built for the images of the run.
+            if _IMAGE_SIZE in (network_options(self.network) or ()):
+                own = {_IMAGE_SIZE: self.size, **own}
         return {"in_channels": self.in_channels, **own}
 
 
@@ -289,7 +300,9 @@ def completed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_network(config: TrainConfig, given: Mapping[str, Any]) -> None:
-    """Refuse options that the chosen network does not have."""
+    """Refuse options that the chosen network or its own loss does not have."""
+    if config.loss == "own" and "loss_weights" in given:
+        raise UsageError("--loss-weights are of the common loss; leave them or --loss own out")
     try:
         known = network_options(config.network)
     except ValueError as error:
@@ -310,7 +323,7 @@ def _check_network(config: TrainConfig, given: Mapping[str, Any]) -> None:
         raise UsageError(f"--encoder-weights: the network {config.network} takes none")
 
 
-def _parsed_pair(pair: str) -> tuple[str, Any]:
+def parsed_pair(pair: str) -> tuple[str, Any]:
     """NAME=VALUE, the value as JSON where it is JSON, else as text."""
     name, _, text = pair.partition("=")
     try:
