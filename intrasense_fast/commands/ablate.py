@@ -1,4 +1,4 @@
-"""`intrasense-fast ablate`: the five rows of Table 4, IntraSense-Net without and with its modules."""
+"""`intrasense-fast ablate`: the five rows of Table 4, with and without its modules."""
 
 import argparse
 from dataclasses import fields

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
         choices=RECIPES,
-        help="paper (default): cross-entropy and Dice on every output; own: each network's own loss",
+        help="paper (default): cross-entropy and Dice on every output; own: each network's own",
     )
     parser.add_argument(
         "--reference", metavar="NAME", help="the row others are compared with (default intrasense)"

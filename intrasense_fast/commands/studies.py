@@ -88,5 +88,6 @@ def _check_alone(args: argparse.Namespace, own: Sequence[str]) -> None:
     if refused:
         flags = ", ".join(map(flag_of, dict.fromkeys(refused)))
         raise UsageError(
-            f"--resume takes every value from {args.resume}/study.json; not allowed beside it: {flags}"
+            f"--resume takes every value from {args.resume}/study.json; "
+            f"not allowed beside it: {flags}"
         )

@@ -19,15 +19,17 @@ def network_of(config: TrainConfig) -> nn.Module:
         EncoderWeightsError: the encoder's weights cannot be found or do not fit.
     """
     torch.manual_seed(config.seed)
-    arguments = config.model_arguments()
-    if config.encoder_weights is not None:
-        arguments["encoder_weights"] = config.encoder_weights
     try:
+        arguments = config.model_arguments()
+        if config.encoder_weights is not None:
+            arguments["encoder_weights"] = config.encoder_weights
         net = build_network(config.network, **arguments)
     except EncoderWeightsError:
         raise
     except (ValueError, TypeError) as error:
-        raise UsageError(first_line(error)) from error
+        message = first_line(error)
+        is_named = config.network in message or ":" not in config.network
+        raise UsageError(message if is_named else f"{config.network}: {message}") from error
     set_fused(net, config.fused)
     return net
 

@@ -1,4 +1,4 @@
-"""The process of one run of a study: `train`, which stops and saves when whoever started it is gone."""
+"""The process of a run of a study: `train`, which stops and saves when its starter is gone."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import threading
 
 
 def main() -> int:
-    """Train as `intrasense-fast train` does with these arguments; standard input is the starter's."""
+    """Train as `intrasense-fast train` does; standard input is a pipe from the starter."""
     threading.Thread(target=_follow_starter, daemon=True).start()
     from intrasense_fast.cli import main as run
 

@@ -158,17 +158,6 @@ class NetworkConfig(NetworkOptions):
     )
     in_channels: int = option(1, "1, or 3 equal channels", IN_CHANNELS)
 
-    def model_arguments(self) -> dict[str, Any]:
-        """The network's arguments without the encoder's weights and `fused`."""
-        if self.network == INTRASENSE:
-            own = {item.name: getattr(self, item.name) for item in fields(NetworkOptions)}
-        else:
-            own = dict(map(parsed_pair, self.network_options))
-            # Networks of one size are built for the images of the run.
-            if _IMAGE_SIZE in (network_options(self.network) or ()):
-                own = {_IMAGE_SIZE: self.size, **own}
-        return {"in_channels": self.in_channels, **own}
-
 
 @dataclass(frozen=True)
 class TrainConfig(NetworkConfig, OptimisationConfig, DataConfig):
@@ -184,6 +173,17 @@ class TrainConfig(NetworkConfig, OptimisationConfig, DataConfig):
         choices=PRESETS,
         shown_default="paper; cpu-small without --data and a GPU",
     )
+
+    def model_arguments(self) -> dict[str, Any]:
+        """The network's arguments without the encoder's weights and `fused`."""
+        if self.network == INTRASENSE:
+            own = {item.name: getattr(self, item.name) for item in fields(NetworkOptions)}
+        else:
+            own = dict(map(parsed_pair, self.network_options))
+            # Networks of one size are built for the images of the run.
+            if _IMAGE_SIZE in (network_options(self.network) or ()):
+                own = {_IMAGE_SIZE: self.size, **own}
+        return {"in_channels": self.in_channels, **own}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -200,7 +200,8 @@ def _failure(code: int, folder: Path, log: Path) -> str | None:
     if code == 0:
         epochs = logs.read_epochs(folder)
         if epochs and epochs[-1].get("train_loss", "").casefold() in ("", "nan"):
-            return f"{folder_of.DIVERGED}: no step of the last epoch was finite; lower --lr, or set --clip 1"
+            advice = "lower --lr, or set --clip 1"
+            return f"{folder_of.DIVERGED}: no step of the last epoch was finite; {advice}"
         return None
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     message = next((line.strip() for line in reversed(lines) if line.strip()), "no message")

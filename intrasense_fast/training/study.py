@@ -176,6 +176,9 @@ def comparison(
     """
     rows = tuple(map(_row, networks))
     labels = [row.name for row in rows]
+    if len(set(labels)) < len(labels):
+        rows = tuple(_row(text, whole=True) for text in networks)
+        labels = [row.name for row in rows]
     twice = next((name for name in labels if labels.count(name) > 1), None)
     if twice is not None:
         raise UsageError(f"--networks: {twice} is named twice; leave one out, or give it options")
@@ -238,14 +241,18 @@ def changes(before: Study, now: Study) -> list[str]:
     return lines
 
 
-def _row(text: str) -> Row:
-    """NAME,OPTION=VALUE,...: values are JSON where they are, else text."""
+def _row(text: str, *, whole: bool = False) -> Row:
+    """NAME,OPTION=VALUE,...: values are JSON where they are, else text.
+
+    The label has the factory of module:factory alone, or all of it where it is `whole`.
+    """
     network, *pairs = re.split(r",(?=[A-Za-z_]\w*=)", text)
     options = dict(map(parsed_pair, pairs))
     weights = options.pop(_WEIGHTS, None)
-    parts = [network, *(f"{name}-{value}" for name, value in options.items())]
+    parts = [network if whole else network.rpartition(":")[2]]
+    parts += [f"{name}-{value}" for name, value in options.items()]
     parts += [] if weights is None else ["pretrained"]
-    label = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-") for part in parts)
+    label = "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-") for part in parts)
     if not network or not label:
         raise UsageError(f"--networks must be NAME or NAME,OPTION=VALUE, got {text!r}")
     return Row(label, network, options, SCRATCH if weights is None else str(weights))

@@ -169,7 +169,7 @@ def failure_of(out: Path, cell: Cell) -> str | None:
 
 
 def is_settled(out: Path, cell: Cell) -> bool:
-    """Is there nothing more to compute? So it is where a cell is done, or diverged: it would again."""
+    """Is there nothing more to compute? A cell that diverged would do so again."""
     failure = failure_of(out, cell)
     if failure is not None:
         return failure.startswith(DIVERGED)
