@@ -14,6 +14,8 @@ from intrasense_fast.version import __version__
 PROGRAM = "intrasense-fast"
 COMMANDS = {
     "train": "train a network on a folder, or on simulated phantoms",
+    "compare": "train several networks on the same splits, images and seeds",
+    "ablate": "train IntraSense-Net without and with each of its modules",
     "evaluate": "measure a checkpoint on a data set with ground truth",
     "predict": "segment images",
     "verify": "look through a data set and name every fault",

@@ -157,6 +157,22 @@ def given(options: type, args: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
+def as_flags(options: type, values: Mapping[str, Any]) -> list[str]:
+    """The command line that `given` reads back as these values of a dataclass of options."""
+    arguments: list[str] = []
+    for item in fields(options):
+        if item.name not in values:
+            continue
+        value, flag = values[item.name], flag_of(item.name)
+        if isinstance(value, bool):
+            arguments.append(flag if value else flag_of(f"no_{item.name}"))
+        elif isinstance(value, tuple):
+            arguments += [flag, *map(str, value)]
+        else:
+            arguments.append(f"{flag}={'none' if value is None else value}")
+    return arguments
+
+
 def shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 

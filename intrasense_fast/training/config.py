@@ -27,10 +27,12 @@ from intrasense_fast.networks import network_options
 from intrasense_fast.networks.options import IN_CHANNELS, NetworkOptions, as_json
 
 AMPS = ("off", "bf16", "fp16")
+LOSSES = ("common", "own")
 SCHEDULERS = ("none", "plateau", "cosine", "onecycle")
 SUBSETS = ("all", "lesions", "deduplicated", "curated")
 PRESETS = ("paper", "cpu-small", "quick")
 INTRASENSE = "intrasense"
+_IMAGE_SIZE = "image_size"
 # What may be given beside --resume.
 RESUMABLE = ("epochs", "workers", "device")
 # What runs had that began before these options.
@@ -43,6 +45,7 @@ _BEFORE: dict[str, Any] = {
     "levels": None,
     "mask_values": None,
     "pairs": None,
+    "loss": "common",
 }
 # Beyond these no machine trains a network, and the system refuses so many processes.
 MOST_SIZE, MOST_WORKERS = 8192, 256
@@ -145,6 +148,12 @@ class OptimisationConfig:
     cache: str = option("memory", "keep decoded and resized images", choices=CACHES)
     cache_dir: str | None = option(None, "folder for --cache disk")
     seed: int = option(0, "of everything drawn", _SEED)
+    loss: str = option(
+        "common",
+        "common: cross-entropy and Dice on every output; own: what the network's authors train "
+        "with",
+        choices=LOSSES,
+    )
     loss_weights: tuple[float, float, float] = option(
         (1.0, 1.0, 1.0), "of cross-entropy, Dice and auxiliary losses such as L_IW", _WEIGHTS
     )
@@ -167,14 +176,6 @@ class NetworkConfig(NetworkOptions):
     )
     in_channels: int = option(1, "1, or 3 equal channels", IN_CHANNELS)
 
-    def model_arguments(self) -> dict[str, Any]:
-        """The network's arguments without the encoder's weights and `fused`."""
-        if self.network == INTRASENSE:
-            own = {item.name: getattr(self, item.name) for item in fields(NetworkOptions)}
-        else:
-            own = dict(map(_parsed_pair, self.network_options))
-        return {"in_channels": self.in_channels, **own}
-
 
 @dataclass(frozen=True)
 class TrainConfig(NetworkConfig, OptimisationConfig, DataConfig):
@@ -190,6 +191,17 @@ class TrainConfig(NetworkConfig, OptimisationConfig, DataConfig):
         choices=PRESETS,
         shown_default="paper; cpu-small without --data and a GPU",
     )
+
+    def model_arguments(self) -> dict[str, Any]:
+        """The network's arguments without the encoder's weights and `fused`."""
+        if self.network == INTRASENSE:
+            own = {item.name: getattr(self, item.name) for item in fields(NetworkOptions)}
+        else:
+            own = dict(map(parsed_pair, self.network_options))
+            # Networks of one size are built for the images of the run.
+            if _IMAGE_SIZE in (network_options(self.network) or ()):
+                own = {_IMAGE_SIZE: self.size, **own}
+        return {"in_channels": self.in_channels, **own}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -307,7 +319,9 @@ def completed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_network(config: TrainConfig, given: Mapping[str, Any]) -> None:
-    """Refuse options that the chosen network does not have."""
+    """Refuse options that the chosen network or its own loss does not have."""
+    if config.loss == "own" and "loss_weights" in given:
+        raise UsageError("--loss-weights are of the common loss; leave them or --loss own out")
     try:
         known = network_options(config.network)
     except ValueError as error:
@@ -329,7 +343,7 @@ def _check_network(config: TrainConfig, given: Mapping[str, Any]) -> None:
         raise UsageError(f"--encoder-weights: the network {config.network} takes none")
 
 
-def _parsed_pair(pair: str) -> tuple[str, Any]:
+def parsed_pair(pair: str) -> tuple[str, Any]:
     """NAME=VALUE, the value as JSON where it is JSON, else as text."""
     name, _, text = pair.partition("=")
     try:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from intrasense_fast.console import command_line, show, show_next
 from intrasense_fast.data.records import DataError, Finding, SegmentationData
@@ -20,11 +19,9 @@ from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.inference import default_device, usable_device
 from intrasense_fast.kernels.runtime import fused_status
 from intrasense_fast.metrics import summarize
-from intrasense_fast.networks import build_network
-from intrasense_fast.networks.contract import set_fused
-from intrasense_fast.networks.encoder import EncoderWeightsError
 from intrasense_fast.training import checkpoint, logs, run_folder, sources
 from intrasense_fast.training import config as configuration
+from intrasense_fast.training.build import check_network, network_of
 from intrasense_fast.training.checkpoint import BEST, LAST, PREVIOUS, CheckpointError
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.crossval import write_summary
@@ -64,8 +61,7 @@ def begin(given: Mapping[str, Any], out: str | None) -> None:
         # Written into the record: another layout has other last bits.
         config = replace(config, channels_last=device.type == "cuda" or config.amp == "bf16")
     # Built before anything is written: impossible options and missing weights are told at once.
-    with torch.device("cpu" if config.encoder_weights else "meta"):
-        _network(config)
+    check_network(config)
     now = datetime.datetime.now()
     run = run_folder.new_place(out, now)
     with run_folder.claimed(run, phantoms=config.data is None):
@@ -263,7 +259,7 @@ def _train_fold(
         if work.resumed:
             say(f"{run} has no checkpoint yet: it begins again")
         logs.cut(run, step=0, epoch=0, say=say)
-        trainer.start(_network(config))
+        trainer.start(network_of(config))
     for folder, record in records.items():
         run_folder.write_record(folder, record)
     if trainer.position.finished and (run / run_folder.DONE).exists():
@@ -281,21 +277,6 @@ def _show_of_fold(number: int, text: str) -> None:
     # An empty line stays above the fold's number, not between it and the text.
     message = text.lstrip("\n")
     show(text[: -len(message)] + f"fold {number}: {message}")
-
-
-def _network(config: TrainConfig) -> nn.Module:
-    torch.manual_seed(config.seed)
-    arguments = config.model_arguments()
-    if config.encoder_weights is not None:
-        arguments["encoder_weights"] = config.encoder_weights
-    try:
-        net = build_network(config.network, **arguments)
-    except EncoderWeightsError:
-        raise
-    except (ValueError, TypeError) as error:
-        raise UsageError(first_line(error)) from error
-    set_fused(net, config.fused)
-    return net
 
 
 def _device(config: TrainConfig) -> torch.device:

@@ -8,6 +8,7 @@ from intrasense_fast.console import command_line, show
 from intrasense_fast.data.duplicates import Duplicates, find_duplicates, regrouped
 from intrasense_fast.data.layouts import folds_of, read_dataset
 from intrasense_fast.data.masks import MaskDecision
+from intrasense_fast.data.order import natural_key
 from intrasense_fast.data.phantom import write_phantom
 from intrasense_fast.data.reading import options_of
 from intrasense_fast.data.records import DataError, Finding, SegmentationData, accept
@@ -70,6 +71,23 @@ def simulate(run: Path, config: TrainConfig) -> None:
         write_phantom(
             run / PHANTOMS / role, count, size=max(config.size, _SMALLEST_PHANTOM), seed=seed
         )
+
+
+def simulate_pool(folder: Path, config: TrainConfig) -> None:
+    """Write the phantoms of all roles as one data set in the generic layout, for runs that share
+    them."""
+    count = config.phantom_train + config.phantom_val + config.phantom_test
+    show(f"simulating {count} phantoms")
+    write_phantom(folder, count, size=max(config.size, _SMALLEST_PHANTOM), seed=config.seed)
+
+
+def split_pool(config: TrainConfig, names: Sequence[str]) -> Splits:
+    """One split of a pool of phantoms by their order: to train, to select, to test."""
+    ordered = sorted(names, key=natural_key)
+    selection = config.phantom_train
+    test = selection + config.phantom_val
+    fold = Fold(tuple(ordered[:selection]), tuple(ordered[selection:test]), tuple(ordered[test:]))
+    return Splits((fold,), {"phantoms": len(ordered), "seed": config.seed})
 
 
 def split(config: TrainConfig, data: SegmentationData, findings: Sequence[Finding]) -> Splits:

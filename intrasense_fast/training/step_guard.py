@@ -9,6 +9,8 @@ from intrasense_fast.errors import UsageError
 from intrasense_fast.training.position import Position
 
 NON_FINITE_IN_A_ROW = 20
+# By these words a log tells that its run diverged.
+DIVERGED = "steps in a row had a loss or a gradient that was not finite"
 
 
 class DivergedError(UsageError):
@@ -53,7 +55,6 @@ def has_diverged(position: Position) -> bool:
 def diverged(run: object, position: Position) -> DivergedError:
     """The error of a run that is saved and cannot go on."""
     return DivergedError(
-        f"{NON_FINITE_IN_A_ROW} steps in a row had a loss or a gradient that was not finite (the "
-        f"last at step "
+        f"{NON_FINITE_IN_A_ROW} {DIVERGED} (the last at step "
         f"{position.total}); lower --lr, set --clip 1, or use --amp off. {run} is saved"
     )

@@ -21,6 +21,7 @@ from intrasense_fast.networks.health import StrideHealth, faults
 from intrasense_fast.training import checkpoint, logs
 from intrasense_fast.training.config import RESUMABLE, TrainConfig, completed
 from intrasense_fast.training.epoch_log import EpochLog, add_step, step_values
+from intrasense_fast.training.loss import loss_of
 from intrasense_fast.training.position import Position
 from intrasense_fast.training.signals import Stopped, StopRequest, collected
 from intrasense_fast.training.step_guard import StepGuard, diverged, has_diverged
@@ -72,7 +73,6 @@ class Trainer:
         self.run, self.config, self.train, self.val = run, config, train, val
         self.device, self.extra, self.stop, self.say = device, extra, stop or StopRequest(), say
         self.steps = steps_of(len(train), config.batch_size)
-        self.loss = IntraSenseLoss(config.loss_weights, fused=config.fused)
         self.position = Position()
         self.sampler = ResumableSampler(len(train), seed=config.seed)
 
@@ -160,6 +160,7 @@ class Trainer:
         elif config.scheduler == "plateau":
             self.schedule = ReduceLROnPlateau(self.optimizer, mode="max", factor=0.5, patience=5)
         self._guard = StepGuard(net)
+        self.loss = loss_of(config, net)
 
     def _train_epoch(self) -> None:
         position, config = self.position, self.config
@@ -262,7 +263,8 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> tuple[float, float]:
-        """Loss, and mean Dice over the images with a lesion, on the network's grid."""
+        """The common loss, whichever trains, and mean Dice over the images with a lesion, on the
+        network's grid."""
         self.net.eval()
         loss = IntraSenseLoss(self.config.loss_weights, fused=self.config.fused)
         loader = DataLoader(

@@ -9,7 +9,16 @@ import pytest
 
 from intrasense_fast import IntraSenseNet
 from intrasense_fast.errors import UsageError
-from intrasense_fast.fields import Need, add_flags, first_fault, given, number, option, plain
+from intrasense_fast.fields import (
+    Need,
+    add_flags,
+    as_flags,
+    first_fault,
+    given,
+    number,
+    option,
+    plain,
+)
 from intrasense_fast.networks.options import NetworkOptions
 from intrasense_fast.training import config as configuration
 from intrasense_fast.training.config import TrainConfig, completed
@@ -96,3 +105,22 @@ def test_every_value_of_a_run_has_a_default_and_a_flag() -> None:
     flags = {action.dest for action in parser._actions}
     for item in fields(TrainConfig):
         assert item.default is not MISSING and item.name in flags
+
+
+def test_values_become_flags_that_give_them_back() -> None:
+    values = {
+        "data": "-my data",
+        "skip_bad": True,
+        "gcp": False,
+        "clip": None,
+        "patience": 3,
+        "lr": 2.5e-05,
+        "refine_strides": (),
+        "decoder_channels": (8, 8, 8, 4, 4),
+        "network_options": ("widths=[4, 8]", "size=S"),
+        "loss_weights": (1.0, 0.5, 0.0),
+        "seed": 2**32 - 1,
+    }
+    parser = argparse.ArgumentParser()
+    configuration.add_flags(parser)
+    assert configuration.given(parser.parse_args(as_flags(TrainConfig, values))) == values

@@ -1,4 +1,5 @@
-"""The report of a fabricated study: its figures by another way, what is missing, and files that stand alone."""
+"""The report of a fabricated study: its figures by another way, what is missing, and files that
+stand alone."""
 
 import csv
 import json

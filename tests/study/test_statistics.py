@@ -18,7 +18,8 @@ SIZES = np.resize([1, 1, 2, 3, 1, 2, 5, 1], 64)
 def studies(
     rng: np.random.Generator, count: int, seeds: int, group: float, seed: float, skewed: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and counts (count, seeds, groups) of studies with mean 0 whose images lie in clusters."""
+    """Sums and counts (count, seeds, groups) of studies with mean 0 whose images lie in
+    clusters."""
     shape = (count, len(SIZES))
     spread = 1 - rng.exponential(size=shape) if skewed else rng.standard_normal(shape)
     of_seeds = seed * rng.standard_normal((count, seeds, 1))
@@ -46,7 +47,8 @@ def test_intervals_cover_95_percent(seed: int, seeds: int, seed_sd: float, skewe
 
 
 def test_images_taken_as_independent_would_cover_too_little(seed: int) -> None:
-    """The simulation can fail: an interval that does not know the groups misses in most of its excess."""
+    """The simulation can fail: an interval that does not know the groups misses in most of its
+    excess."""
     rng = np.random.default_rng(seed)
     numerator, denominator = studies(rng, 2000, 1, 1.0, 0.0, False)
     mean = numerator.sum((1, 2)) / denominator.sum((1, 2))

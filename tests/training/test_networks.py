@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from intrasense_fast import networks
 from intrasense_fast.cli import main
-from intrasense_fast.networks import load_network, read_config
+from intrasense_fast.networks import build_network, load_network, read_config
+from intrasense_fast.training.config import TrainConfig
+from intrasense_fast.training.loss import loss_of
 from tests.model.test_networks import Toy
 from tests.support.runs import write_pairs
 
@@ -89,6 +92,12 @@ def test_the_plain_unet_trains(data: Path, tmp_path: Path) -> None:
         (["--network", "unet-resnet50", "--window", "5"], "--window is an option of the network"),
         (["--network", "unet-resnet50", "--network-options", "width=3"], "has no option 'width'"),
         (["--network", "unet-resnet50", "--network-options", "width"], "written NAME=VALUE"),
+        (["--network", "intrasense", "--loss", "own"], "intrasense has no loss beside the common"),
+        (
+            ["--network", "unet", "--loss", "own", "--loss-weights", "1", "1", "1"],
+            "--loss-weights are of the common loss",
+        ),
+        (["--network", "unet", "--size", "40"], "unet cannot take images of 40 x 40 (--size)"),
         (["--network-options", "window=3"], "--network-options is for other networks"),
         (["--network", OUTSIDE, "--encoder-weights", "x.pth"], "takes none"),
     ],
@@ -101,3 +110,33 @@ def test_what_does_not_fit_is_named(
     assert main(["train", "--data", str(data), "--out", str(run), *SHORT, *flags]) == 2
     shown = capsys.readouterr().err
     assert message in shown and "Traceback" not in shown and not run.exists()
+
+
+def test_a_network_trains_with_its_own_loss(data: Path, tmp_path: Path) -> None:
+    """U-Net's is half the cross-entropy and the mean of the images' Dice losses."""
+    flags = ["--network", "unet", "--network-options", "widths=[2,2,2,2,4]", "--loss", "own"]
+    common = ["train", "--data", str(data), *SHORT, "--epochs", "1", *flags]
+    assert main([*common, "--out", str(tmp_path / "run")]) == 0
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    for line in map(json.loads, lines):
+        # All images count alike in the one, all pixels in the other.
+        assert abs(line["loss"] - 0.5 * line["bce"] - line["dice"]) < 0.05
+        assert line["loss"] < 0.5 * line["bce"] + 1 and line["whitening"] == 0
+    assert main(["train", "--resume", str(tmp_path / "run"), "--epochs", "2"]) == 0
+
+
+def test_own_loss_is_the_networks_and_the_log_has_the_common_terms(rng: torch.Generator) -> None:
+    config = TrainConfig(network="emcad", network_options=('encoder="pvtv2_b0"',), loss="own")
+    net = build_network("emcad", encoder="pvtv2_b0")
+    image = torch.rand(2, 1, 32, 32, generator=rng)
+    target = (torch.rand(2, 1, 32, 32, generator=rng) > 0.7).float()
+    output = net(image)
+    loss = loss_of(config, net)
+    total = loss(output, target)
+    assert total.shape == () and torch.equal(total, net.own_loss(output, target))
+    assert not list(loss.parameters())
+    probability, truth = torch.sigmoid(output.logits.double()), target.double()
+    bce = -(truth * probability.log() + (1 - truth) * (1 - probability).log()).mean()
+    torch.testing.assert_close(loss.terms["bce"].double(), bce, rtol=1e-5, atol=1e-6)
+    total.backward()
+    assert all(torch.isfinite(one.grad).all() for one in net.parameters() if one.grad is not None)

@@ -33,7 +33,8 @@ def png(figure: "Figure") -> bytes:
 
 
 def box_plots(values: Mapping[str, Mapping[str, Array]]) -> bytes:
-    """One panel a metric, one box a network; `values`: metric -> label -> (images,), nan left out."""
+    """One panel a metric, one box a network; `values`: metric -> label -> (images,), nan left
+    out."""
     down = math.ceil(len(METRICS) / 3)
     labels = list(next(iter(values.values())))
     figure = figures.new_figure(10, down * (0.9 + 0.28 * len(labels)))
@@ -57,7 +58,8 @@ def box_plots(values: Mapping[str, Mapping[str, Array]]) -> bytes:
 
 
 def texture_plot(dice: Mapping[str, Array], index: Array) -> bytes:
-    """Dice against the texture index: every image a dot, and each network's means over fifths of the images."""
+    """Dice against the texture index: every image a dot, and each network's means over fifths of
+    the images."""
     figure = figures.new_figure(5.4, 4)
     axes = figure.subplots()
     for i, (label, values) in enumerate(dice.items()):
@@ -110,9 +112,11 @@ def case_grid(
     probabilities: Mapping[str, Mapping[str, Probability]],
     dice: Mapping[str, Mapping[str, float]],
 ) -> bytes:
-    """One row a case (name, why it is shown): image, truth, and every network's errors with its Dice.
+    """One row a case (name, why it is shown): image, truth, and every network's errors with its
+    Dice.
 
-    `dice` and `probabilities`: label -> name -> value; where a network has no prediction the place says so.
+    `dice` and `probabilities`: label -> name -> value; where a network has no prediction the place
+    says so.
     """
     labels = list(probabilities)
     figure = figures.new_figure(0.4 + 1.6 * (2 + len(labels)), 0.3 + 1.75 * len(cases))

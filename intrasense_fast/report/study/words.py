@@ -26,27 +26,39 @@ def protocol(study: Study, failed: Sequence[str]) -> list[str]:
     lesion = int(study.lesion().sum())
     record = study.record
     lines = [
-        f"Data: {record.get('data') or 'simulated phantoms'} ({record.get('layout', 'layout not recorded')}); "
-        f"{len(study.names)} tested images, {lesion} with a lesion seen in a finished cell, in {groups} groups "
+        f"Data: {record.get('data') or 'simulated phantoms'} "
+        f"({record.get('layout', 'layout not recorded')}); "
+        f"{len(study.names)} tested images, {lesion} with a lesion seen in a finished cell, in "
+        f"{groups} groups "
         f"({study.group_source}).",
-        f"Grid: {len(study.labels)} networks, {len(study.folds)} folds, seeds {', '.join(map(str, study.seeds))}. "
-        "All networks share the splits, images, augmentation, epochs and seeds; the seed changes the "
+        f"Grid: {len(study.labels)} networks, {len(study.folds)} folds, seeds "
+        f"{', '.join(map(str, study.seeds))}. "
+        "All networks share the splits, images, augmentation, epochs and seeds; the seed changes "
+        "the "
         "initial weights and the order of the images, not the splits.",
         f"Recipe: {record.get('recipe', 'not recorded')}. Values: {values or 'not recorded'}.",
-        "Every figure is measured on the image's own grid. The headline is the mean over images with a "
-        "lesion (averaged over seeds); the pooled figure, from the pixels of all images together, stands beside it. "
-        "Images without a lesion enter only the table of normal images. A distance is undefined where a mask is "
+        "Every figure is measured on the image's own grid. The headline is the mean over images "
+        "with a "
+        "lesion (averaged over seeds); the pooled figure, from the pixels of all images together, "
+        "stands beside it. "
+        "Images without a lesion enter only the table of normal images. A distance is undefined "
+        "where a mask is "
         "empty: such images leave it, which favours networks that miss lesions.",
-        "Intervals: groups (patients, near-duplicate clusters), seeds and both are drawn with replacement; the "
-        "three variances are corrected for their small number and combined, and a t quantile with Satterthwaite's "
-        "degrees of freedom gives the interval. With one seed they do not hold the chance of training; training "
+        "Intervals: groups (patients, near-duplicate clusters), seeds and both are drawn with "
+        "replacement; the "
+        "three variances are corrected for their small number and combined, and a t quantile with "
+        "Satterthwaite's "
+        "degrees of freedom gives the interval. With one seed they do not hold the chance of "
+        "training; training "
         "sets of different folds overlap, which no interval here accounts for.",
-        f"Made by commit {record.get('commit') or 'unknown'}, {record.get('created', 'date not recorded')}, "
+        f"Made by commit {record.get('commit') or 'unknown'}, "
+        f"{record.get('created', 'date not recorded')}, "
         f"{_versions(record.get('versions', {}))}.",
     ]
     if study.role != "test":
         lines.append(
-            "There are no test images: checkpoints were selected on the images measured here, so these figures "
+            "There are no test images: checkpoints were selected on the images measured here, so "
+            "these figures "
             "are optimistic."
         )
     if record.get("data") is None:
@@ -60,16 +72,20 @@ def missing(study: Study) -> list[str]:
 
 
 def printed(study: Study) -> list[str]:
-    """What the repository's documents state of the paper's figures for these data; they enter no ranking."""
+    """What the repository's documents state of the paper's figures for these data; they enter no
+    ranking."""
     is_busi = study.record.get("layout") == "busi"
     if study.kind != "compare" or not is_busi:
         return [
             "No figure of the paper is set beside these: none for these data is on record here."
         ]
     return [
-        "As printed in the paper, and in no ranking with ours: U-Net on BUSI has Dice 52.19 % in the "
-        "text and 66.72 % in its Table 2. The paper contradicts itself here, and swaps the citations "
-        "of BUSI and Dataset B. Its splits, epochs and schedule are not given, so its figures do not "
+        "As printed in the paper, and in no ranking with ours: U-Net on BUSI has Dice 52.19 % in "
+        "the "
+        "text and 66.72 % in its Table 2. The paper contradicts itself here, and swaps the "
+        "citations "
+        "of BUSI and Dataset B. Its splits, epochs and schedule are not given, so its figures do "
+        "not "
         "compare with these.",
     ]
 
