@@ -6,7 +6,7 @@ neighbouring frames of one examination, also of different calipers or Doppler bo
 that must not part in a split. The same frame with no more than calipers drawn in passes as the same
 picture. Mirror images are neither.
 
-`candidates` says how pairs are proposed, `alignment` how two pictures are laid on each other. The
+`proposals` says how pairs are proposed, `alignment` how two pictures are laid on each other. The
 structure of the same picture correlates by at least 0.95, by 0.88 where two thirds of the matched
 corners fit one map, or by 0.8 where one picture is enlarged by more than a tenth and 10 corners
 fit. That of the same view correlates by 0.7, or by 0.4 where at least 10 corners fit and neither is
@@ -28,7 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 from intrasense_fast.data.alignment import Alignment, align
-from intrasense_fast.data.candidates import alike, neighbours
+from intrasense_fast.data.proposals import alike, neighbours
 from intrasense_fast.data.signatures import BITS, Signature
 
 SAME_PICTURE = 0.95

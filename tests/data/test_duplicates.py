@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from intrasense_fast.data import candidates, open_dataset, read_dataset
+from intrasense_fast.data import open_dataset, proposals, read_dataset
 from intrasense_fast.data import duplicates as module
 from intrasense_fast.data import pairs as pairs_module
 from intrasense_fast.data.alignment import Alignment
@@ -172,19 +172,19 @@ def blends(seed: int, count: int) -> list[Signature]:
 def test_every_pair_of_close_hashes_is_proposed_once(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates, "_TILE", 16)
+    monkeypatch.setattr(proposals, "_TILE", 16)
     hashes = np.stack([each.hash for each in blends(seed, 60)])
     bits = np.unpackbits(hashes, axis=1)
     wanted = {
         (first, second, int((bits[first] != bits[second]).sum()))
         for first, second in itertools.combinations(range(60), 2)
     }
-    wanted = {each for each in wanted if each[2] <= candidates.LARGEST_DISTANCE}
+    wanted = {each for each in wanted if each[2] <= proposals.LARGEST_DISTANCE}
     proposed = []
     for start in range(0, 60, 25):
         rows = slice(start, min(60, start + 25))
         never = lambda first, _: np.zeros(len(first), bool)
-        proposed += candidates.alike(hashes, rows, never).tolist()
+        proposed += proposals.alike(hashes, rows, never).tolist()
     assert len(proposed) == len(wanted) > 0 and set(map(tuple, proposed)) == wanted
 
 

@@ -150,7 +150,7 @@ def test_resume_takes_everything_from_the_run(
             "decoder_channels must be a list, each an integer, got [8, 8.5]",
         ),
         ("loss_weights", [1.0], "loss_weights must be a list, each a number, got [1.0]"),
-        ("workers", -1, f"{file}: workers must be at least 0, got -1"),
+        ("workers", -1, f"{file}: workers must be at least 0 and at most 256, got -1"),
         ("scheduler", "linear", f"{file}: scheduler must be one of none, plateau"),
     ):
         file.write_text(json.dumps(record | {"config": record["config"] | {key: value}}))
@@ -190,7 +190,7 @@ def test_a_refused_resume_changes_nothing(
     shutil.copytree(stopped, run)
     before = contents(run)
     for arguments, message in (
-        (["--workers", "-1"], "--workers must be at least 0, got -1"),
+        (["--workers", "-1"], "--workers must be at least 0 and at most 256, got -1"),
         (["--device", "meta"], "--device meta: cannot be used here"),
         (["--epochs", "500"], "schedule ends"),
     ):

@@ -8,7 +8,8 @@ _STYLE = """
 :root{color-scheme:light}
 body{font:16px/1.5 system-ui,sans-serif;color:#222;background:#fff;margin:0 auto;max-width:70rem;
 padding:0 1rem 3rem;overflow-wrap:anywhere}
-h1{font-size:1.6rem;line-height:1.2}h2{font-size:1.25rem;margin-top:2.5rem;border-bottom:1px solid #ddd}
+h1{font-size:1.6rem;line-height:1.2}
+h2{font-size:1.25rem;margin-top:2.5rem;border-bottom:1px solid #ddd}
 h3{font-size:1rem;margin:1.5rem 0 .4rem}
 .wide{overflow-x:auto;overflow-wrap:normal}
 table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
@@ -22,7 +23,9 @@ figure{margin:1rem 0}figcaption{font-size:.85rem;color:#555}
 .picture{overflow-x:auto}.picture img{max-width:100%;height:auto}
 .picture.large img{min-width:min(100%,40rem)}
 .narrow{display:none}
-@media(max-width:600px){.narrow{display:block}body{font-size:15px;padding:0 .7rem 2rem}.picture.large img{max-width:none;width:44rem}}
+@media(max-width:600px){.narrow{display:block}
+body{font-size:15px;padding:0 .7rem 2rem}
+.picture.large img{max-width:none;width:44rem}}
 """
 
 
