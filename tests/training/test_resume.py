@@ -10,7 +10,8 @@ import pytest
 from safetensors.torch import load_file
 
 from intrasense_fast.cli import main
-from intrasense_fast.training.checkpoint import exclusive, load_last, tidy
+from intrasense_fast.files import exclusive
+from intrasense_fast.training.checkpoint import load_last, tidy
 from tests.support.runs import TINY, interrupt, start, train, write_pairs
 
 OPTIONS = [
