@@ -102,7 +102,7 @@ def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed `atomic_path` blocks left in `folder` and below it."""
+    """Remove the temporary files that killed `atomic_path` blocks left in `folder` and below."""
     for path in folder.rglob(".*"):
         if _TEMPORARY.match(path.name) and path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)

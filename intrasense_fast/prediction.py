@@ -281,11 +281,11 @@ def _outputs(out: Path, images: Sequence[Path], probabilities: bool) -> dict[str
         for target in outputs[_name(relative)]:
             # Compared without case: on many file systems a.png and A.png are one file.
             writers[str(target.relative_to(out)).casefold()].append(relative)
-    for target, sources in writers.items():
+    for written, sources in writers.items():
         if len(sources) > 1:
             names = " and ".join(str(path) for path in sources)
             raise UsageError(
-                f"{names} would both be written to {target}; rename one or put them in different "
+                f"{names} would both be written to {written}; rename one or put them in different "
                 f"folders"
             )
     return outputs
