@@ -132,8 +132,9 @@ def predict_files(
             rows, low = _segment(inputs.images, kept.images, work, table, failures)
         done = [name for name in paths if name in rows or name in kept.images]
         if done and (rows or not (work.folder / "overlays.png").exists()):
-            items = _drawn([(name, paths[name]) for name in done[:MAX_ROWS]], outputs, work)
-            save_overlays(work.folder / "overlays.png", items)
+            shown = [(name, paths[name]) for name in done[:MAX_ROWS]]
+            if items := list(_drawn(shown, outputs, work)):
+                save_overlays(work.folder / "overlays.png", items)
     return Predicted(len(paths), len(rows), len(kept.images), tuple(failures), tuple(low))
 
 
@@ -242,10 +243,14 @@ def _write(work: _Work, relative: Path, image: np.ndarray, probability: np.ndarr
 def _drawn(
     images: Sequence[tuple[str, Path]], outputs: Mapping[str, Sequence[Path]], work: _Work
 ) -> Iterator[OverlayItem]:
-    """The images and their masks as they lie on the disk, made small."""
+    """The images and their masks as they lie on the disk, made small; without those that are no
+    longer there."""
     for name, path in images:
-        image = read_image(path, work.levels, work.max_pixels)
-        mask = read_image(outputs[name][0])
+        try:
+            image = read_image(path, work.levels, work.max_pixels)
+            mask = read_image(outputs[name][0], max_pixels=work.max_pixels)
+        except ImageError:
+            continue
         times = _LARGEST_DRAWN / max(image.shape)
         if times < 1:
             size = (max(1, round(image.shape[1] * times)), max(1, round(image.shape[0] * times)))
