@@ -11,6 +11,7 @@ from pathlib import Path
 
 from intrasense_fast.errors import UsageError
 
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.(tmp|part)")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -74,6 +75,37 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextlib.contextmanager
+def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other processes that ask so too out of `folder` while the block runs.
+
+    Raises:
+        UsageError: another process is in it.
+    """
+    import fcntl  # not on Windows, where the rest of this module works
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{folder}: another process is working in this folder; wait for it, or stop it"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed `atomic_path` blocks left in `folder` and below."""
+    for path in folder.rglob(".*"):
+        if _TEMPORARY.match(path.name) and path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
 
 
 def check_place(path: str | os.PathLike[str]) -> None:

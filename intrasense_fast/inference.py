@@ -10,14 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.data.reading import stored_levels
 from intrasense_fast.data.transforms import resize_image, resize_probability
 from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.networks import load_network, read_config
 from intrasense_fast.networks.contract import config_of, health_of
 from intrasense_fast.networks.health import StrideHealth
+from intrasense_fast.networks.pretrained import WEIGHTS_FILE
 
 SMALLEST_SIZE = 32
+NOT_FINITE = (
+    "the network's output is NaN or infinite: no answer; take another checkpoint, or --no-fused"
+)
+
+
+class NotFiniteError(ValueError):
+    """The network's output for an image is NaN or infinite; the message names the image."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +34,40 @@ class Segmenter:
     """A network with one class, on its device.
 
     `size` is the side in pixels of the square that it sees, `levels` the value of white of the
-    images that it was trained on (--levels), or None.
+    images that it was trained on (--levels), or None; `weights_sha256` the digest of the file that
+    its weights come from, in hexadecimal.
     """
 
     net: nn.Module
     size: int
     levels: int | None = None
+    weights_sha256: str = ""
 
 
 def predict_probabilities(
     net: nn.Module, images: Sequence[np.ndarray], size: int
 ) -> list[np.ndarray]:
     """Lesion probability of each image, on the image's own grid.
+
+    Arguments and errors as in `probability_maps`, and:
+
+    Returns:
+        One float32 (H, W) in [0, 1] an image.
+
+    Raises:
+        NotFiniteError: the network's output for an image is NaN or infinite.
+    """
+    maps = probability_maps(net, images, size)
+    failed = [index for index, probability in enumerate(maps) if probability is None]
+    if failed:
+        raise NotFiniteError(f"predict: image {failed[0]}: {NOT_FINITE}")
+    return [probability for probability in maps if probability is not None]
+
+
+def probability_maps(
+    net: nn.Module, images: Sequence[np.ndarray], size: int
+) -> list[np.ndarray | None]:
+    """Lesion probability of each image, on the image's own grid; None where the network fails.
 
     Args:
         net: a network with one class, on any device; it runs in eval mode, and its mode is put
@@ -45,7 +76,7 @@ def predict_probabilities(
         size: side in pixels of the square the network sees.
 
     Returns:
-        One float32 (H, W) in [0, 1] an image.
+        One float32 (H, W) in [0, 1] an image, None where a logit is NaN or infinite.
 
     Raises:
         ValueError: the network has several classes, or an image has non-finite pixels.
@@ -64,13 +95,14 @@ def predict_probabilities(
     net.eval()
     try:
         with torch.inference_mode():
-            logits = net(_batch(net, images, size))
-            maps = torch.sigmoid(logits.float())[:, 0].cpu().numpy()
+            logits = net(_batch(net, images, size)).float()[:, 0]
+            finite = torch.isfinite(logits).flatten(1).all(dim=1).tolist()
+            maps = torch.sigmoid(logits).cpu().numpy()
     finally:
         net.train(training)
     return [
-        resize_probability(probability, image.shape)
-        for probability, image in zip(maps, images, strict=True)
+        resize_probability(probability, image.shape) if sound else None
+        for probability, sound, image in zip(maps, finite, images, strict=True)
     ]
 
 
@@ -157,7 +189,8 @@ def open_segmenter(
         ) from error
     if fused:
         _check_fused(net)
-    return Segmenter(net, side, stored_levels(config))
+    weights = sha256_of(Path(checkpoint) / WEIGHTS_FILE)
+    return Segmenter(net, side, stored_levels(config), weights)
 
 
 def _check_fused(net: nn.Module) -> None:

@@ -3,48 +3,79 @@ is."""
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from intrasense_fast.console import progress, show
-from intrasense_fast.data.images import ImageError, read_image, write_png
+from intrasense_fast.data.images import (
+    ImageError,
+    decode_image,
+    low_range,
+    read_image,
+    to_grey,
+    write_png,
+)
 from intrasense_fast.data.inputs import chunks, list_inputs
 from intrasense_fast.data.joining import few
+from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.data.reading import DEFAULT, ReadingOptions
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import legible
-from intrasense_fast.inference import Segmenter, predict_probabilities
+from intrasense_fast.inference import NOT_FINITE, Segmenter, probability_maps
+from intrasense_fast.networks.contract import config_of
+from intrasense_fast.prediction_table import (
+    DONE,
+    FAILED,
+    Kept,
+    PredictionTable,
+    Row,
+    claimed,
+    open_table,
+    take_up,
+)
 from intrasense_fast.report.figures import MAX_ROWS
 from intrasense_fast.report.overlays import OverlayItem, overlay, save_overlays
-from intrasense_fast.report.tables import write_csv
+from intrasense_fast.training.signals import Stopped, StopRequest, collected
 
-COLUMNS = (
-    "image",
-    "mask",
-    "area",
-    "left",
-    "top",
-    "width",
-    "height",
-    "mean_probability",
-    "threshold",
-)
 _AT_A_TIME = 8
+# Of the pictures in overlays.png: all of them are in memory while it is drawn.
+_LARGEST_DRAWN = 768
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What `predict_files` did: images asked for, images written, and the failures, each with its
-    reason.
+    """What `predict_files` did.
+
+    Attributes:
+        images: images asked for.
+        written: images segmented by this call.
+        kept: images that an earlier call had segmented.
+        failures: files that could not be segmented, each with its reason.
+        low: images that use less than a tenth of their range, each with what mends it.
     """
 
     images: int
     written: int
+    kept: int
     failures: tuple[str, ...]
+    low: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How every image of a call is segmented, and where it goes."""
+
+    folder: Path
+    segmenter: Segmenter
+    levels: int | None
+    threshold: float
+    probabilities: bool
+    max_pixels: int
 
 
 def predict_files(
@@ -55,9 +86,13 @@ def predict_files(
     threshold: float = 0.5,
     probabilities: bool = False,
     options: ReadingOptions = DEFAULT,
+    go_on: bool = False,
 ) -> Predicted:
     """Segment an image, or every image of a folder, each on its own grid, and write masks, overlays
     and predictions.csv.
+
+    The table grows by a row as each image is done. SIGINT and SIGTERM stop after the images that
+    are in work.
 
     Args:
         source: an image or a folder.
@@ -66,41 +101,41 @@ def predict_files(
         threshold: probability above which a pixel is lesion.
         probabilities: also write NAME_probability.png, 16-bit.
         options: how files are read; levels are the checkpoint's where none are given.
+        go_on: `out` is the folder of an earlier call; only what it lacks is done.
 
     Raises:
         UsageError: nothing could start; nothing was written.
+        Stopped: a signal stopped it; what is written is whole.
     """
     check_threshold(threshold)
-    files, left_out, unread = list_inputs(Path(source), options.pairs)
-    _check_targets(files, probabilities)
+    inputs = list_inputs(Path(source), options.pairs)
+    outputs = _outputs(Path(out), [relative for relative, _ in inputs.images], probabilities)
     segmenter = open_network()
-    folder = new_folder(out)
     levels = options.levels or segmenter.levels
-    if left_out:
-        show(f"{len(left_out)} masks are left out: {few([path.name for path in left_out])}")
-    rows: list[dict[str, Any]] = []
-    failures = [f"{problem.file}: {problem.message}" for problem in unread]
-    drawn: list[OverlayItem] = []
-    with progress(len(files), "predict", "image") as bar:
-        for chunk in chunks(files, _AT_A_TIME, options.max_pixels):
-            images: dict[Path, np.ndarray] = {}
-            for relative, path in chunk:
-                try:
-                    images[relative] = read_image(path, levels, options.max_pixels)
-                except ImageError as error:
-                    failures.append(str(error))
-            maps = predict_probabilities(segmenter.net, list(images.values()), segmenter.size)
-            for (relative, image), probability in zip(images.items(), maps, strict=True):
-                mask = (probability > threshold).astype(np.uint8)
-                row = _write(folder, relative, image, probability, mask, probabilities)
-                rows.append(row | {"threshold": threshold})
-                if len(drawn) < MAX_ROWS:
-                    drawn.append(OverlayItem(relative.as_posix(), image, None, mask))
-            bar.update(len(chunk))
-    write_csv(folder / "predictions.csv", rows, COLUMNS)
-    if drawn:
-        save_overlays(folder / "overlays.png", drawn)
-    return Predicted(len(files), len(rows), tuple(failures))
+    settings = {
+        "weights_sha256": segmenter.weights_sha256,
+        "arguments": config_of(segmenter.net),
+        "size": segmenter.size,
+        "levels": levels,
+        "threshold": threshold,
+        "probabilities": probabilities,
+    }
+    work = _Work(Path(out), segmenter, levels, threshold, probabilities, options.max_pixels)
+    with claimed(work.folder, settings, go_on=go_on) as begun:
+        if inputs.masks:
+            names = few([path.name for path in inputs.masks])
+            show(f"{len(inputs.masks)} masks are left out: {names}")
+        paths = {_name(relative): path for relative, path in inputs.images}
+        kept = take_up(work.folder, paths, outputs) if begun else Kept(frozenset(), 0)
+        failures = [f"{problem.file}: {problem.message}" for problem in inputs.problems]
+        with open_table(work.folder) as table:
+            rows, low = _segment(inputs.images, kept.images, work, table, failures)
+        done = [name for name in paths if name in rows or name in kept.images]
+        if done and (rows or not (work.folder / "overlays.png").exists()):
+            shown = [(name, paths[name]) for name in done[:MAX_ROWS]]
+            if items := list(_drawn(shown, outputs, work)):
+                save_overlays(work.folder / "overlays.png", items)
+    return Predicted(len(paths), len(rows), len(kept.images), tuple(failures), tuple(low))
 
 
 def check_threshold(threshold: float) -> None:
@@ -108,55 +143,125 @@ def check_threshold(threshold: float) -> None:
         raise UsageError(f"--threshold must lie in [0, 1], got {threshold}")
 
 
-def new_folder(out: str | os.PathLike[str]) -> Path:
-    """The folder for results, made.
+def _segment(
+    images: Sequence[tuple[Path, Path]],
+    done: frozenset[str],
+    work: _Work,
+    table: PredictionTable,
+    failures: list[str],
+) -> tuple[set[str], list[str]]:
+    """Segment what is not `done`: names of the images written, and what is said of low levels.
 
-    Raises:
-        UsageError: it is in use or cannot be made.
+    `failures` grows by the images that cannot be segmented.
     """
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--out {folder} is in use; nothing is overwritten: choose a new folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {folder}: cannot be made ({error.strerror})") from error
-    return folder
+    written: set[str] = set()
+    low: list[str] = []
+    stop = StopRequest()
+    with collected(stop), progress(len(images), "predict", "image") as bar:
+        for chunk in chunks(images, _AT_A_TIME, work.max_pixels):
+            # A chunk of which a part is missing is computed whole: in batches of another size the
+            # last bits of the same image may differ.
+            if any(_name(relative) not in done for relative, _ in chunk):
+                for row in _rows(chunk, done, work):
+                    table.append(row)
+                    if row["status"] == DONE:
+                        written.add(row["image"])
+                        low += [f"{row['image']}: {row['message']}"] if row["message"] else []
+                    else:
+                        failures.append(f"{row['image']}: {row['message']}")
+            bar.update(len(chunk))
+            if stop:
+                raise Stopped(stop.signal_number)
+    return written, low
 
 
-def _write(
-    out: Path,
-    relative: Path,
-    image: np.ndarray,
-    probability: np.ndarray,
-    mask: np.ndarray,
-    probabilities: bool,
-) -> dict[str, Any]:
-    stem = _target(out, relative)
+def _rows(chunk: Sequence[tuple[Path, Path]], done: frozenset[str], work: _Work) -> Iterator[Row]:
+    """Segment a few images together, and write what belongs to each before its row comes."""
+    images: dict[Path, np.ndarray] = {}
+    digests: dict[Path, str] = {}
+    remarks: dict[Path, str] = {}
+    for relative, path in chunk:
+        try:
+            digests[relative] = sha256_of(path)
+            decoded = decode_image(path, work.max_pixels)
+            images[relative] = to_grey(decoded.pixels, path, work.levels)
+            remarks[relative] = low_range(decoded.pixels, work.levels) or ""
+        except (ImageError, OSError) as error:
+            yield _failed(relative, digests.get(relative, ""), _reason(error, path))
+    maps = probability_maps(work.segmenter.net, list(images.values()), work.segmenter.size)
+    for (relative, image), probability in zip(images.items(), maps, strict=True):
+        if _name(relative) in done:
+            continue
+        if probability is None:
+            yield _failed(relative, digests[relative], NOT_FINITE)
+            continue
+        row = _write(work, relative, image, probability)
+        yield row | {"sha256": digests[relative], "message": remarks[relative]}
+
+
+def _failed(relative: Path, digest: str, reason: str) -> Row:
+    return {"image": _name(relative), "status": FAILED, "sha256": digest, "message": reason}
+
+
+def _reason(error: ImageError | OSError, path: Path) -> str:
+    """What is wrong with a file, without its name, which has a column of its own."""
+    text = error.strerror if isinstance(error, OSError) else None
+    return (text or str(error)).removeprefix(f"{path}: ")
+
+
+def _write(work: _Work, relative: Path, image: np.ndarray, probability: np.ndarray) -> Row:
+    stem = _target(work.folder, relative)
     target = stem.with_name(f"{stem.name}_mask.png")
     target.parent.mkdir(parents=True, exist_ok=True)
+    mask = (probability > work.threshold).astype(np.uint8)
     write_png(target, mask * np.uint8(255))
     write_png(stem.with_name(f"{stem.name}_overlay.png"), overlay(image, None, mask))
-    if probabilities:
+    if work.probabilities:
         write_png(
             stem.with_name(f"{stem.name}_probability.png"),
             np.rint(probability * 65535).astype(np.uint16),
         )
+    row: dict[str, Any] = {
+        "image": _name(relative),
+        "status": DONE,
+        "mask": target.relative_to(work.folder).as_posix(),
+        "area": int(np.count_nonzero(mask)),
+        "threshold": work.threshold,
+    }
+    if not row["area"]:
+        return row
     ys, xs = np.nonzero(mask)
-    box = (
-        (xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1)
-        if len(xs)
-        else ("", "", "", "")
-    )
-    inside = float(probability[mask == 1].mean()) if len(xs) else ""
-    values = (
-        relative.as_posix(),
-        target.relative_to(out).as_posix(),
-        len(xs),
-        *box,
-        inside,
-    )
-    return dict(zip(COLUMNS[:-1], values, strict=True))
+    return row | {
+        "left": xs.min(),
+        "top": ys.min(),
+        "width": xs.max() - xs.min() + 1,
+        "height": ys.max() - ys.min() + 1,
+        "mean_probability": float(probability[mask == 1].mean()),
+    }
+
+
+def _drawn(
+    images: Sequence[tuple[str, Path]], outputs: Mapping[str, Sequence[Path]], work: _Work
+) -> Iterator[OverlayItem]:
+    """The images and their masks as they lie on the disk, made small; without those that are no
+    longer there."""
+    for name, path in images:
+        try:
+            image = read_image(path, work.levels, work.max_pixels)
+            mask = read_image(outputs[name][0], max_pixels=work.max_pixels)
+        except ImageError:
+            continue
+        times = _LARGEST_DRAWN / max(image.shape)
+        if times < 1:
+            size = (max(1, round(image.shape[1] * times)), max(1, round(image.shape[0] * times)))
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            mask = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
+        yield OverlayItem(name, image, None, mask > 0.5)
+
+
+def _name(relative: Path) -> str:
+    """What predictions.csv calls an image: its place below the folder, in UTF-8."""
+    return legible(relative.as_posix())
 
 
 def _target(out: Path, relative: Path) -> Path:
@@ -166,17 +271,26 @@ def _target(out: Path, relative: Path) -> Path:
     return out / legible(relative.with_suffix("").as_posix())
 
 
-def _check_targets(files: Sequence[tuple[Path, Path]], probabilities: bool) -> None:
+def _outputs(out: Path, images: Sequence[Path], probabilities: bool) -> dict[str, list[Path]]:
+    """The files that are written of each image, its mask first.
+
+    Raises:
+        UsageError: two images would be written to one file.
+    """
     kinds = ("mask", "overlay", "probability") if probabilities else ("mask", "overlay")
     writers = defaultdict(list)
-    for relative, _ in files:
-        for kind in kinds:
+    outputs = {}
+    for relative in images:
+        stem = _target(out, relative)
+        outputs[_name(relative)] = [stem.with_name(f"{stem.name}_{kind}.png") for kind in kinds]
+        for target in outputs[_name(relative)]:
             # Compared without case: on many file systems a.png and A.png are one file.
-            writers[f"{_target(Path(), relative)}_{kind}".casefold()].append(relative)
-    for target, sources in writers.items():
+            writers[str(target.relative_to(out)).casefold()].append(relative)
+    for written, sources in writers.items():
         if len(sources) > 1:
             names = " and ".join(str(path) for path in sources)
             raise UsageError(
-                f"{names} would both be written to {target}.png; rename one or put them in "
-                f"different folders"
+                f"{names} would both be written to {written}; rename one or put them in different "
+                f"folders"
             )
+    return outputs

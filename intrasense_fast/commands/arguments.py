@@ -43,6 +43,18 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def checkpoint_flags(args: argparse.Namespace) -> list[str]:
+    """The options above as they were given."""
+    flags = ["--checkpoint", args.checkpoint, "--out", args.out]
+    flags += ["--threshold", str(args.threshold)]
+    for name in ("size", "device", "network"):
+        if getattr(args, name) is not None:
+            flags += [f"--{name}", str(getattr(args, name))]
+    if args.fused is not None:
+        flags.append("--fused" if args.fused else "--no-fused")
+    return flags
+
+
 def segmenter_of(args: argparse.Namespace) -> Segmenter:
     """The network that `add_checkpoint_arguments` describes.
 
@@ -85,10 +97,9 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
 def reading_flags(args: argparse.Namespace) -> list[str]:
     """The flags above that were given, for the command that comes next."""
     flags = ["--skip-bad"] if args.skip_bad else []
-    for name in ("mask_values", "max_pixels", "levels"):
-        if getattr(args, name) is not None:
-            flags += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    return [*flags, *(["--pairs", *args.pairs] if args.pairs else [])]
+    if args.mask_values is not None:
+        flags += ["--mask-values", args.mask_values]
+    return [*flags, *picture_flags(args)]
 
 
 def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,3 +107,12 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-pixels", type=int, metavar="N", help=HELP["max_pixels"])
     parser.add_argument("--levels", type=int, metavar="N", help=HELP["levels"])
     parser.add_argument("--pairs", nargs=2, metavar=("IMAGE", "MASK"), help=HELP["pairs"])
+
+
+def picture_flags(args: argparse.Namespace) -> list[str]:
+    """The flags above that were given."""
+    flags: list[str] = []
+    for name in ("max_pixels", "levels"):
+        if getattr(args, name) is not None:
+            flags += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    return [*flags, *(["--pairs", *args.pairs] if args.pairs else [])]

@@ -19,6 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser)
     add_reading_arguments(parser)
     parser.add_argument(
+        "--held-out",
+        action="store_true",
+        help="leave out the images that trained or selected the checkpoint, by their bytes",
+    )
+    parser.add_argument(
         "--empty",
         choices=("nan", "one"),
         default="nan",
@@ -42,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
         threshold=args.threshold,
         empty=args.empty,
         options=options_of(args),
+        held_out=args.held_out,
     )
     for fault in evaluated.faults:
         show(f"warning: {fault}", sys.stderr)

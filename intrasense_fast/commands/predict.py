@@ -2,16 +2,21 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from intrasense_fast.commands.arguments import (
     add_checkpoint_arguments,
     add_picture_arguments,
+    checkpoint_flags,
+    picture_flags,
     segmenter_of,
 )
-from intrasense_fast.console import show
+from intrasense_fast.console import command_line, show
+from intrasense_fast.data.joining import few
 from intrasense_fast.data.reading import options_of
-from intrasense_fast.files import escaped
-from intrasense_fast.prediction import predict_files
+from intrasense_fast.prediction import Predicted, predict_files
+from intrasense_fast.prediction_table import SETTINGS
+from intrasense_fast.training.signals import Stopped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,26 +28,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probabilities", action="store_true", help="also write NAME_probability.png, 16-bit"
     )
+    parser.add_argument(
+        "--continue",
+        dest="go_on",
+        action="store_true",
+        help="go on in the folder of an earlier call: do what is missing, failed or changed",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Segment; 0 when all went well, 1 when some images failed and were named.
+    """Segment; 0 when all went well, 1 when some images failed and were named, 130 or 143 when a
+    signal stopped it.
 
     Raises:
         UsageError: nothing could start.
     """
-    predicted = predict_files(
-        args.input,
-        args.out,
-        lambda: segmenter_of(args),
-        threshold=args.threshold,
-        probabilities=args.probabilities,
-        options=options_of(args),
-    )
-    show(
-        f"{predicted.written} of {predicted.images} images segmented; "
-        f"masks, overlays and predictions.csv are in {args.out}"
-    )
-    for failure in predicted.failures:
-        show(f"failed: {escaped(failure)}", sys.stderr)
+    try:
+        predicted = predict_files(
+            args.input,
+            args.out,
+            lambda: segmenter_of(args),
+            threshold=args.threshold,
+            probabilities=args.probabilities,
+            options=options_of(args),
+            go_on=args.go_on,
+        )
+    except Stopped as stopped:
+        show(f"\nstopped; what is written is whole. Go on with: {_going_on(args)}")
+        return 128 + stopped.signal_number
+    except (KeyboardInterrupt, OSError):
+        if (Path(args.out) / SETTINGS).exists():
+            show(f"\nstopped; predictions.csv is whole. Go on with: {_going_on(args)}", sys.stderr)
+        raise
+    _show(predicted, args.out)
     return 1 if predicted.failures else 0
+
+
+def _show(predicted: Predicted, out: str) -> None:
+    before = f", {predicted.kept} were segmented before" if predicted.kept else ""
+    show(
+        f"{predicted.written} of {predicted.images} images segmented{before}; "
+        f"masks, overlays and predictions.csv are in {out}"
+    )
+    if predicted.low:
+        names = few([text.partition(": ")[0] for text in predicted.low])
+        show(
+            f"warning: {len(predicted.low)} images use less than a tenth of their range ({names}); "
+            f"of the first: {predicted.low[0]}",
+            sys.stderr,
+        )
+    for failure in predicted.failures:
+        show(f"failed: {failure}", sys.stderr)
+
+
+def _going_on(args: argparse.Namespace) -> str:
+    flags = [*checkpoint_flags(args), *picture_flags(args)]
+    flags += ["--probabilities"] if args.probabilities else []
+    return command_line("predict", args.input, *flags, "--continue")

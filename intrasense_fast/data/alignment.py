@@ -64,6 +64,9 @@ def align(first: Signature, second: Signature, alike: bool) -> Alignment:
     if matrix is None:
         return Alignment(len(own), inliers, 0.0, 0.0)
     correlation, overlap = _compare(first, second, matrix)
+    mirrored, _ = _compare(first, second, _mirror(first.shape, second.shape))
+    if mirrored > correlation:
+        return Alignment(len(own), inliers, 0.0, 0.0)
     inliers = max(inliers, _fits(own, other, matrix))
     zoom = _zoom(matrix)
     return Alignment(len(own), inliers, correlation, overlap, max(zoom, 1 / max(zoom, 1e-3)))
@@ -130,6 +133,13 @@ def _stretch(first: tuple[int, int], second: tuple[int, int]) -> np.ndarray:
     """The map of one raster onto the whole of another, float32 (2, 3)."""
     down, along = second[0] / first[0], second[1] / first[1]
     return np.array([[along, 0, 0], [0, down, 0]], np.float32)
+
+
+def _mirror(first: tuple[int, int], second: tuple[int, int]) -> np.ndarray:
+    """The map of one raster onto the whole of another from right to left, float32 (2, 3)."""
+    matrix = _stretch(first, second)
+    matrix[0] = -matrix[0, 0], 0, second[1] - 1
+    return matrix
 
 
 def _compare(first: Signature, second: Signature, matrix: np.ndarray) -> tuple[float, float]:

@@ -1,16 +1,18 @@
 """The pictures of a folder without ground truth, by the same listing as every data set's."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from intrasense_fast.data.images import MAX_PIXELS, pixel_count
-from intrasense_fast.data.items import DataError, Problem
+from intrasense_fast.data.items import DataError, Problem, Record
 from intrasense_fast.data.layouts import read_dataset
 from intrasense_fast.data.layouts._files import MASK_NAME
 from intrasense_fast.data.layouts.by_pattern import pictures
 from intrasense_fast.data.listing import SUFFIXES, files, is_picture, not_read
 from intrasense_fast.errors import UsageError
+
+Item = TypeVar("Item")
 
 
 class Inputs(NamedTuple):
@@ -60,16 +62,29 @@ def list_inputs(source: Path, pairs: tuple[str, str] | None = None) -> Inputs:
 
 def chunks(
     images: Sequence[tuple[Path, Path]], count: int, max_pixels: int = MAX_PIXELS
-) -> Iterator[Sequence[tuple[Path, Path]]]:
+) -> Iterator[list[tuple[Path, Path]]]:
     """At most `count` images at a time, of at most `max_pixels` pixels together, or one alone."""
-    chunk: list[tuple[Path, Path]] = []
+    return _bounded(images, lambda image: [image[1]], count, max_pixels)
+
+
+def record_chunks(
+    records: Sequence[Record], count: int, max_pixels: int = MAX_PIXELS
+) -> Iterator[list[Record]]:
+    """The same for images with their masks: of each record the largest picture counts."""
+    return _bounded(records, lambda record: [record.image, *record.masks], count, max_pixels)
+
+
+def _bounded(
+    items: Sequence[Item], paths: Callable[[Item], list[Path]], count: int, max_pixels: int
+) -> Iterator[list[Item]]:
+    chunk: list[Item] = []
     held = 0
-    for image in images:
-        pixels = pixel_count(image[1], max_pixels)
+    for item in items:
+        pixels = max(pixel_count(path, max_pixels) for path in paths(item))
         if chunk and (len(chunk) == count or held + pixels > max_pixels):
             yield chunk
             chunk, held = [], 0
-        chunk.append(image)
+        chunk.append(item)
         held += pixels
     if chunk:
         yield chunk

@@ -1,16 +1,13 @@
 """Checkpoints that appear whole or not at all, carry checksums, and keep the one before."""
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import json
-import os
 import pickle
 import shutil
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,30 +36,18 @@ class Restored(NamedTuple):
     state: dict[str, Any]
 
 
-@contextlib.contextmanager
-def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep other processes that ask so too out of `folder` while the block runs.
-
-    Raises:
-        UsageError: another process is in it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"{folder}: another process is working in this folder; wait for it, or stop it"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def save_last(run: Path, net: nn.Module, state: dict[str, Any], extra: dict[str, Any]) -> None:
+def save_last(
+    run: Path,
+    net: nn.Module,
+    state: dict[str, Any],
+    extra: dict[str, Any],
+    beside: Mapping[str, str] | None = None,
+) -> None:
     """Write RUN/last (network, training state, checksums); what was last becomes previous.
+
+    Args:
+        extra: JSON values for its config.json.
+        beside: name -> text of more files in the folder.
 
     Raises:
         CheckpointError: it cannot be written, for instance because the disk is full; last and
@@ -70,7 +55,7 @@ def save_last(run: Path, net: nn.Module, state: dict[str, Any], extra: dict[str,
     """
 
     def fill(folder: Path) -> None:
-        save_network(net, folder, extra)
+        _save_network(net, folder, extra, beside)
         torch.save(state, folder / STATE_FILE)
         digests = {file.name: _digest(file) for file in sorted(folder.iterdir())}
         (folder / CHECKSUM_FILE).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
@@ -90,13 +75,17 @@ def save_last(run: Path, net: nn.Module, state: dict[str, Any], extra: dict[str,
     flush_folder(run)
 
 
-def save_best(run: Path, net: nn.Module, extra: dict[str, Any]) -> None:
+def save_best(
+    run: Path, net: nn.Module, extra: dict[str, Any], beside: Mapping[str, str] | None = None
+) -> None:
     """Write RUN/best in the layout of `from_pretrained`, replacing the best before it in one step.
+
+    `extra` and `beside` as in `save_last`.
 
     Raises:
         CheckpointError: it cannot be written; the best before it is as it was.
     """
-    temporary = _written(run, BEST, lambda folder: save_network(net, folder, extra))
+    temporary = _written(run, BEST, lambda folder: _save_network(net, folder, extra, beside))
     best, retired = run / BEST, run / f".{uuid.uuid4().hex}.old"
     if best.exists():
         best.rename(retired)
@@ -164,6 +153,14 @@ def _load(folder: Path, fused: bool | None) -> Restored:
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
         raise CheckpointError(f"{folder / STATE_FILE}: cannot be read ({error})") from error
     return Restored(folder, net, state)
+
+
+def _save_network(
+    net: nn.Module, folder: Path, extra: dict[str, Any], beside: Mapping[str, str] | None
+) -> None:
+    save_network(net, folder, extra)
+    for name, text in (beside or {}).items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _written(run: Path, name: str, fill: Callable[[Path], None]) -> Path:

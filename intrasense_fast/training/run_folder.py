@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from intrasense_fast import provenance
 from intrasense_fast.errors import UsageError
 from intrasense_fast.fields import flag_of
-from intrasense_fast.files import write_text
+from intrasense_fast.files import exclusive, write_text
 from intrasense_fast.training import checkpoint, sources
 from intrasense_fast.training import config as configuration
 from intrasense_fast.training.config import TrainConfig
@@ -52,7 +53,7 @@ def claimed(run: Path, *, phantoms: bool) -> Iterator[None]:
     except OSError as error:
         _remove_empty(made)
         raise UsageError(f"--out {run}: cannot be made ({error.strerror})") from error
-    with checkpoint.exclusive(run):
+    with exclusive(run):
         if any(run.iterdir()):
             raise UsageError(f"--out {run} is in use; nothing is overwritten: choose a new folder")
         try:
@@ -63,6 +64,7 @@ def claimed(run: Path, *, phantoms: bool) -> Iterator[None]:
                 with contextlib.suppress(OSError):
                     checkpoint.tidy(run)
                     (run / SPLITS).unlink(missing_ok=True)
+                    (run / provenance.IMAGES).unlink(missing_ok=True)
                 if phantoms:
                     shutil.rmtree(run / sources.PHANTOMS, ignore_errors=True)
                 _remove_empty(made)

@@ -11,14 +11,17 @@ from typing import Any
 
 import torch
 
+from intrasense_fast import provenance
 from intrasense_fast.console import command_line, show, show_next
 from intrasense_fast.data.records import DataError, Finding, SegmentationData
 from intrasense_fast.data.splits import Fold, Splits
 from intrasense_fast.data.torch_dataset import SegmentationDataset, check_memory
 from intrasense_fast.errors import UsageError, first_line
+from intrasense_fast.files import exclusive
 from intrasense_fast.inference import default_device, usable_device
 from intrasense_fast.kernels.runtime import fused_status
 from intrasense_fast.metrics import summarize
+from intrasense_fast.provenance import FileDigests
 from intrasense_fast.training import checkpoint, logs, run_folder, sources
 from intrasense_fast.training import config as configuration
 from intrasense_fast.training.build import check_network, network_of
@@ -32,12 +35,13 @@ from intrasense_fast.training.trainer import Trainer, steps_of
 
 @dataclass(frozen=True)
 class _Work:
-    """What a run trains; `record` is what its config.json must hold, `resumed` whether it began
-    earlier."""
+    """What a run trains; `digests` is of each image's files, `record` what its config.json must
+    hold, `resumed` whether it began earlier."""
 
     config: TrainConfig
     data: SegmentationData
     splits: Splits
+    digests: dict[str, FileDigests]
     device: torch.device
     record: dict[str, Any]
     resumed: bool
@@ -71,7 +75,9 @@ def begin(given: Mapping[str, Any], out: str | None) -> None:
         splits = sources.split(config, data, findings)
         config = replace(config, folds=len(splits.folds) if len(splits.folds) > 1 else 0)
         _check_roles(config, splits, findings)
+        digests = provenance.digests_of(data.records, progress=True)
         splits.save(run / run_folder.SPLITS)
+        provenance.write_images(run / provenance.IMAGES, splits, digests)
         record = {
             "config": config.as_dict(),
             "splits": splits.digest,
@@ -84,7 +90,7 @@ def begin(given: Mapping[str, Any], out: str | None) -> None:
         }
         run_folder.write_record(run, record)
         _announce(config, run, device)
-        _train_all(run, _Work(config, data, splits, device, record, resumed=False))
+        _train_all(run, _Work(config, data, splits, digests, device, record, resumed=False))
 
 
 def existing_run(name: str) -> Path:
@@ -116,7 +122,7 @@ def resume(run: Path, changes: Mapping[str, Any]) -> None:
     """
     # Nothing is read before the lock, and nothing written before every check: a refused resume
     # changes nothing.
-    with checkpoint.exclusive(run):
+    with exclusive(run):
         record = run_folder.read_record(run)
         config = run_folder.changed(run, record, changes)
         device = _device(config)
@@ -129,8 +135,11 @@ def resume(run: Path, changes: Mapping[str, Any]) -> None:
             )
         splits.check(image.name for image in data.records)
         _check_roles(config, splits, findings)
+        digests = provenance.digests_of(data.records, progress=True)
+        if (run / provenance.IMAGES).exists():
+            provenance.check_images(run / provenance.IMAGES, digests)
         record |= {"config": config.as_dict()}
-        _train_all(run, _Work(config, data, splits, device, record, resumed=True))
+        _train_all(run, _Work(config, data, splits, digests, device, record, resumed=True))
 
 
 def _check_roles(config: TrainConfig, splits: Splits, findings: Sequence[Finding]) -> None:
@@ -245,7 +254,10 @@ def _train_fold(
     }
     if config.levels is not None:
         extra["levels"] = config.levels
-    trainer = Trainer(run, config, train, val, device=work.device, extra=extra, say=say)
+    beside = {provenance.TRAINED_ON: provenance.trained_on_text(fold, work.digests)}
+    trainer = Trainer(
+        run, config, train, val, device=work.device, extra=extra, beside=beside, say=say
+    )
     if (run / LAST).exists() or (run / PREVIOUS).exists():
         trainer.restore()
     else:
@@ -262,6 +274,10 @@ def _train_fold(
         trainer.start(network_of(config))
     for folder, record in records.items():
         run_folder.write_record(folder, record)
+    images = next(iter(records)) / provenance.IMAGES
+    if not images.exists():
+        provenance.write_images(images, work.splits, work.digests)
+        say(f"{images}: was missing; written of the files as they are now")
     if trainer.position.finished and (run / run_folder.DONE).exists():
         say("finished already")
         return

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Trainer:
         val: the images that select the checkpoint.
         extra: JSON values for the checkpoints' config.json, for instance image_size and the splits'
             digest.
+        beside: name -> text of files that stand beside the network in every checkpoint.
         stop: asked after every step; it need not be given, SIGINT and SIGTERM are collected while
             `fit` runs.
         say: prints a line.
@@ -67,11 +68,13 @@ class Trainer:
         *,
         device: torch.device,
         extra: dict[str, Any],
+        beside: Mapping[str, str] | None = None,
         stop: StopRequest | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         self.run, self.config, self.train, self.val = run, config, train, val
-        self.device, self.extra, self.stop, self.say = device, extra, stop or StopRequest(), say
+        self.device, self.extra, self.beside = device, extra, beside
+        self.stop, self.say = stop or StopRequest(), say
         self.steps = steps_of(len(train), config.batch_size)
         self.position = Position()
         self.sampler = ResumableSampler(len(train), seed=config.seed)
@@ -253,9 +256,8 @@ class Trainer:
         position.step, position.sums = 0, {}
         position.finished = position.epoch >= config.epochs or self._out_of_patience()
         if better:
-            checkpoint.save_best(
-                self.run, self.net, self.extra | {"epoch": position.epoch, "val_dice": val_dice}
-            )
+            about = self.extra | {"epoch": position.epoch, "val_dice": val_dice}
+            checkpoint.save_best(self.run, self.net, about, self.beside)
         self._save()
         self.say(log.line(config.epochs, best=better))
         for fault in faults(log.health):
@@ -312,7 +314,8 @@ class Trainer:
             "extra": self.extra,
             "config": self.config.as_dict(),
         }
-        checkpoint.save_last(self.run, self.net, state, self.extra | {"epoch": self.position.epoch})
+        about = self.extra | {"epoch": self.position.epoch}
+        checkpoint.save_last(self.run, self.net, state, about, self.beside)
 
     def _out_of_patience(self) -> bool:
         position, patience = self.position, self.config.patience

@@ -2,8 +2,10 @@
 masks."""
 
 import csv
+import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from intrasense_fast import IntraSenseNet
+from intrasense_fast import IntraSenseNet, evaluation
 from intrasense_fast.cli import main
+from intrasense_fast.inference import Segmenter
 from tests.support.checkpoints import tiny_checkpoint
 
 
@@ -185,3 +188,116 @@ def test_a_dead_module_is_told(
     arguments = ["--checkpoint", str(checkpoint), "--data", str(data), "--out", str(tmp_path / "e")]
     assert main(["evaluate", *arguments]) == 0
     assert "warning: stride 32: the gate is a fixed pattern" in capsys.readouterr().err
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_trained_on(checkpoint: Path, train: Sequence[Path], val: Sequence[Path]) -> None:
+    roles = {"train": [sha256(path) for path in train], "val": [sha256(path) for path in val]}
+    (checkpoint / "trained_on.json").write_text(json.dumps({"format": 1, **roles}))
+
+
+def per_image(out: Path) -> dict[str, dict[str, str]]:
+    with open(out / "per_image.csv", newline="", encoding="utf-8") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def test_images_that_trained_the_checkpoint_are_told_and_left_out(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "best")
+    images = sorted((data / "images").iterdir())
+    write_trained_on(checkpoint, images[:2], images[2:3])
+    # By content, whatever the name.
+    for folder in ("images", "masks"):
+        (data / folder / "p1.png").rename(data / folder / "q9.png")
+    arguments = ["evaluate", "--checkpoint", str(checkpoint), "--data", str(data), "--out"]
+    assert main([*arguments, str(tmp_path / "all")]) == 0
+    said = "2 of the 5 images trained the checkpoint, 1 selected it"
+    assert f"{said}: the figures are optimistic" in capsys.readouterr().out
+    assert {name: row["seen"] for name, row in per_image(tmp_path / "all").items()} == {
+        "p0": "train",
+        "q9": "train",
+        "p2": "val",
+        "p3": "no",
+        "p4": "no",
+    }
+    assert main([*arguments, str(tmp_path / "rest"), "--held-out"]) == 0
+    assert f"{said}; these are left out." in capsys.readouterr().out
+    rest = per_image(tmp_path / "rest")
+    assert sorted(rest) == ["p3", "p4"]
+    assert said in (tmp_path / "rest" / "summary.txt").read_text()
+    summary = json.loads((tmp_path / "rest" / "summary.json").read_text())
+    assert summary["seen"] == {"train": 2, "val": 1, "no": 2} and summary["held_out"]
+    assert summary["lesion_images"] == 2
+    write_trained_on(checkpoint, sorted((data / "images").iterdir()), [])
+    assert main([*arguments, str(tmp_path / "none"), "--held-out"]) == 2
+    assert "5 of the 5 images trained the checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_checkpoint_that_does_not_say_what_it_saw(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "best")
+    arguments = ["evaluate", "--checkpoint", str(checkpoint), "--data", str(data), "--out"]
+    assert main([*arguments, str(tmp_path / "e")]) == 0
+    assert "on these images cannot be told" in capsys.readouterr().out
+    assert {row["seen"] for row in per_image(tmp_path / "e").values()} == {"unknown"}
+    assert main([*arguments, str(tmp_path / "h"), "--held-out"]) == 2
+    assert "has no trained_on.json" in capsys.readouterr().err
+    for content in ("{", "[]", '{"train": "abc", "val": []}', '{"train": [1], "val": []}'):
+        (checkpoint / "trained_on.json").write_text(content)
+        assert main([*arguments, str(tmp_path / "h")]) == 2
+        assert "trained_on.json: is damaged" in capsys.readouterr().err
+    assert not (tmp_path / "h").exists()
+
+
+class Refusing(torch.nn.Module):
+    """Says NaN of the images whose mean is above `limit`, and half of all others."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.architecture, self.config = "stub", {"in_channels": 1, "num_classes": 1}
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.limit = limit
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x.mean((1, 2, 3), keepdim=True) > self.limit, torch.nan, x * self.weight)
+
+
+def test_an_output_that_is_not_finite_is_a_named_failure(data: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(data / "images" / "p2.png"), np.full((60, 60), 255, np.uint8))
+    cv2.imwrite(str(data / "masks" / "p2.png"), np.eye(60, dtype=np.uint8) * 255)
+    network = Segmenter(Refusing(limit=0.9), 32)
+    evaluated = evaluation.evaluate_data(
+        str(data), str(tmp_path), tmp_path / "e", lambda: network, skip_bad=True
+    )
+    (failure,) = evaluated.failures
+    assert failure.startswith("p2: the network's output is NaN or infinite")
+    assert sorted(per_image(tmp_path / "e")) == ["p0", "p1", "p3", "p4"]
+
+
+def test_images_in_memory_stay_within_the_pixel_bound(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = 90 * 90
+    at_once: list[int] = []
+    maps = evaluation.probability_maps
+
+    def counted(
+        net: torch.nn.Module, images: Sequence[np.ndarray], size: int
+    ) -> list[np.ndarray | None]:
+        at_once.append(sum(image.size for image in images))
+        return maps(net, images, size)
+
+    monkeypatch.setattr(evaluation, "probability_maps", counted)
+    network = Segmenter(Refusing(limit=2.0), 32)
+    options = evaluation.ReadingOptions(max_pixels=bound)
+    evaluation.evaluate_data(
+        str(data), str(tmp_path), tmp_path / "e", lambda: network, options=options
+    )
+    assert len(per_image(tmp_path / "e")) == 5
+    assert len(at_once) > 1 and max(at_once) <= bound

@@ -182,7 +182,9 @@ def test_bad_files_are_named_and_the_rest_go_on(
         all(name in errors for name in ("cut.jpg", "empty.png", "text.png", "nan.tiff"))
         and "Traceback" not in errors
     )
-    assert [row["image"] for row in rows(tmp_path / "out" / "predictions.csv")] == ["good.png"]
+    status = {row["image"]: row["status"] for row in rows(tmp_path / "out" / "predictions.csv")}
+    assert status.pop("good.png") == "done"
+    assert status == dict.fromkeys(["cut.jpg", "empty.png", "text.png", "nan.tiff"], "failed")
 
 
 def test_masks_beside_their_images_are_left_out_and_said(
@@ -327,7 +329,7 @@ def test_a_write_that_fails_names_the_file(
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, preexec_fn=limit, capture_output=True, text=True
     )
-    assert done.returncode == 2 and "predict: out/a_mask.png: File too large" in done.stderr, (
+    assert done.returncode == 2 and "predict: out/settings.json: File too large" in done.stderr, (
         done.stderr
     )
     assert not list((tmp_path / "out").iterdir())

@@ -75,7 +75,8 @@ def test_patterns_and_budgets_of_predict(
     shown = capsys.readouterr().err
     assert "Image_3.png: 90 x 90" in shown and "raise --max-pixels" in shown
     with open(tmp_path / "out" / "predictions.csv", newline="") as file:
-        assert [row["image"] for row in csv.DictReader(file)] == ["Image_1.png", "Image_2.png"]
+        status = {row["image"]: row["status"] for row in csv.DictReader(file)}
+    assert status == {"Image_1.png": "done", "Image_2.png": "done", "Image_3.png": "failed"}
     assert predict(checkpoint, source, tmp_path / "all") == 1
     assert "Image_4.dcm: a picture in dcm, which is not read" in capsys.readouterr().err
 

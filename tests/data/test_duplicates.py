@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from intrasense_fast.data import open_dataset, proposals, read_dataset
 from intrasense_fast.data import duplicates as module
+from intrasense_fast.data import open_dataset, proposals, read_dataset
 from intrasense_fast.data import pairs as pairs_module
 from intrasense_fast.data.alignment import Alignment
 from intrasense_fast.data.duplicates import (

@@ -1,5 +1,7 @@
 """A stopped run goes on to bitwise the weights of an uninterrupted one, whatever stopped it."""
 
+import csv
+import hashlib
 import json
 import random
 import shutil
@@ -10,7 +12,8 @@ import pytest
 from safetensors.torch import load_file
 
 from intrasense_fast.cli import main
-from intrasense_fast.training.checkpoint import exclusive, load_last, tidy
+from intrasense_fast.files import exclusive
+from intrasense_fast.training.checkpoint import load_last, tidy
 from tests.support.runs import TINY, interrupt, start, train, write_pairs
 
 OPTIONS = [
@@ -173,6 +176,57 @@ def test_resume_takes_everything_from_the_run(
         assert "is no run folder" in capsys.readouterr().err
     assert main(["train", "--resume", ""]) == 2
     assert "--resume was given an empty name" in capsys.readouterr().err
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_run_records_which_files_it_used(
+    data: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open(uninterrupted / "images.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["name", "fold-0", "image_sha256", "mask_sha256"]
+    for row in rows:
+        for column, folder in (("image_sha256", "images"), ("mask_sha256", "masks")):
+            assert row[column] == sha256(data / folder / f"{row['name']}.png")
+    (fold,) = json.loads((uninterrupted / "splits.json").read_text())["folds"]
+    used = {row["name"]: row["fold-0"] for row in rows}
+    assert used == {name: role for role, names in fold.items() for name in names}
+    for checkpoint in ("best", "last"):
+        record = json.loads((uninterrupted / checkpoint / "trained_on.json").read_text())
+        for role in ("train", "val"):
+            wanted = {row["image_sha256"] for row in rows if row["fold-0"] == role}
+            assert wanted and set(record[role]) == wanted
+    # A checkpoint copied alone still knows.
+    shutil.copytree(uninterrupted / "best", tmp_path / "alone")
+    arguments = ["--checkpoint", str(tmp_path / "alone"), "--data", str(data), "--held-out"]
+    assert main(["evaluate", *arguments, "--out", str(tmp_path / "e")]) == 0
+    with open(tmp_path / "e" / "per_image.csv", newline="", encoding="utf-8") as file:
+        assert sorted(row["name"] for row in csv.DictReader(file)) == sorted(fold["test"])
+
+
+def test_resume_refuses_other_files_and_completes_old_runs(
+    data: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    table = run / "images.csv"
+    whole = table.read_text()
+    first = sha256(data / "images" / "p0.png")
+    table.write_text(whole.replace(first, "0" * 64))
+    before = contents(run)
+    assert main(["train", "--resume", str(run)]) == 2
+    message = "the files of 1 images are not those this run began with (p0)"
+    assert message in capsys.readouterr().err and contents(run) == before
+    table.write_text("name\n")
+    assert main(["train", "--resume", str(run)]) == 2
+    assert "images.csv: the files of 17 images" in capsys.readouterr().err
+    table.unlink()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "images.csv: was missing; written of the files as they are" in capsys.readouterr().out
+    assert table.read_text() == whole
 
 
 def contents(run: Path) -> dict[str, bytes]:

@@ -1,0 +1,245 @@
+"""The folder that `predict` writes: settings.json, what the masks were made with, and
+predictions.csv, a row an image, which grows as images are done and can be taken up again.
+"""
+
+import csv
+import errno
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from intrasense_fast.console import progress, show
+from intrasense_fast.data.joining import few
+from intrasense_fast.data.opening import FileError, read_text, sha256_of
+from intrasense_fast.errors import UsageError
+from intrasense_fast.files import exclusive, legible, remove_leftovers, write_text
+from intrasense_fast.report.tables import write_csv
+
+TABLE, SETTINGS = "predictions.csv", "settings.json"
+DONE, FAILED = "done", "failed"
+COLUMNS = (
+    "image",
+    "status",
+    "mask",
+    "area",
+    "left",
+    "top",
+    "width",
+    "height",
+    "mean_probability",
+    "threshold",
+    "sha256",
+    "message",
+)
+# What --continue calls the settings that must stay, where they are not flags of that name.
+_NAMES = {"weights_sha256": "the checkpoint's weights", "arguments": "the checkpoint's network"}
+
+Row = dict[str, Any]
+
+
+class Kept(NamedTuple):
+    """Rows of an earlier call that hold: `images` those of the inputs, `elsewhere` the others."""
+
+    images: frozenset[str]
+    elsewhere: int
+
+
+class PredictionTable:
+    """predictions.csv, open for more rows; each is written at once and whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row of `COLUMNS`; what is missing is empty.
+
+        Raises:
+            OSError: it cannot be written; the table ends with the row before it.
+        """
+        text = io.StringIO(newline="")
+        values = {key: legible(v) if isinstance(v, str) else v for key, v in row.items()}
+        csv.DictWriter(text, COLUMNS, lineterminator="\n").writerow(values)
+        line = text.getvalue().encode("utf-8")
+        before = os.fstat(self._descriptor).st_size
+        try:
+            # One call: no signal comes between two halves of a row.
+            if os.write(self._descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            os.ftruncate(self._descriptor, before)
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+@contextmanager
+def open_table(folder: Path) -> Iterator[PredictionTable]:
+    """The table of a folder that `begin` or `take_up` prepared, closed afterwards."""
+    table = PredictionTable(folder / TABLE)
+    try:
+        yield table
+    finally:
+        table.close()
+
+
+@contextmanager
+def claimed(out: Path, settings: Mapping[str, Any], *, go_on: bool) -> Iterator[bool]:
+    """Keep other processes out of the folder while the block runs; yields whether it had begun.
+
+    A new folder gets its settings.json; one that began must have been made with the same.
+
+    Raises:
+        UsageError: the folder is in use, or was begun with other settings.
+    """
+    if go_on and out.is_dir():
+        with exclusive(out):
+            remove_leftovers(out)
+    begun = go_on and (out / SETTINGS).exists()
+    hint = ", or add --continue" if (out / SETTINGS).exists() else ""
+    folder = out if begun else new_folder(out, hint)
+    with exclusive(folder):
+        if begun:
+            _check_same(folder / SETTINGS, settings)
+        else:
+            if go_on:
+                show(f"{out}: nothing has begun there: all images are segmented")
+            write_text(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
+            write_csv(folder / TABLE, [], COLUMNS)
+        yield begun
+
+
+def new_folder(out: str | os.PathLike[str], hint: str = "") -> Path:
+    """The folder for results, made; `hint` is what else can be done where it is in use.
+
+    Raises:
+        UsageError: it is in use or cannot be made.
+    """
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"--out {folder} is in use; nothing is overwritten: choose a new folder{hint}"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {folder}: cannot be made ({error.strerror})") from error
+    return folder
+
+
+def take_up(
+    folder: Path, images: Mapping[str, Path], outputs: Mapping[str, Sequence[Path]]
+) -> Kept:
+    """Drop the rows that must be made again, and say why.
+
+    Those are: of images that failed, whose bytes have changed or whose files are gone, and lines
+    that a kill cut. What was written of a changed image is removed with its row.
+
+    Args:
+        folder: of the earlier call.
+        images: name in the table -> file, of every input.
+        outputs: name in the table -> the files that are written of it.
+
+    Raises:
+        UsageError: predictions.csv is no such table.
+    """
+    rows, damaged = _rows(folder / TABLE)
+    dropped: dict[str, list[str]] = {"failed": [], "have changed": [], "have lost files": []}
+    kept: list[Row] = []
+    for row in progress(len(rows), "check", "image", iterable=rows, leave=False):
+        reason = _reason(row, images, outputs)
+        if reason is None:
+            kept.append(row)
+        else:
+            dropped[reason].append(row["image"])
+    if damaged:
+        show(f"{folder / TABLE}: {damaged} of its lines are cut or damaged, and are left out")
+    for reason, names in dropped.items():
+        if names:
+            show(f"done again: {len(names)} images that {reason}: {few(names)}")
+    for name in dropped["have changed"]:
+        # Before its row goes: a mask without a row would be of a picture that is no more.
+        for path in outputs[name]:
+            path.unlink(missing_ok=True)
+    if damaged or len(kept) < len(rows) or not (folder / TABLE).exists():
+        write_csv(folder / TABLE, kept, COLUMNS)
+    done = frozenset(row["image"] for row in kept) & images.keys()
+    elsewhere = len(kept) - len(done)
+    if elsewhere:
+        show(f"{elsewhere} rows are of images that are no longer there: they stay")
+    return Kept(done, elsewhere)
+
+
+def _reason(
+    row: Row, images: Mapping[str, Path], outputs: Mapping[str, Sequence[Path]]
+) -> str | None:
+    """Why a row does not hold; None where it does."""
+    name = row["image"]
+    if name not in images:
+        return None
+    if row["status"] != DONE:
+        return "failed"
+    try:
+        if sha256_of(images[name]) != row["sha256"]:
+            return "have changed"
+    except OSError:
+        return "have changed"
+    whole = all(path.is_file() and path.stat().st_size for path in outputs[name])
+    return None if whole else "have lost files"
+
+
+def _rows(path: Path) -> tuple[list[Row], int]:
+    """The whole rows of a table, and how many others there are.
+
+    Raises:
+        UsageError: it is no table of this version.
+    """
+    try:
+        text = read_text(path, errors="replace")
+    except FileNotFoundError:
+        return [], 0
+    except FileError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    read: list[list[str]] = []
+    damaged = 0
+    try:
+        for line in lines:
+            read.append(line)
+        if read and not text.endswith("\n"):
+            read.pop()
+            damaged = 1
+    except csv.Error:
+        damaged = 1
+    if not read or tuple(read[0]) != COLUMNS:
+        raise UsageError(
+            f"{path}: is no table that --continue can go on with: choose a new folder with --out"
+        )
+    whole = [dict(zip(COLUMNS, row, strict=True)) for row in read[1:] if len(row) == len(COLUMNS)]
+    return whole, damaged + len(read) - 1 - len(whole)
+
+
+def _check_same(file: Path, settings: Mapping[str, Any]) -> None:
+    try:
+        then = json.loads(read_text(file))
+        now = json.loads(json.dumps(settings))
+        changed = [key for key in now if then.get(key) != now[key]]
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
+        raise UsageError(f"{file}: is damaged ({error}): choose a new folder with --out") from error
+    if changed:
+        parts = [f"{_NAMES.get(key, f'--{key}')} {_shown(then.get(key))}" for key in changed]
+        others = ", ".join(_shown(now[key]) for key in changed)
+        raise UsageError(
+            f"--continue: {file.parent} was made with {', '.join(parts)}, now {others}: give the "
+            "same, or choose a new folder with --out"
+        )
+
+
+def _shown(value: object) -> str:
+    text = value[:12] if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]} ..."
