@@ -9,7 +9,9 @@ attributes describe it, and `build_network` sets those that its class leaves out
 its
 name in the table, and `config`, the arguments that build it again, as JSON holds them.
 
-It may offer `scalars()`, the figures of its last forward for the log, and `health(x)`, a record of
+It may offer `own_loss(output, target)`, a scalar that its authors train with, from the output of
+training mode;
+`scalars()`, the figures of its last forward for the log, and `health(x)`, a record of
 how its parts fare;
 and an attribute `fused`, where it has fused operators.
 """
