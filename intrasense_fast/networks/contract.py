@@ -7,8 +7,9 @@ num_classes, H, W) in eval mode. In training mode it returns logits, or a NamedT
 `build_network` sets those that its class leaves out: `architecture`, its name in the table, and
 `config`, the arguments that build it again, as JSON holds them.
 
-It may offer `scalars()`, the figures of its last forward for the log, `health(x)`, a record of how
-its parts fare, and an attribute `fused`, where it has fused operators.
+It may offer `own_loss(output, target)`, a scalar that its authors train with, from the output of
+training mode; `scalars()`, the figures of its last forward for the log; `health(x)`, a record of
+how its parts fare; and an attribute `fused`, where it has fused operators.
 """
 
 from collections.abc import Mapping

@@ -22,6 +22,7 @@ from intrasense_fast.training import config as configuration
 from intrasense_fast.training import grid, study_folder
 from intrasense_fast.training.build import check_network
 from intrasense_fast.training.config import TrainConfig
+from intrasense_fast.training.step_guard import DIVERGED
 from intrasense_fast.training.study import Cell, ablation, changes, comparison
 from tests.support.runs import ROOT
 
@@ -119,9 +120,7 @@ def test_a_cell_that_diverges_is_named_and_the_rest_go_on(
 
 def test_how_a_run_failed_is_read_from_its_log(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
-    log.write_text(
-        "begins\ntrain: 20 steps in a row had a loss or a gradient that was not finite\n"
-    )
+    log.write_text(f"begins\ntrain: 20 {DIVERGED} (the last at step 20)\n")
     assert (grid._failure(2, tmp_path, log) or "").startswith("diverged: train: 20 steps")
     log.write_text("begins\ntrain: x.png: cannot be read\n\n")
     assert "failed: train: x.png: cannot be read" in (grid._failure(2, tmp_path, log) or "")
