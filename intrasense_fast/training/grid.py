@@ -14,10 +14,9 @@ from typing import TextIO
 
 from intrasense_fast.console import command_line
 from intrasense_fast.errors import UsageError
-from intrasense_fast.files import write_text
+from intrasense_fast.files import exclusive, write_text
 from intrasense_fast.training import logs, run_folder
 from intrasense_fast.training import study_folder as folder_of
-from intrasense_fast.training.checkpoint import exclusive
 from intrasense_fast.training.signals import Stopped, StopRequest, collected
 from intrasense_fast.training.step_guard import DIVERGED
 from intrasense_fast.training.study import Cell, Study
