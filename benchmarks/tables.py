@@ -37,7 +37,11 @@ def front_page(results: dict[str, list[dict]]) -> str:
             name = "training step" if info["mode"] == "step" else info["mode"]
             ratio = f"{milliseconds(info, row)}, {info['times_as_long']:.2f} x the plain U-Net"
             rows.append(
-                [f"network, eager, {name}, 1 x 256 x 256", run["machine_info"]["cpu"], ratio]
+                [
+                    f"network, eager, {name}, 1 x 256 x 256",
+                    run["machine_info"]["cpu"]["brand_raw"],
+                    ratio,
+                ]
             )
             sources.append(
                 f"CPU: {run['machine_info']['threads']} threads, "
