@@ -30,7 +30,7 @@ from intrasense_fast.inference import (
 from intrasense_fast.prediction import predict_files
 from tests.support.checkpoints import tiny_checkpoint
 
-COUNT = 160
+COUNT = 40
 
 
 class Threshold(torch.nn.Module):
@@ -99,7 +99,7 @@ def environment() -> dict[str, str]:
 
 
 def finish(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300)
+    return subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +127,13 @@ def test_what_is_stopped_goes_on_to_the_same_table(
         text=True,
     )
     table = out / "predictions.csv"
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 500
     while process.poll() is None and time.monotonic() < deadline:
         if table.exists() and table.read_bytes().count(b"\n") > COUNT // 4:
             process.send_signal(number)
             break
         time.sleep(0.002)
-    shown, errors = process.communicate(timeout=200)
+    shown, errors = process.communicate(timeout=500)
     assert process.returncode == code, errors
     assert "Traceback" not in errors
     before = as_set(out)
