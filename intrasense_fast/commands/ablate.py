@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import torch
 
-from intrasense_fast.commands import studies
+from intrasense_fast.commands.studies import add_study_arguments, run_study, seeds, shared_values
 from intrasense_fast.fields import add_flags
 from intrasense_fast.fields import given as given_of
 from intrasense_fast.networks.options import NetworkOptions
@@ -17,7 +17,7 @@ _WEIGHTS = "encoder_weights"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    studies.add_arguments(parser)
+    add_study_arguments(parser)
     group = parser.add_argument_group("network, the same in all rows")
     add_flags(group, NetworkConfig, only=(*_OPTIONS, _WEIGHTS))
 
@@ -28,14 +28,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UsageError, DataError: bad usage or input.
     """
-    return studies.run(args, _study, (*_OPTIONS, _WEIGHTS))
+    return run_study(args, _study, (*_OPTIONS, _WEIGHTS))
 
 
 def _study(args: argparse.Namespace) -> Study:
     return ablation(
-        studies.given(args),
+        shared_values(args),
         given_of(NetworkOptions, args),
         weights=args.encoder_weights,
-        seeds=studies.seeds(args),
+        seeds=seeds(args),
         gpu=torch.cuda.is_available(),
     )

@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from intrasense_fast.commands import studies
+from intrasense_fast.commands.studies import add_study_arguments, run_study, seeds, shared_values
 from intrasense_fast.errors import UsageError
 from intrasense_fast.training.study import RECIPES, Study, comparison
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference", metavar="NAME", help="the row others are compared with (default intrasense)"
     )
-    studies.add_arguments(parser)
+    add_study_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UsageError, DataError: bad usage or input.
     """
-    return studies.run(args, _study, ("networks", "recipe", "reference"))
+    return run_study(args, _study, ("networks", "recipe", "reference"))
 
 
 def _study(args: argparse.Namespace) -> Study:
@@ -42,9 +42,9 @@ def _study(args: argparse.Namespace) -> Study:
         raise UsageError("--networks must name the networks to compare, such as intrasense unet")
     return comparison(
         args.networks,
-        studies.given(args),
+        shared_values(args),
         recipe=args.recipe or RECIPES[0],
-        seeds=studies.seeds(args),
+        seeds=seeds(args),
         reference=args.reference,
         gpu=torch.cuda.is_available(),
     )

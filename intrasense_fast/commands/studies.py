@@ -27,7 +27,7 @@ _TRAINING = tuple(item.name for item in fields(OptimisationConfig) if item.name 
 _SHARED = (*_DATA, *_TRAINING, "in_channels", "preset")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of both commands."""
     parser.add_argument("--out", help="new folder for the study, or that of the same study")
     parser.add_argument(
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser, TrainConfig, only=("preset",))
 
 
-def run(
+def run_study(
     args: argparse.Namespace, make: Callable[[argparse.Namespace], Study], own: Sequence[str]
 ) -> int:
     """A study from the arguments, or one that goes on; `own` names the command's other arguments.
@@ -67,7 +67,7 @@ def run(
         return 128 + stopped.signal_number
 
 
-def given(args: argparse.Namespace) -> dict[str, Any]:
+def shared_values(args: argparse.Namespace) -> dict[str, Any]:
     """The values that all runs share, of those on the command line."""
     return {name: value for name, value in given_of(TrainConfig, args).items() if name in _SHARED}
 
@@ -83,7 +83,7 @@ def _folder(name: str | None, flag: str) -> Path:
 
 
 def _check_alone(args: argparse.Namespace, own: Sequence[str]) -> None:
-    names = [*given(args), *("out seeds dry_run".split()), *own]
+    names = [*shared_values(args), *("out seeds dry_run".split()), *own]
     refused = sorted(name for name in names if getattr(args, name) not in (None, False))
     if refused:
         flags = ", ".join(map(flag_of, dict.fromkeys(refused)))
