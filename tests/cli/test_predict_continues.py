@@ -111,6 +111,7 @@ def uninterrupted(checkpoint: Path, many: Path) -> Path:
     return out
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)], ids=["SIGKILL", "SIGTERM"]
 )
@@ -299,6 +300,7 @@ def test_images_of_low_range_are_named(
     assert not messages["p0.png"] and "low levels: values up to 4000" in messages["p1.png"]
 
 
+@pytest.mark.extended
 def test_memory_does_not_grow_with_the_number_of_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

@@ -111,6 +111,7 @@ def compare(inputs, rng, *, grad=None, bound=None, **options):
     return mask
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "shape, window, entropy_scale",
     [((1, 3, 3, 4), 3, "nats"), ((2, 4, 3, 2), 5, "score"), ((1, 4, 1, 5), 5, "relative")],

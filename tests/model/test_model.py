@@ -173,6 +173,7 @@ def _objective(output: tuple[Tensor, Tensor], direction: Tensor) -> Tensor:
     return (output[0] * direction).sum() + 100 * output[1] + 0 * output[0].sum()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("row", TABLE_4)
 def test_rows_of_table_4_train(row: str) -> None:
     net = IntraSenseNet(refine_strides=(8, 16), **TABLE_4[row]).train()

@@ -34,6 +34,7 @@ def none_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "_registered", {})
 
 
+@pytest.mark.extended
 def test_a_network_from_outside_trains_resumes_predicts_and_is_measured(
     data: Path,
     tmp_path: Path,

@@ -78,6 +78,7 @@ def stopped(data: Path) -> Path:
     return run
 
 
+@pytest.mark.extended
 def test_killed_while_checkpoints_are_exchanged(stopped: Path, tmp_path: Path) -> None:
     """The states that a kill between two renames can leave behind: previous set aside; then last
     moved, and best set aside."""
@@ -330,6 +331,7 @@ def test_one_process_a_run(stopped: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "another process is working in this folder" in capsys.readouterr().err
 
 
+@pytest.mark.extended
 def test_more_epochs_equal_a_longer_run(data: Path, tmp_path: Path) -> None:
     options = [*TINY, "--folds", "0", "--val-fraction", "0.25", "--momentum", "0.9"]
     common = ["train", "--data", str(data), *options]

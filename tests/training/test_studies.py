@@ -97,6 +97,7 @@ def test_a_study_is_a_grid_of_ordinary_runs(whole: Path) -> None:
     assert images[0] == "name,case,label,group,stratum" and len(images) == 1 + 12
 
 
+@pytest.mark.extended
 def test_a_cell_that_diverges_is_named_and_the_rest_go_on(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +128,7 @@ def test_how_a_run_failed_is_read_from_its_log(tmp_path: Path) -> None:
     assert "ended by signal 9" in (grid._failure(-9, tmp_path, log) or "")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda x: x.name)
 def test_a_stopped_study_goes_on_to_the_same_bits(
     number: signal.Signals, whole: Path, tmp_path: Path, threads: int

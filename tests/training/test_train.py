@@ -120,6 +120,7 @@ def test_quick_writes_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("flags", TABLE_4, ids=str)
 def test_rows_of_table_4(flags: list[str], data: Path, tmp_path: Path) -> None:
     assert main(["train", "--data", str(data), "--out", str(tmp_path / "run"), *ONE, *flags]) == 0
@@ -131,6 +132,7 @@ def test_rows_of_table_4(flags: list[str], data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "maps.png").exists() == config["gcp"]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("amp", "scheduler"), [("bf16", "plateau"), ("fp16", "cosine")])
 def test_mixed_precision_and_schedules(
     amp: str, scheduler: str, data: Path, tmp_path: Path
@@ -160,6 +162,7 @@ def _weights(folder: Path) -> Path:
     return folder / "resnet50.pth"
 
 
+@pytest.mark.extended
 def test_folds_are_runs_and_are_summed_up(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
