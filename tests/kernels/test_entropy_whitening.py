@@ -373,8 +373,11 @@ def test_stored_and_recomputed_moments_give_the_same_gradients(device, rng, monk
     run = lambda: with_gradients(entropy_whitening, inputs, grad, window=3, fused=True)[2]
     recomputed = run()
     monkeypatch.setattr(configs, "WIDEST_RECOMPUTED", 1)
+    # The bias is a lone sum that may cancel: it is measured by the gate's whole gradient.
+    gate = recomputed[NAMES.index("gate_weight")].norm().item()
     for name, actual, expected in zip(NAMES, run(), recomputed, strict=True):
-        assert budget.error(actual, expected) <= 1e-5, name
+        least = gate if name == "gate_bias" else 1e-30
+        assert budget.error(actual, expected, least=least) <= 1e-5, name
 
 
 def test_an_empty_batch_has_zero_gradients(device, rng):

@@ -200,12 +200,15 @@ def test_a_run_records_which_files_it_used(
         for role in ("train", "val"):
             wanted = {row["image_sha256"] for row in rows if row["fold-0"] == role}
             assert wanted and set(record[role]) == wanted
-    # A checkpoint copied alone still knows.
+    # A checkpoint copied alone still knows: two images that are new to it are left.
     shutil.copytree(uninterrupted / "best", tmp_path / "alone")
-    arguments = ["--checkpoint", str(tmp_path / "alone"), "--data", str(data), "--held-out"]
+    more, new = shutil.copytree(data, tmp_path / "more"), write_pairs(tmp_path / "new", 2, seed=6)
+    for file in new.glob("*/*.png"):
+        shutil.copy(file, more / file.parent.name / f"new-{file.name}")
+    arguments = ["--checkpoint", str(tmp_path / "alone"), "--data", str(more), "--held-out"]
     assert main(["evaluate", *arguments, "--out", str(tmp_path / "e")]) == 0
     with open(tmp_path / "e" / "per_image.csv", newline="", encoding="utf-8") as file:
-        assert sorted(row["name"] for row in csv.DictReader(file)) == sorted(fold["test"])
+        assert sorted(row["name"] for row in csv.DictReader(file)) == ["new-p0", "new-p1"]
 
 
 def test_resume_refuses_other_files_and_completes_old_runs(
