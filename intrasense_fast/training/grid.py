@@ -23,6 +23,8 @@ from intrasense_fast.training.study import Cell, Study
 from intrasense_fast.training.study_folder import CELLS, FAILED, LOGS
 
 _PROCESS = "intrasense_fast.training.cell_process"
+# Exit codes of a run that someone else stopped.
+_STOPPED = {130: "SIGINT", 143: "SIGTERM"}
 _SECONDS_BETWEEN_LOOKS = 0.1
 
 
@@ -202,6 +204,8 @@ def _failure(code: int, folder: Path, log: Path) -> str | None:
             advice = "lower --lr, or set --clip 1"
             return f"{folder_of.DIVERGED}: no step of the last epoch was finite; {advice}"
         return None
+    if code in _STOPPED:
+        return f"failed: stopped by {_STOPPED[code]} and saved; it goes on next time; see {log}"
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     message = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
     if DIVERGED in message:

@@ -30,7 +30,7 @@ from intrasense_fast.inference import (
 from intrasense_fast.prediction import predict_files
 from tests.support.checkpoints import tiny_checkpoint
 
-COUNT = 40
+COUNT = 24
 
 
 class Threshold(torch.nn.Module):
@@ -318,6 +318,7 @@ def test_memory_does_not_grow_with_the_number_of_images(
         return image
 
     monkeypatch.setattr(prediction, "to_grey", counted)
+    monkeypatch.setattr(prediction, "MAX_ROWS", 2)
     predicted = predict_files(source, out, segmenter)
     assert len(most) == 199
     # One chunk in work, and the last of the one before it.

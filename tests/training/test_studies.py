@@ -125,6 +125,7 @@ def test_how_a_run_failed_is_read_from_its_log(tmp_path: Path) -> None:
     assert (grid._failure(2, tmp_path, log) or "").startswith("diverged: train: 20 steps")
     log.write_text("begins\ntrain: x.png: cannot be read\n\n")
     assert "failed: train: x.png: cannot be read" in (grid._failure(2, tmp_path, log) or "")
+    assert "stopped by SIGTERM" in (grid._failure(143, tmp_path, log) or "")
     assert "ended by signal 9" in (grid._failure(-9, tmp_path, log) or "")
 
 
