@@ -10,7 +10,7 @@ from torch import Tensor
 # Elements of A at a time: A itself may not fit.
 CHUNK = 2**24
 # Beyond these a module no longer reacts to its input, and no gradient brings it back.
-ONE_HOT = 0.01
+ONE_HOT = 0.003
 SATURATED = 0.9
 FROZEN_GATE = 0.01
 FROZEN_WEIGHTS = 0.002
