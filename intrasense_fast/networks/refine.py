@@ -87,8 +87,14 @@ class GlobalLocalPerception(nn.Module):
             (refined, mask): (B, C, H, W) in the projection's dtype and x's memory format, and (B,
             H, W) bool: whitened there.
         """
+        return self._whitened(*self._attended(x))
+
+    def _whitened(self, features: Tensor, mean: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor]:
+        """Eq. 4 to 7 of what `_attended` returns."""
         return entropy_whitening(
-            *self._attended(x),
+            features,
+            mean,
+            maximum,
             self.gate.weight,
             self.gate.bias,  # type: ignore[arg-type]
             threshold=self.threshold,
@@ -110,14 +116,14 @@ class GlobalLocalPerception(nn.Module):
             self.gate.bias,  # type: ignore[arg-type]
             entropy_scale=self.entropy_scale,
         )
-        _, mask = self.forward(x)
+        _, mask = self._whitened(features, mean, maximum)
         return RefinementMaps(entropy, mask, self._gate(mean, maximum), self._rows(x, positions))
 
     @torch.no_grad()
     def health(self, x: Tensor) -> dict[str, float]:
         """The numbers of `StrideHealth` that GCP has."""
-        _, mean, maximum = self._attended(x)
-        _, mask = self.forward(x)
+        features, mean, maximum = self._attended(x)
+        _, mask = self._whitened(features, mean, maximum)
         gate = self._gate(mean, maximum)
         return perception_health(*self._projected(x), as_rows(x), gate, mask)
 
