@@ -253,7 +253,7 @@ def test_health_is_written_and_a_dead_module_is_told(trainer: Trainer) -> None:
     lines: list[str] = []
     trainer.say = lines.append
     with torch.no_grad():
-        trainer.net.cdr["32"].expand.bias.fill_(-1e6)
+        trainer.net.cdr["32"].expand.bias.fill_(-1e30)
     trainer.fit()
     (*_, last) = logs.read_epochs(trainer.run)
     assert float(last["dead_channels_32"]) == 1.0
