@@ -68,6 +68,17 @@ def product(A, B, OUT, SIZE: tl.constexpr):
 
 
 @triton.jit
+def combine(X, Y, OUT, OPERATION: tl.constexpr):
+    x, y = tl.load(X), tl.load(Y)
+    if OPERATION == "add":
+        tl.store(OUT, x + y)
+    elif OPERATION == "sub":
+        tl.store(OUT, x - y)
+    else:
+        tl.store(OUT, x * y)
+
+
+@triton.jit
 def double(X, OUT, SIZE: tl.constexpr):
     i = tl.arange(0, SIZE)
     x = tl.load(X + i)
@@ -174,6 +185,23 @@ def test_arithmetic_on_bfloat16_is_refused(rng):
     out = torch.empty(1)
     largest[(1,)](x, out, 32)
     assert out.item() == x.max().item()
+
+
+@pytest.mark.parametrize(
+    ("operation", "x", "y", "result"),
+    [
+        ("add", 2**31 - 2, 1, 2**31 - 1),
+        ("sub", 2 - 2**31, 2, -(2**31)),
+        ("mul", 2**15, -(2**16), -(2**31)),
+    ],
+)
+def test_integers_that_overflow_are_found(operation, x, y, result):
+    x, y = torch.tensor([x], dtype=torch.int32), torch.tensor([y], dtype=torch.int32)
+    out = torch.empty_like(x)
+    combine[(1,)](x, y, out, operation)
+    assert out.item() == result
+    with pytest.raises(InterpreterError, match=f"int32 overflow in {operation}"):
+        combine[(1,)](x, y + y.sign(), out, operation)
 
 
 def test_the_meter_counts_exactly(rng):
