@@ -40,7 +40,7 @@ def new_figure(width: float, height: float) -> "Figure":
 def save_figure(figure: "Figure", path: str | os.PathLike[str], dpi: int = 150) -> None:
     """Write `figure` to `path` atomically, in the format that its suffix names."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, bbox_inches="tight", pad_inches=0.08)
+        figure.savefig(temporary, dpi=dpi)
 
 
 def hex_colour(rgb: tuple[int, int, int]) -> str:

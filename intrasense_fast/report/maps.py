@@ -106,7 +106,7 @@ def _draw_image(axes: "Axes", item: RefinementItem, note: str) -> None:
     truth = np.asarray(item.truth).astype(np.uint8)
     contours, _ = cv2.findContours(truth, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture, contours, -1, GREEN, 1)
-    figures.show(axes, picture, interpolation="lanczos")
+    figures.show(axes, picture)
     for (row, column), (_, colour) in zip(item.positions, _POSITIONS, strict=True):
         axes.plot(column, row, "o", markersize=5, color=colour, markeredgecolor="white")
     figures.row_name(axes, item.name, note)

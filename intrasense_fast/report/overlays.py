@@ -121,7 +121,7 @@ def save_overlays(
     for i, (row, pictures) in enumerate(zip(rows, panels, strict=True)):
         for axes, column in zip(grid[i], shown, strict=True):
             if column in pictures:
-                figures.show(axes, pictures[column], interpolation="lanczos")
+                figures.show(axes, pictures[column])
             else:
                 figures.blank(axes, "no ground truth")
             if i == 0:
