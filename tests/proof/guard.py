@@ -36,8 +36,8 @@ def install() -> None:
 
 
 def _check_overflow_at_once() -> None:
-    """The interpreter's check of integer overflow in one numpy operation: stock triton takes fifteen
-    of its own, half of a launch's time."""
+    """Integer overflow in one numpy operation a sum or product: stock triton takes fifteen of its
+    own, half of a launch's time."""
     check = TritonSemantic.binary_op_sanitize_overflow_impl
 
     def checked(self, lhs, rhs, binary_op):
