@@ -16,6 +16,8 @@ from intrasense_fast.files import exclusive
 from intrasense_fast.training.checkpoint import load_last, tidy
 from tests.support.runs import TINY, interrupt, start, train, write_pairs
 
+pytestmark = pytest.mark.xdist_group("resume")
+
 OPTIONS = [
     *TINY,
     *"--epochs 2 --augment paper --scheduler onecycle --folds 0 --val-fraction 0.25".split(),
