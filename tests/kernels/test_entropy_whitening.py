@@ -248,8 +248,17 @@ def around(mask, window):
     return functional.max_pool2d(mask.float()[:, None], window, 1, window // 2)[:, 0] > 0
 
 
-@pytest.mark.parametrize("value", (torch.nan, torch.inf, -torch.inf))
-@pytest.mark.parametrize("window", (3, 5))
+@pytest.mark.parametrize(
+    "value, window",
+    [
+        (torch.nan, 3),
+        (torch.inf, 5),
+        pytest.param(torch.inf, 3, marks=pytest.mark.extended),
+        pytest.param(-torch.inf, 3, marks=pytest.mark.extended),
+        pytest.param(torch.nan, 5, marks=pytest.mark.extended),
+        pytest.param(-torch.inf, 5, marks=pytest.mark.extended),
+    ],
+)
 def test_what_is_not_finite_stays_in_the_windows_that_hold_it(value, window, device, rng):
     """Forward in its channel alone; backward wherever a position shares a masked window."""
     inputs = tensors((2, 32, 7, 8), rng, device)
