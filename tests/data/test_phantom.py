@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 
 from intrasense_fast.data import open_dataset
-from intrasense_fast.data.phantom import (
-    ECHOES,
-    MARGINS,
-    compress,
-    envelope,
-    phantom,
-    scene,
-    write_phantom,
-)
+from intrasense_fast.data.phantom import phantom, write_phantom
+from intrasense_fast.data.phantom.scene import ECHOES, MARGINS, scene
+from intrasense_fast.data.phantom.signal import compress, envelope
 
 
 @pytest.mark.parametrize("size", [128, 256, 400])
