@@ -108,9 +108,9 @@ def _terms(
     exact = (matrix * gram).detach().sum(-1) / ridge
     shared = torch.diagonal_scatter(-matrix, exact + (diagonal.detach() - diagonal), dim1=1, dim2=2)
     decoupled_gram = matrix @ shared
-    decoupled_trace = decoupled_gram.diagonal(dim1=1, dim2=2).sum(-1)
     rank = r / gram.detach().square().sum((1, 2)).masked_fill(zero_map, 1)
     energy = decoupled_gram.square().sum((1, 2)).masked_fill(zero_map, 1)
+    decoupled_trace = decoupled_gram.diagonal(dim1=1, dim2=2).sum(-1)
     rank_decoupled = decoupled_trace.square() / (r * energy)
     rank_gap = (rank - rank_decoupled).masked_fill(zero_map, 0)
     distance = ((shared - decoupled_gram) * gram).sum((1, 2)).masked_fill(zero_map, 0) / r
