@@ -8,8 +8,10 @@ N = H W / stride^2.
 from collections.abc import Sequence
 
 from intrasense_fast.kernels.nonlocal_attention.eager import SCORES_AT_A_TIME
-from intrasense_fast.networks.encoder import CHANNELS, STRIDES
+from intrasense_fast.networks.encoder import ENCODERS, STRIDES
 
+# Of the default encoder, ResNet-50.
+CHANNELS = ENCODERS["resnet50"].channels
 # width, blocks, stride of the input, stride of the output
 LAYERS = ((64, 3, 4, 4), (128, 4, 4, 8), (256, 6, 8, 16), (512, 3, 16, 32))
 DECODER = (256, 128, 64, 32, 16)

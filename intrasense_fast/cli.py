@@ -109,7 +109,7 @@ def _guarded(name: str, command: Any, args: argparse.Namespace) -> int:
     from intrasense_fast.data.records import DataError
     from intrasense_fast.errors import UsageError
     from intrasense_fast.kernels.runtime import FusedUnavailableError
-    from intrasense_fast.networks.encoder import EncoderWeightsError
+    from intrasense_fast.networks.encoder_weights import EncoderWeightsError
 
     try:
         before = signal.signal(signal.SIGTERM, _terminate)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from intrasense_fast.networks.encoder import CHANNELS, draw_convolutions
+from intrasense_fast.networks.encoder import draw_convolutions
 
 
 class DecoderBlock(nn.Module):
@@ -46,9 +46,9 @@ class UNetDecoder(nn.Module):
 
     def __init__(
         self,
-        num_classes: int = 1,
-        widths: Sequence[int] = (256, 128, 64, 32, 16),
-        encoder_channels: Sequence[int] = CHANNELS,
+        num_classes: int,
+        widths: Sequence[int],
+        encoder_channels: Sequence[int],
     ) -> None:
         super().__init__()
         incoming = (encoder_channels[-1], *widths[:-1])

@@ -1,11 +1,11 @@
-"""What the ResNet-50 networks do to their images: check, normalise and pad them."""
+"""What the ResNet networks do to their images: check, normalise and pad them."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from intrasense_fast.networks.encoder import STRIDES, ResNet50Encoder
+from intrasense_fast.networks.encoder import STRIDES, ResNetEncoder
 
 _SMALLEST = 32
 _MEAN = {1: (0.449,), 3: (0.485, 0.456, 0.406)}
@@ -13,7 +13,7 @@ _STD = {1: (0.226,), 3: (0.229, 0.224, 0.225)}
 
 
 class ResNetImages(nn.Module):
-    """A network on a ResNet-50 encoder: its images in [0, 1], normalised as ImageNet's and padded
+    """A network on a ResNet encoder: its images in [0, 1], normalised as ImageNet's and padded
     to a multiple of 32.
 
     Args:
@@ -23,7 +23,7 @@ class ResNetImages(nn.Module):
     # What to call so that nothing at stride 32 learns from the batch.
     freezing = "net.encoder.eval()"
     config: dict[str, Any]
-    encoder: ResNet50Encoder
+    encoder: ResNetEncoder
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()

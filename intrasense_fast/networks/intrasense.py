@@ -1,4 +1,4 @@
-"""IntraSense-Net: ResNet-50 encoder, GCP and CDR at the refined strides, U-Net decoder."""
+"""IntraSense-Net: ResNet encoder, GCP and CDR at the refined strides, U-Net decoder."""
 
 import inspect
 import os
@@ -11,12 +11,8 @@ from torch import Tensor, nn
 
 from intrasense_fast.kernels.runtime import fused_status, use_fused
 from intrasense_fast.networks.decoder import UNetDecoder
-from intrasense_fast.networks.encoder import (
-    CHANNELS,
-    STRIDES,
-    ResNet50Encoder,
-    load_encoder_weights,
-)
+from intrasense_fast.networks.encoder import STRIDES, ResNetEncoder
+from intrasense_fast.networks.encoder_weights import load_encoder_weights
 from intrasense_fast.networks.health import StrideHealth
 from intrasense_fast.networks.images import ResNetImages
 from intrasense_fast.networks.options import (
@@ -59,14 +55,14 @@ class IntraSenseNet(ResNetImages):
         num_classes: channels of the logits, one sigmoid each.
         options: the fields of `NetworkOptions`, by keyword; each says there what it means and may
             be.
-        encoder_weights: None, "imagenet", or a .pth / .safetensors file of ResNet-50 weights; see
-            `load_encoder_weights`.
+        encoder_weights: None, "imagenet", or a .pth / .safetensors file of the encoder's weights;
+            see `load_encoder_weights`.
         fused: True = the Triton kernels or a FusedUnavailableError at the call; False = eager; None
             = the kernels where they can run. No parameter depends on it, so that a checkpoint
             serves both.
 
     Attributes:
-        encoder: the ResNet-50, with torchvision's names.
+        encoder: the ResNet, with torchvision's names.
         masked_fraction: {stride: fraction of positions whitened in the last forward}, detached
             scalars; NaN after B = 0.
         fused: as the argument; setting it sets every operator of the network.
@@ -99,7 +95,7 @@ class IntraSenseNet(ResNetImages):
         }
         self._fused = checked_fused(fused)
         self.placement = chosen.placement
-        self.encoder = ResNet50Encoder(channels)
+        self.encoder = ResNetEncoder(channels, chosen.encoder)
         perception = {
             "norm": chosen.module_norm,
             "normalize": chosen.entropy_normalization,
@@ -118,13 +114,14 @@ class IntraSenseNet(ResNetImages):
         }
         self.gcp = nn.ModuleDict()
         self.cdr = nn.ModuleDict()
+        widths = dict(zip(STRIDES, self.encoder.layout.channels, strict=True))
         for stride in sorted(chosen.refine_strides):
-            width = CHANNELS[STRIDES.index(stride)]
+            width = widths[stride]
             if chosen.gcp:
                 self.gcp[str(stride)] = GlobalLocalPerception(width, **perception)  # type: ignore[arg-type]
             if chosen.cdr:
                 self.cdr[str(stride)] = ChannelDecoupling(width, **decoupling)  # type: ignore[arg-type]
-        self.decoder = UNetDecoder(classes, chosen.decoder_channels)
+        self.decoder = UNetDecoder(classes, chosen.decoder_channels, self.encoder.layout.channels)
         self.masked_fraction: dict[int, Tensor] = {}
         if encoder_weights is not None:
             load_encoder_weights(self.encoder, encoder_weights)
@@ -340,7 +337,7 @@ class IntraSenseNet(ResNetImages):
 
 def completed_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     """Stored arguments with those of options that did not exist when they were stored."""
-    return {"module_norm": "none"} | arguments
+    return {"module_norm": "none", "encoder": "resnet50"} | arguments
 
 
 def _signature() -> inspect.Signature:

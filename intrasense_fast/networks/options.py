@@ -4,16 +4,26 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-from intrasense_fast.fields import Need, are_counts, first_fault, is_count, number, option, plain
+from intrasense_fast.fields import (
+    Need,
+    are_counts,
+    first_fault,
+    is_count,
+    number,
+    one_of,
+    option,
+    plain,
+)
 from intrasense_fast.kernels.channel_decoupling.api import SQUEEZES
 from intrasense_fast.kernels.entropy_whitening.api import ENTROPY_SCALES
-from intrasense_fast.networks.encoder import STRIDES
+from intrasense_fast.networks.encoder import ENCODERS, STRIDES
 
 REFINABLE_STRIDES = (4, 8, 16, 32)
 PLACEMENTS = ("skips", "trunk")
 MODULE_NORMS = ("batch", "none")
 
 IN_CHANNELS = Need(lambda value: is_count(value) and value in (1, 3), "1 or 3")
+ENCODER = one_of(tuple(ENCODERS))
 NUM_CLASSES = Need(is_count, "an integer >= 1 and below 2**31")
 DECODER_CHANNELS = Need(
     lambda value: are_counts(value) and len(value) == len(STRIDES),
@@ -40,6 +50,9 @@ class NetworkOptions:
     errors are made from it.
     """
 
+    encoder: str = option(
+        "resnet50", "which ResNet; resnet18 is for laptops", choices=tuple(ENCODERS)
+    )
     refine_strides: tuple[int, ...] = option(
         (8, 16, 32), "where GCP and CDR act: any of 4, 8, 16, 32; may be empty", _STRIDES, _DISTINCT
     )

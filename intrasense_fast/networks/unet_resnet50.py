@@ -1,4 +1,4 @@
-"""The plain U-Net on a ResNet-50: IntraSense-Net without GCP and CDR, as a network of its own."""
+"""The plain U-Net on a ResNet: IntraSense-Net without GCP and CDR, as a network of its own."""
 
 import os
 from collections.abc import Sequence
@@ -7,21 +7,23 @@ from torch import Tensor
 
 from intrasense_fast.fields import plain
 from intrasense_fast.networks.decoder import UNetDecoder
-from intrasense_fast.networks.encoder import ResNet50Encoder, load_encoder_weights
+from intrasense_fast.networks.encoder import ResNetEncoder
+from intrasense_fast.networks.encoder_weights import load_encoder_weights
 from intrasense_fast.networks.images import ResNetImages
-from intrasense_fast.networks.options import DECODER_CHANNELS, checked_channels
+from intrasense_fast.networks.options import DECODER_CHANNELS, ENCODER, checked_channels
 
 
 class UNetResNet50(ResNetImages):
-    """A U-Net whose encoder is a ResNet-50; its weights are those of `IntraSenseNet(gcp=False,
-    cdr=False)`.
+    """A U-Net whose encoder is a ResNet, by default ResNet-50; its weights are those of
+    `IntraSenseNet(gcp=False, cdr=False)`.
 
     Args:
         in_channels: 1 or 3.
         num_classes: channels of the logits, one sigmoid each.
+        encoder: "resnet18", "resnet34", "resnet50" or "resnet101".
         decoder_channels: output channels of the five decoder blocks, deepest first.
-        encoder_weights: None, "imagenet", or a .pth / .safetensors file of ResNet-50 weights; see
-            `load_encoder_weights`.
+        encoder_weights: None, "imagenet", or a .pth / .safetensors file of the encoder's weights;
+            see `load_encoder_weights`.
 
     Raises:
         ValueError: an argument of another type or outside its range.
@@ -35,10 +37,13 @@ class UNetResNet50(ResNetImages):
         in_channels: int = 1,
         num_classes: int = 1,
         *,
+        encoder: str = "resnet50",
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
         encoder_weights: str | os.PathLike[str] | None = None,
     ) -> None:
         channels, classes = checked_channels("UNetResNet50", in_channels, num_classes)
+        if not ENCODER.fits(encoder):
+            raise ValueError(f"UNetResNet50: encoder must be {ENCODER.text}, got {encoder!r}")
         widths = plain(decoder_channels)
         if not DECODER_CHANNELS.fits(widths):
             raise ValueError(
@@ -49,10 +54,11 @@ class UNetResNet50(ResNetImages):
         self.config = {
             "in_channels": channels,
             "num_classes": classes,
+            "encoder": encoder,
             "decoder_channels": list(widths),
         }
-        self.encoder = ResNet50Encoder(channels)
-        self.decoder = UNetDecoder(classes, widths)
+        self.encoder = ResNetEncoder(channels, encoder)
+        self.decoder = UNetDecoder(classes, widths, self.encoder.layout.channels)
         if encoder_weights is not None:
             load_encoder_weights(self.encoder, encoder_weights)
 

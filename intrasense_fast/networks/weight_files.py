@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from intrasense_fast.errors import first_line
-from intrasense_fast.networks.encoder import EncoderWeightsError
+from intrasense_fast.networks.encoder_weights import EncoderWeightsError
 
 _SHOWN = 8
 _CONTAINERS = ("state_dict", "model_state_dict", "model")

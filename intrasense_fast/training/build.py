@@ -6,7 +6,7 @@ from torch import nn
 from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.networks import build_network
 from intrasense_fast.networks.contract import set_fused
-from intrasense_fast.networks.encoder import EncoderWeightsError
+from intrasense_fast.networks.encoder_weights import EncoderWeightsError
 from intrasense_fast.training.config import INTRASENSE, TrainConfig
 from intrasense_fast.training.loss import loss_of
 

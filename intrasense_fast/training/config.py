@@ -38,6 +38,7 @@ RESUMABLE = ("epochs", "workers", "device")
 # What runs had that began before these options.
 _BEFORE: dict[str, Any] = {
     "module_norm": "none",
+    "encoder": "resnet50",
     "channels_last": None,
     "network": INTRASENSE,
     "network_options": [],
@@ -172,7 +173,7 @@ class NetworkConfig(NetworkOptions):
         (), "options of a network other than intrasense", _PAIRS, metavar="NAME=VALUE"
     )
     encoder_weights: str | None = option(
-        None, '"imagenet", or a .pth or .safetensors file of ResNet-50'
+        None, '"imagenet", or a .pth or .safetensors file of the encoder'
     )
     in_channels: int = option(1, "1, or 3 equal channels", IN_CHANNELS)
 

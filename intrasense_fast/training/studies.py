@@ -10,7 +10,7 @@ from intrasense_fast.console import show
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import exclusive
 from intrasense_fast.inference import default_device, usable_device
-from intrasense_fast.networks.encoder import EncoderWeightsError
+from intrasense_fast.networks.encoder_weights import EncoderWeightsError
 from intrasense_fast.training import study_folder
 from intrasense_fast.training.build import check_network
 from intrasense_fast.training.estimate import Pace, in_words, pace

@@ -11,15 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from intrasense_fast import IntraSenseNet
-from intrasense_fast.networks.encoder import (
-    EncoderWeightsError,
-    ResNet50Encoder,
-    load_encoder_weights,
-)
+from intrasense_fast.networks.encoder import ResNetEncoder
+from intrasense_fast.networks.encoder_weights import EncoderWeightsError, load_encoder_weights
 from tests.support.seeded_weights import seeded_image, seeded_weights
 
 FIXTURES = Path(__file__).parent / "fixtures"
-ENCODER = ResNet50Encoder(3)
+ENCODER = ResNetEncoder(3)
 SHAPES: dict[str, list[int]] = json.loads((FIXTURES / "resnet50.json").read_text())
 
 
@@ -29,13 +26,13 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 def test_keys_and_shapes_are_torchvisions() -> None:
-    own = {key: list(value.shape) for key, value in ResNet50Encoder(3).state_dict().items()}
+    own = {key: list(value.shape) for key, value in ResNetEncoder(3).state_dict().items()}
     assert len(own) == 318
     assert own == SHAPES
 
 
 def test_features_equal_an_independent_resnet50(weights: dict[str, torch.Tensor]) -> None:
-    encoder = ResNet50Encoder(3).eval()
+    encoder = ResNetEncoder(3).eval()
     encoder.load_state_dict(weights)
     with torch.no_grad():
         maps = encoder(torch.from_numpy(seeded_image(3, 32, 64)))
@@ -51,7 +48,7 @@ def test_grey_encoder_equals_three_equal_channels(
     weights: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     torch.save(weights, tmp_path / "resnet50.pth")
-    grey, colour = ResNet50Encoder(1).eval(), ResNet50Encoder(3).eval()
+    grey, colour = ResNetEncoder(1).eval(), ResNetEncoder(3).eval()
     load_encoder_weights(grey, tmp_path / "resnet50.pth")
     load_encoder_weights(colour, tmp_path / "resnet50.pth")
     image = torch.randn(2, 1, 32, 32)
@@ -96,7 +93,7 @@ def test_weights_of_every_packaging_load(
         save_file(content, path)
     else:
         torch.save(content, path)
-    encoder = ResNet50Encoder(3)
+    encoder = ResNetEncoder(3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_encoder_weights(encoder, path)
@@ -107,7 +104,7 @@ def test_a_few_missing_keys_are_named(weights: dict[str, torch.Tensor], tmp_path
     partial = {key: value for key, value in weights.items() if not key.startswith("layer4.2.conv3")}
     torch.save(partial, tmp_path / "partial.pth")
     with pytest.warns(UserWarning, match=r"Not in the file: layer4\.2\.conv3\.weight$"):
-        load_encoder_weights(ResNet50Encoder(3), tmp_path / "partial.pth")
+        load_encoder_weights(ResNetEncoder(3), tmp_path / "partial.pth")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +129,7 @@ def test_a_few_misshapen_keys_are_named_apart(
 ) -> None:
     partial = {name: value for name, value in weights.items() if name != "layer4.2.conv3.weight"}
     torch.save({**partial, key: kind(weights[key])}, tmp_path / "partial.pth")
-    encoder = ResNet50Encoder(3)
+    encoder = ResNetEncoder(3)
     before = encoder.state_dict()[key].clone()
     with pytest.warns(
         UserWarning,
@@ -150,7 +147,7 @@ def test_a_sparse_first_convolution_is_not_folded(
         {**weights, "conv1.weight": weights["conv1.weight"].to_sparse()}, tmp_path / "sparse.pth"
     )
     with pytest.warns(UserWarning, match=r"kind: conv1\.weight"):
-        load_encoder_weights(ResNet50Encoder(1), tmp_path / "sparse.pth")
+        load_encoder_weights(ResNetEncoder(1), tmp_path / "sparse.pth")
 
 
 def test_too_few_matches_are_an_error_that_lists_them(
@@ -158,7 +155,7 @@ def test_too_few_matches_are_an_error_that_lists_them(
 ) -> None:
     partial = {key: value for key, value in weights.items() if not key.startswith("layer4")}
     torch.save(partial, tmp_path / "partial.pth")
-    encoder = ResNet50Encoder(3)
+    encoder = ResNetEncoder(3)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     with pytest.raises(
         EncoderWeightsError, match=r"only 2\d\d of ResNet-50's 265 keys.*layer4\.0\.conv1\.weight"
@@ -201,17 +198,17 @@ def test_truncated_file(weights: dict[str, torch.Tensor], tmp_path: Path) -> Non
     torch.save(weights, path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(EncoderWeightsError, match="damaged"):
-        load_encoder_weights(ResNet50Encoder(3), path)
+        load_encoder_weights(ResNetEncoder(3), path)
 
 
 def test_missing_file_and_other_content(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="path of a file, got 50"):
         load_encoder_weights(ENCODER, 50)  # type: ignore[arg-type]
     with pytest.raises(EncoderWeightsError, match="no such file"):
-        load_encoder_weights(ResNet50Encoder(3), tmp_path / "absent.pth")
+        load_encoder_weights(ResNetEncoder(3), tmp_path / "absent.pth")
     torch.save([1, 2, 3], tmp_path / "list.pth")
     with pytest.raises(EncoderWeightsError, match="needed is a state dict"):
-        load_encoder_weights(ResNet50Encoder(3), tmp_path / "list.pth")
+        load_encoder_weights(ResNetEncoder(3), tmp_path / "list.pth")
 
 
 def test_imagenet_comes_from_the_local_cache(
@@ -246,4 +243,4 @@ def test_load_state_dict_of_three_channels_into_one_raises_as_pytorch_does(
     weights: dict[str, torch.Tensor],
 ) -> None:
     with pytest.raises(RuntimeError, match="size mismatch"):
-        ResNet50Encoder(1).load_state_dict(weights)
+        ResNetEncoder(1).load_state_dict(weights)

@@ -84,7 +84,7 @@ def test_unknown_names_and_options_tell_the_nearest() -> None:
         build_network("unet-resnet50", decoder_channel=SLIM)
     with pytest.raises(ValueError, match=r"decoder_channels must be five integers"):
         build_network("unet-resnet50", decoder_channels=(8,))
-    with pytest.raises(TypeError, match=r"no option 'heads'; known: refine_strides"):
+    with pytest.raises(TypeError, match=r"no option 'heads'; known: encoder, refine_strides"):
         IntraSenseNet(heads=4)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, layer_norm, multi_head_attention_forward
 
 from intrasense_fast.networks.emcad import EMCAD
-from intrasense_fast.networks.encoder import EncoderWeightsError
+from intrasense_fast.networks.encoder_weights import EncoderWeightsError
 from intrasense_fast.networks.pvt import Block, PVTv2Encoder, ReducedAttention, load_pvt_weights
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, group_norm
 
-from intrasense_fast.networks.encoder import EncoderWeightsError
+from intrasense_fast.networks.encoder_weights import EncoderWeightsError
 from intrasense_fast.networks.resnetv2 import HybridEncoder, StandardizedConv2d, Unit
 from intrasense_fast.networks.transunet import TransUNet
 from intrasense_fast.networks.vit import Layer, VisionTransformer

@@ -235,6 +235,7 @@ def test_a_used_out_is_refused(
         (["--refine-strides", "8", "8"], "free of duplicates"),
         (["--refine-strides", "2"], "some of (4, 8, 16, 32)"),
         (["--entropy-scale", "bits"], "invalid choice"),
+        (["--encoder", "resnet20"], "invalid choice"),
         (["--in-channels", "2"], "--in-channels must be 1 or 3"),
         (["--scheduler", "linear"], "invalid choice"),
         (["--device", "cuda:9"], "--device cuda:9: cannot be used here"),
