@@ -21,9 +21,8 @@ from intrasense_fast.training.signals import Stopped
 Trees = Callable[[str, bool], tuple[Path, list]]
 
 # The data decide everything about folds; these make the network small.
-SMALL = (
-    "--size 32 --batch-size 4 --epochs 1 --refine-strides 32 --decoder-channels 8 8 8 8 8".split()
-)
+SMALL = "--size 32 --batch-size 4 --epochs 1 --refine-strides 32".split()
+SMALL += "--encoder resnet18 --decoder-channels 8 8 8 8 8".split()
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -18,6 +18,7 @@ from tests.support.networks import set_fused, wake
 
 # alpha and beta so large that L_IW shows in the gradients.
 SLIM = {
+    "encoder": "resnet18",
     "refine_strides": (32,),
     "decoder_channels": (16, 8, 8, 8, 8),
     "window": 3,

@@ -17,6 +17,7 @@ from intrasense_fast.networks.pretrained import read_config
 from tests.support.networks import wake
 
 OPTIONS = {
+    "encoder": "resnet18",
     "refine_strides": (32, 8),
     "window": 5,
     "ridge": 2.5,

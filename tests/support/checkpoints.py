@@ -12,8 +12,13 @@ def tiny_checkpoint(path: Path, image_size: int | None = 32, **options: object) 
     """A network with random weights whose logits cross zero, saved as a run's best/ is."""
     torch.manual_seed(0)
     net = wake(
-        IntraSenseNet(refine_strides=(32,), decoder_channels=(16, 8, 8, 8, 8), **options)
-    ).eval()  # type: ignore[arg-type]
+        IntraSenseNet(
+            encoder="resnet18",
+            refine_strides=(32,),
+            decoder_channels=(16, 8, 8, 8, 8),
+            **options,  # type: ignore[arg-type]
+        )
+    ).eval()
     with torch.no_grad():
         net.decoder.head.bias -= net(torch.rand(4, net.config["in_channels"], 64, 64)).median()
     net.save_pretrained(path, None if image_size is None else {"image_size": image_size})

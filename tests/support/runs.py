@@ -12,7 +12,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "--size 32 --batch-size 4 --epochs 3 --refine-strides 32 --lr 1e-3 --seed 3".split()
-TINY += "--decoder-channels 8 8 8 8 8".split()
+TINY += "--encoder resnet18 --decoder-channels 8 8 8 8 8".split()
 
 
 def write_pairs(folder: Path, count: int, seed: int, size: int = 40) -> Path:

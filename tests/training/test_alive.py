@@ -29,7 +29,6 @@ RECIPES: dict[str, tuple[Callable[[Parameters], torch.optim.Optimizer], bool]] =
     "AdamW": (lambda parameters: torch.optim.AdamW(parameters, lr=1e-3), True),
     "SGD": (lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9), False),
 }
-OTHERS = ("paper", "AdamW", "SGD")
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +41,12 @@ def phantoms(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor]:
 
 
 def health_after_training(
-    recipe: str, phantoms: tuple[Tensor, Tensor], **options: object
+    recipe: str, phantoms: tuple[Tensor, Tensor], encoder: str = "resnet18", **options: object
 ) -> dict[int, StrideHealth]:
     """Of the last eight phantoms, after STEPS steps on the others."""
     images, masks = phantoms
-    net = IntraSenseNet(decoder_channels=(64, 32, 16, 16, 16), **options).train()  # type: ignore[arg-type]
+    channels = (64, 32, 16, 16, 16)
+    net = IntraSenseNet(encoder=encoder, decoder_channels=channels, **options).train()  # type: ignore[arg-type]
     make, cycle = RECIPES[recipe]
     optimizer = make(net.parameters())
     schedule = OneCycleLR(optimizer, 1e-3, STEPS + 1, cycle_momentum=False) if cycle else None
@@ -62,12 +62,20 @@ def health_after_training(
 
 
 @pytest.mark.parametrize(
-    "recipe",
-    ["cpu-small", *(pytest.param(name, marks=pytest.mark.extended) for name in OTHERS)],
+    ("recipe", "encoder"),
+    [
+        ("cpu-small", "resnet18"),
+        pytest.param("cpu-small", "resnet50", marks=pytest.mark.extended),
+        pytest.param("paper", "resnet50", marks=pytest.mark.extended),
+        pytest.param("AdamW", "resnet18", marks=pytest.mark.extended),
+        pytest.param("SGD", "resnet18", marks=pytest.mark.extended),
+    ],
 )
-def test_every_module_lives(recipe: str, phantoms: tuple[Tensor, Tensor], seed: int) -> None:
+def test_every_module_lives(
+    recipe: str, encoder: str, phantoms: tuple[Tensor, Tensor], seed: int
+) -> None:
     torch.manual_seed(seed)
-    health = health_after_training(recipe, phantoms)
+    health = health_after_training(recipe, phantoms, encoder)
     assert list(health) == [8, 16, 32]
     assert all(math.isfinite(value) for record in health.values() for value in record)
     assert faults(health) == []

@@ -47,6 +47,8 @@ def test_quick_writes_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
                 "--quick",
                 "--size",
                 "32",
+                "--encoder",
+                "resnet18",
                 "--refine-strides",
                 "8",
                 "32",

@@ -30,6 +30,7 @@ CONFIG = TrainConfig(
     batch_size=4,
     epochs=2,
     lr=1e-3,
+    encoder="resnet18",
     refine_strides=(32,),
     decoder_channels=(8, 8, 8, 8, 8),
     augment="none",
