@@ -12,12 +12,9 @@ from intrasense_fast.data.subsets import curated_names
 
 BUSI = Path(__file__).resolve().parents[3] / "shared" / "data" / "Dataset_BUSI_with_GT"
 
-pytestmark = [
-    pytest.mark.xdist_group("busi"),
-    pytest.mark.skipif(
-        not BUSI.is_dir(), reason=f"the BUSI data set is not redistributed, and not at {BUSI}"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    not BUSI.is_dir(), reason=f"the BUSI data set is not redistributed, and not at {BUSI}"
+)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+
+from intrasense_fast.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "--size 32 --batch-size 4 --epochs 3 --refine-strides 32 --lr 1e-3 --seed 3".split()
@@ -50,6 +53,16 @@ def train(*arguments: object) -> tuple[int, str, str]:
     process = start(*arguments)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def train_here(*arguments: object) -> int:
+    """The same within this process, bit for bit: its exit code."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return main(["train", *map(str, arguments)])
+    finally:
+        torch.set_num_threads(threads)
 
 
 def interrupt(

@@ -14,9 +14,7 @@ from safetensors.torch import load_file
 from intrasense_fast.cli import main
 from intrasense_fast.files import exclusive
 from intrasense_fast.training.checkpoint import load_last, tidy
-from tests.support.runs import TINY, interrupt, start, train, write_pairs
-
-pytestmark = pytest.mark.xdist_group("resume")
+from tests.support.runs import TINY, interrupt, start, train_here, write_pairs
 
 OPTIONS = [
     *TINY,
@@ -33,8 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uninterrupted(data: Path) -> Path:
     run = data.parent / "whole"
-    code, _, err = train("--data", data, "--out", run, *OPTIONS)
-    assert code == 0, err
+    assert train_here("--data", data, "--out", run, *OPTIONS) == 0
     return run
 
 
@@ -52,8 +49,12 @@ def assert_same(found: Path, wanted: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
-    ids=lambda x: str(x),
+    [
+        (signal.SIGKILL, -9),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.extended),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.extended),
+    ],
+    ids=str,
 )
 def test_resume_is_bitwise(
     number: signal.Signals, code: int, data: Path, uninterrupted: Path, tmp_path: Path, seed: int
@@ -65,8 +66,7 @@ def test_resume_is_bitwise(
     if number != signal.SIGKILL:
         assert f"--resume {run}" in out
         assert len((run / "history.jsonl").read_text().splitlines()) < STEPS
-    code, out, err = train("--resume", run)
-    assert code == 0, err
+    assert train_here("--resume", run) == 0
     assert_same(run, uninterrupted)
 
 
@@ -113,9 +113,9 @@ def test_a_damaged_last_falls_back_to_previous_and_says_so(
     file.write_bytes(file.read_bytes()[:-100])
     spoilt = tmp_path / "spoilt"
     shutil.copytree(run, spoilt)
-    code, out, err = train("--resume", run)
-    assert code == 0, err
-    assert "training_state.pt is missing, truncated or changed" in out and "previous" in out
+    assert train_here("--resume", run) == 0
+    shown = capsys.readouterr().out
+    assert "training_state.pt is missing, truncated or changed" in shown and "previous" in shown
     assert_same(run, uninterrupted)
     (spoilt / "previous" / "model.safetensors").write_bytes(b"")
     assert main(["train", "--resume", str(spoilt)]) == 2
@@ -296,9 +296,9 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
     (run / "history.jsonl").write_text('{"step": 1, "epoch": 1}\n{"st')
     (run / ".1234.part").mkdir()
     (run / ".1234.part" / "model.safetensors").write_bytes(b"half")
-    code, out, err = train("--resume", run)
-    assert code == 0, err
-    assert f"{run} has no checkpoint yet: it begins again" in out and "damaged" not in out
+    assert train_here("--resume", run) == 0
+    shown = capsys.readouterr().out
+    assert f"{run} has no checkpoint yet: it begins again" in shown and "damaged" not in shown
     assert_same(run, uninterrupted)
 
 

@@ -26,8 +26,6 @@ from intrasense_fast.training.step_guard import DIVERGED
 from intrasense_fast.training.study import Cell, ablation, changes, comparison
 from tests.support.runs import ROOT
 
-pytestmark = pytest.mark.xdist_group("studies")
-
 TOY = "tests.model.test_networks:Toy"
 UNET = "unet,widths=[2,2,2,2,4]"
 LABELS = ["Toy", "unet-widths-2-2-2-2-4"]
