@@ -184,8 +184,21 @@ def test_each_output_alone_sends_its_gradient(contract, device, rng):
 
 
 @every_operator
-@pytest.mark.parametrize("dtype", MOST_DTYPES[: len(DTYPES)], ids=name)
-@pytest.mark.parametrize("memory_format", FORMATS, ids=name)
+@pytest.mark.parametrize(
+    "dtype, memory_format",
+    [
+        pytest.param(
+            dtype,
+            memory_format,
+            marks=()
+            if (dtype, memory_format) in zip(SHOWN, reversed(FORMATS), strict=True)
+            else pytest.mark.extended,
+        )
+        for dtype in DTYPES
+        for memory_format in FORMATS
+    ],
+    ids=name,
+)
 def test_memory_format_is_kept(contract, dtype, memory_format, device, rng):
     inputs = contract.make_inputs(Row(contract.shapes["odd"], dtype, memory_format, device), rng)
     outputs = call(contract, contract.public, inputs, fused=True, **contract.option_sets[0])
@@ -302,7 +315,11 @@ def test_gradients_only_for_what_asks_for_them(contract, device, rng):
 
 
 @every_operator
-@pytest.mark.parametrize("dtype", MOST_DTYPES[: len(DTYPES)], ids=name)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bfloat16, *(pytest.param(d, marks=pytest.mark.extended) for d in DTYPES[:2])],
+    ids=name,
+)
 def test_the_same_bits_twice(contract, dtype, device, rng):
     inputs = contract.make_inputs(Row(contract.shapes["odd"], dtype, device=device), rng)
     options = {"fused": True, **contract.option_sets[0]}

@@ -75,7 +75,14 @@ def test_subsets_print_their_n(
     assert f"n = {count} images, subset {subset}, layout busi" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("layout", "count"), [("busi", 30), ("dataset-b", 30), ("ddti", 29)])
+@pytest.mark.parametrize(
+    ("layout", "count"),
+    [
+        ("busi", 30),
+        pytest.param("dataset-b", 30, marks=pytest.mark.extended),
+        pytest.param("ddti", 29, marks=pytest.mark.extended),
+    ],
+)
 def test_one_fold_without_a_flag_about_data(
     layout: str, count: int, trees: Trees, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,7 +117,11 @@ def test_a_zero_map_returns_itself(shape, squeeze, dtype, device, rng):
         budget.assert_close(actual, expected, 5e-4, name, least=least)
 
 
-@pytest.mark.parametrize("shape", [(3, 6, 3, 4), (3, 20, 2, 3), (3, 66, 9, 9)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 6, 3, 4), (3, 20, 2, 3), pytest.param((3, 66, 9, 9), marks=pytest.mark.extended)],
+    ids=str,
+)
 @pytest.mark.parametrize(
     "value, squeeze", [(torch.nan, "input"), (torch.inf, "decoupled"), (-torch.inf, "input")]
 )

@@ -199,8 +199,18 @@ except FusedUnavailableError as error:
             "import triton.language",
             "Triton interpreter on the CPU",
         ),
-        ('os.environ["TRITON_INTERPRET"] = "on"', "", "Triton interpreter on the CPU"),
-        ('os.environ["TRITON_INTERPRET"] = "0"', "", "set TRITON_INTERPRET=1 before Python starts"),
+        pytest.param(
+            'os.environ["TRITON_INTERPRET"] = "on"',
+            "",
+            "Triton interpreter on the CPU",
+            marks=pytest.mark.extended,
+        ),
+        pytest.param(
+            'os.environ["TRITON_INTERPRET"] = "0"',
+            "",
+            "set TRITON_INTERPRET=1 before Python starts",
+            marks=pytest.mark.extended,
+        ),
     ],
 )
 def test_status_is_what_triton_decided(before, after, message):

@@ -65,7 +65,6 @@ def health_after_training(
     ("recipe", "encoder"),
     [
         ("cpu-small", "resnet18"),
-        pytest.param("cpu-small", "resnet50", marks=pytest.mark.extended),
         pytest.param("paper", "resnet50", marks=pytest.mark.extended),
         pytest.param("AdamW", "resnet18", marks=pytest.mark.extended),
         pytest.param("SGD", "resnet18", marks=pytest.mark.extended),
