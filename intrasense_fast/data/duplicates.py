@@ -17,9 +17,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
+
 from intrasense_fast.data.order import natural_key
 from intrasense_fast.data.pairs import FULLY_COMPARED, MOST_FAILURES, Pair, find_pairs
-from intrasense_fast.data.records import Problem, Record, SegmentationData
+from intrasense_fast.data.records import Finding, Problem, Record, SegmentationData
 from intrasense_fast.data.signatures import VERSION, Signature
 from intrasense_fast.files import atomic_path
 
@@ -68,16 +70,17 @@ class Conflict(NamedTuple):
 
 
 def find_duplicates(
-    records: Sequence[Record], signatures: Sequence[Signature | None], *, progress: bool = False
+    data: SegmentationData, signatures: Sequence[Signature | None], *, progress: bool = False
 ) -> Duplicates:
-    """The near-duplicates among records, from the cache of this machine where the same files were
-    searched before.
+    """The near-duplicates of a data set, from the cache of this machine where the same files were
+    searched before, read in the same way.
 
     Args:
-        records: with unique names.
+        data: its records have unique names.
         signatures: of each record; None where it cannot be decoded.
     """
-    file = cache_file(records)
+    file = cache_file(data)
+    records = data.records
     found = _read(file)
     if found is not None:
         return found
@@ -108,9 +111,20 @@ def find_duplicates(
     return found
 
 
-def cached_duplicates(records: Sequence[Record]) -> Duplicates | None:
-    """What an earlier search of the very same files found, or None."""
-    return _read(cache_file(records))
+def inspect_and_search(
+    data: SegmentationData, *, progress: bool = False
+) -> tuple[list[Finding], Duplicates]:
+    """Decode every record once, and find the near-duplicates, or remember them."""
+    found = cached_duplicates(data)
+    findings = data.inspect(progress, signatures=found is None)
+    if found is None:
+        found = find_duplicates(data, [each.signature for each in findings], progress=progress)
+    return findings, found
+
+
+def cached_duplicates(data: SegmentationData) -> Duplicates | None:
+    """What an earlier search of the very same files, read in the same way, found; or None."""
+    return _read(cache_file(data))
 
 
 def regrouped(data: SegmentationData, found: Duplicates) -> SegmentationData:
@@ -173,24 +187,35 @@ def clusters_of(pairs: Iterable[Sequence]) -> tuple[tuple[str, ...], ...]:
     return tuple(sorted(found, key=lambda each: natural_key(each[0])))
 
 
-def cache_file(records: Sequence[Record]) -> Path:
-    """Where the pairs of these files are kept; the name changes with the algorithm, and with any
-    file's path, size or time."""
-    digest = hashlib.sha256(f"near-duplicates {VERSION}".encode())
-    for record in records:
+def cache_file(data: SegmentationData) -> Path:
+    """Where the pairs of a data set are kept.
+
+    The name changes with the algorithm and OpenCV's version; with the path, size and times of any
+    file of a record; and with what decides how it is read: the options, and all masks of the data
+    set, over which their one rule is decided.
+    """
+    options = data.options
+    reading = (options.max_pixels, options.levels, options.mask_values)
+    digest = hashlib.sha256(f"near-duplicates {VERSION} {cv2.__version__} {reading}".encode())
+    for record in data.records:
         digest.update(f"\0{record.name}\0{record.regions}".encode(errors="surrogateescape"))
         for path in (record.image, *record.masks):
-            try:
-                status = path.stat()
-            except OSError:
-                continue
-            digest.update(
-                f"\0{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}".encode(
-                    errors="surrogateescape"
-                )
-            )
+            digest.update(_state(path))
+    digest.update(b"\0masks")
+    for path in sorted(data.masks.files) if data.masks else ():
+        digest.update(_state(path))
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "intrasense_fast" / "near-duplicates" / f"{digest.hexdigest()[:32]}.json"
+
+
+def _state(path: Path) -> bytes:
+    """A file's path, size and times: of its content, and of its content or permission."""
+    try:
+        status = path.stat()
+    except OSError:
+        return b"\0missing"
+    parts = (os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return "".join(f"\0{part}" for part in parts).encode(errors="surrogateescape")
 
 
 def _read(file: Path) -> Duplicates | None:

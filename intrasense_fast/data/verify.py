@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from intrasense_fast.data.duplicates import Duplicates, find_duplicates, regrouped
+from intrasense_fast.data.duplicates import Duplicates, inspect_and_search, regrouped
 from intrasense_fast.data.layouts import read_dataset
 from intrasense_fast.data.reading import DEFAULT, ReadingOptions
 from intrasense_fast.data.records import (
@@ -113,10 +113,8 @@ def verify(
         DataError: the folder is missing, empty or of another layout; or `skip_bad` leaves nothing.
     """
     data = read_dataset(path, layout, options)
-    findings = tuple(data.inspect(progress, signatures=True))
-    found = find_duplicates(
-        data.records, [finding.signature for finding in findings], progress=progress
-    )
+    listed, found = inspect_and_search(data, progress=progress)
+    findings = tuple(listed)
     data = regrouped(data.with_findings(findings), found)
     return Report(accept(data, skip_bad=True) if skip_bad else data, findings, found)
 

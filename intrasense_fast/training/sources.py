@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from intrasense_fast.console import command_line, show
-from intrasense_fast.data.duplicates import Duplicates, find_duplicates, regrouped
+from intrasense_fast.data.duplicates import Duplicates, inspect_and_search, regrouped
 from intrasense_fast.data.layouts import folds_of, read_dataset
 from intrasense_fast.data.masks import MaskDecision
 from intrasense_fast.data.order import natural_key
@@ -44,12 +44,10 @@ def open_source(run: Path, config: TrainConfig) -> tuple[SegmentationData, list[
         if simulated
         else read_dataset(str(config.data), config.layout, options_of(config))
     )
-    findings = data.inspect(progress=True, signatures=not simulated)
-    duplicates = Duplicates()
-    if not simulated:
-        duplicates = find_duplicates(
-            data.records, [finding.signature for finding in findings], progress=True
-        )
+    if simulated:
+        findings, duplicates = data.inspect(progress=True), Duplicates()
+    else:
+        findings, duplicates = inspect_and_search(data, progress=True)
     data = accept(regrouped(data.with_findings(findings), duplicates), skip_bad=config.skip_bad)
     _show_problems(data)
     data = choose(data, findings, duplicates, config.subset)

@@ -27,6 +27,7 @@ from intrasense_fast.data.duplicates import (
 from intrasense_fast.data.fake import VARIANTS, Picture, variant
 from intrasense_fast.data.fake._tree import cut_out, neighbour, sector, with_calipers
 from intrasense_fast.data.phantom import phantom, to_bytes
+from intrasense_fast.data.reading import ReadingOptions
 from intrasense_fast.data.records import DataError, Record, SegmentationData
 from intrasense_fast.data.signatures import Signature, signature
 from intrasense_fast.data.splits import make_splits, parted_groups, strata_of
@@ -383,7 +384,7 @@ def test_groups_of_the_layouts(trees: Trees) -> None:
 def test_subsets(trees: Trees) -> None:
     data = read_dataset(trees("busi", False)[0])
     findings = data.inspect(signatures=True)
-    found = find_duplicates(data.records, [finding.signature for finding in findings])
+    found = find_duplicates(data, [finding.signature for finding in findings])
     sizes = {
         subset: len(choose(data, findings, found, subset))
         for subset in ("all", "lesions", "deduplicated", "curated")
@@ -431,7 +432,7 @@ def test_curated_is_the_published_list() -> None:
 def test_no_view_parts_in_any_fold_of_20_seeds(trees: Trees) -> None:
     data = read_dataset(trees("busi", False)[0])
     findings = data.inspect(signatures=True)
-    found = find_duplicates(data.records, [finding.signature for finding in findings])
+    found = find_duplicates(data, [finding.signature for finding in findings])
     view = {name: each[0] for each in found.views for name in each}
     assert len(set(view.values())) == 8
     records = regrouped(data, found).records
@@ -440,3 +441,34 @@ def test_no_view_parts_in_any_fold_of_20_seeds(trees: Trees) -> None:
     for seed in range(20):
         splits = make_splits(names, groups, strata_of(findings), folds=5, seed=seed)
         assert not parted_groups(splits, {name: view.get(name, name) for name in names})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ReadingOptions(max_pixels=10**6),
+        ReadingOptions(levels=200),
+        ReadingOptions(mask_values=(255,)),
+    ],
+)
+def test_a_search_is_another_one_where_files_are_read_otherwise(
+    options: ReadingOptions, trees: Trees
+) -> None:
+    root = trees("generic", False)[0]
+    plain, other = read_dataset(root), read_dataset(root, options=options)
+    assert module.cache_file(plain) == module.cache_file(read_dataset(root))
+    assert module.cache_file(plain) != module.cache_file(other)
+
+
+def test_a_search_is_another_one_where_any_mask_of_the_data_set_changed(
+    trees: Trees, tmp_path: Path
+) -> None:
+    root = tmp_path / "busi"
+    shutil.copytree(trees("busi", False)[0], root)
+    data = read_dataset(root)
+    few = data.subset(range(3))
+    before = module.cache_file(few)
+    # It is of no record of these three, but the rule of all masks is decided over it too.
+    (mask,) = data.records[9].masks
+    mask.write_bytes(mask.read_bytes() + b"\0")
+    assert module.cache_file(few) != before

@@ -26,7 +26,7 @@ def searched(
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         data = read_dataset(BUSI)
         findings = data.inspect(signatures=True)
-        found = find_duplicates(data.records, [each.signature for each in findings])
+        found = find_duplicates(data, [each.signature for each in findings])
     return regrouped(data, found), found, strata_of(findings)
 
 

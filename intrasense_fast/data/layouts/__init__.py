@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from intrasense_fast.data.duplicates import cached_duplicates, find_duplicates, regrouped
+from intrasense_fast.data.duplicates import cached_duplicates, inspect_and_search, regrouped
 from intrasense_fast.data.joining import few, join
 from intrasense_fast.data.layouts import (
     bus_bra,
@@ -86,10 +86,9 @@ def open_dataset(
     data = accept(read_dataset(path, layout, options), skip_bad=skip_bad)
     if not group_duplicates:
         return data
-    found = cached_duplicates(data.records)
+    found = cached_duplicates(data)
     if found is None:
-        signatures = [finding.signature for finding in data.inspect(progress, signatures=True)]
-        found = find_duplicates(data.records, signatures, progress=progress)
+        _, found = inspect_and_search(data, progress=progress)
     data.decided()
     return regrouped(data, found)
 
