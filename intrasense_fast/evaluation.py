@@ -34,6 +34,7 @@ from intrasense_fast.provenance import TRAINED_ON, TrainedOn, read_trained_on
 from intrasense_fast.report.overlays import (
     WORST_TO_BEST,
     OverlayItem,
+    drawn_size,
     save_overlays,
     worst_to_best,
 )
@@ -238,5 +239,6 @@ def _drawn(
     for index in worst_to_best(rows, _DRAWN):
         sample = data[places[rows[index]["name"]]]
         (probability,) = predict_probabilities(segmenter.net, [sample.image], segmenter.size)
-        items.append(OverlayItem(sample.name, sample.image, sample.mask, probability > threshold))
+        item = OverlayItem(sample.name, sample.image, sample.mask, probability > threshold)
+        items.append(drawn_size(item))
     return items

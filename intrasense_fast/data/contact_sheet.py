@@ -80,7 +80,7 @@ def _views(data: SegmentationData, found: Duplicates) -> Iterator[list[np.ndarra
             alone = len(names) == 1
             for name in names:
                 colours = frames[name] or [_SAME_VIEW if alone else _SAME_PICTURE]
-                tiles.append(_tile(known[name], title, colours))
+                tiles.append(_tile(data, known[name], title, colours))
         if tiles:
             yield tiles
 
@@ -115,12 +115,19 @@ def _write(sheet: np.ndarray, text: str, place: tuple[int, int], size: float) ->
     cv2.putText(sheet, shown, place, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 1, cv2.LINE_AA)
 
 
-def _tile(record: Record, title: str, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
+def _tile(
+    data: SegmentationData,
+    record: Record,
+    title: str,
+    colours: Sequence[tuple[int, int, int]],
+) -> np.ndarray:
     """RGB uint8 (tile + text, tile, 3): the picture with its mask's outline and frames, number,
     class and name."""
     tile = np.full((_TILE + _TEXT, _TILE, 3), 255, np.uint8)
     try:
-        sample = load_record(record)[0]
+        # An ambiguous rule of the masks is told by `verify`, and no reason to draw none.
+        rule = data.masks.rule() if data.masks else None
+        sample = load_record(record, data.options, rule).sample
     except ImageError:
         return tile
     scale = _TILE / max(sample.image.shape)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from intrasense_fast.data.images import MAX_PIXELS, pixel_count
+from intrasense_fast.data.inspection import largest_picture
 from intrasense_fast.data.items import DataError, Problem, Record
 from intrasense_fast.data.layouts import read_dataset
 from intrasense_fast.data.layouts._files import MASK_NAME
@@ -64,23 +65,23 @@ def chunks(
     images: Sequence[tuple[Path, Path]], count: int, max_pixels: int = MAX_PIXELS
 ) -> Iterator[list[tuple[Path, Path]]]:
     """At most `count` images at a time, of at most `max_pixels` pixels together, or one alone."""
-    return _bounded(images, lambda image: [image[1]], count, max_pixels)
+    return _bounded(images, lambda image, most: pixel_count(image[1], most), count, max_pixels)
 
 
 def record_chunks(
     records: Sequence[Record], count: int, max_pixels: int = MAX_PIXELS
 ) -> Iterator[list[Record]]:
     """The same for images with their masks: of each record the largest picture counts."""
-    return _bounded(records, lambda record: [record.image, *record.masks], count, max_pixels)
+    return _bounded(records, largest_picture, count, max_pixels)
 
 
 def _bounded(
-    items: Sequence[Item], paths: Callable[[Item], list[Path]], count: int, max_pixels: int
+    items: Sequence[Item], pixels_of: Callable[[Item, int], int], count: int, max_pixels: int
 ) -> Iterator[list[Item]]:
     chunk: list[Item] = []
     held = 0
     for item in items:
-        pixels = max(pixel_count(path, max_pixels) for path in paths(item))
+        pixels = pixels_of(item, max_pixels)
         if chunk and (len(chunk) == count or held + pixels > max_pixels):
             yield chunk
             chunk, held = [], 0

@@ -1,8 +1,6 @@
 """Decode the files of a record, and say what that showed."""
 
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from intrasense_fast.data.budget import PixelBudget
 from intrasense_fast.data.images import (
     ImageError,
     decode_image,
@@ -114,27 +113,9 @@ def draw_regions(
     return mask, []
 
 
-class PixelBudget:
-    """How many pixels may be in memory at once, over all threads; a larger picture comes alone."""
-
-    def __init__(self, pixels: int) -> None:
-        self._limit = pixels
-        self._used = 0
-        self._freed = threading.Condition()
-
-    @contextmanager
-    def hold(self, pixels: int) -> Iterator[None]:
-        """Wait until there is room for a picture, and keep it for the length of the block."""
-        wanted = min(pixels, self._limit)
-        with self._freed:
-            self._freed.wait_for(lambda: self._used + wanted <= self._limit)
-            self._used += wanted
-        try:
-            yield
-        finally:
-            with self._freed:
-                self._used -= wanted
-                self._freed.notify_all()
+def largest_picture(record: Record, max_pixels: int) -> int:
+    """Pixels of the largest picture of a record, by its header; of one beyond the bound, none."""
+    return max(pixel_count(path, max_pixels) for path in (record.image, *record.masks))
 
 
 def inspect_record(
@@ -146,8 +127,7 @@ def inspect_record(
 ) -> Finding:
     """Decode a record within a pixel budget; a file that cannot be used is an error of the
     finding."""
-    paths = (record.image, *record.masks)
-    with budget.hold(max(pixel_count(path, options.max_pixels) for path in paths)):
+    with budget.hold(largest_picture(record, options.max_pixels)):
         return _inspect(record, options, rule, signatures)
 
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from intrasense_fast.data.images import MAX_PIXELS, ImageError, decode_image
+from intrasense_fast.data.budget import PixelBudget
+from intrasense_fast.data.images import MAX_PIXELS, ImageError, decode_image, pixel_count
 from intrasense_fast.data.mask_values import (
     AMBIGUOUS_FRACTION,
     MaskLevels,
@@ -141,19 +142,21 @@ class MaskDecision:
         """The rule; the first time every mask file is decoded. Files that cannot be are passed
         over."""
         if self._rule is None:
-            held = partial(_held, max_pixels=self.max_pixels)
+            budget = PixelBudget(self.max_pixels)
+            held = partial(_held, max_pixels=self.max_pixels, budget=budget)
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
                 seen = [each for each in pool.map(held, self.files) if each is not None]
             return self.settle(seen)
         return self._rule
 
 
-def _held(path: Path, max_pixels: int) -> tuple[Path, MaskLevels] | None:
-    try:
-        (loaded,) = load_masks([path], max_pixels)
-    except ImageError:
-        return None
-    return path, loaded.levels
+def _held(path: Path, max_pixels: int, budget: PixelBudget) -> tuple[Path, MaskLevels] | None:
+    with budget.hold(pixel_count(path, max_pixels)):
+        try:
+            (loaded,) = load_masks([path], max_pixels)
+        except ImageError:
+            return None
+        return path, loaded.levels
 
 
 def _binary(pixels: np.ndarray, levels: MaskLevels, rule: MaskRule) -> np.ndarray:

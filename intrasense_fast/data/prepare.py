@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from intrasense_fast.data.budget import PixelBudget
 from intrasense_fast.data.images import ImageError, write_png
+from intrasense_fast.data.inspection import largest_picture
 from intrasense_fast.data.layouts import open_dataset
 from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.data.reading import DEFAULT, ReadingOptions
@@ -76,12 +78,13 @@ def prepare(
         rows: list[dict[str, object]] = []
         written: list[Record] = []
         problems: list[Problem] = []
-        copies = threaded(
-            lambda record: _copy(data, record, files[record.name], temporary, size),
-            data.records,
-            "prepare",
-            progress,
-        )
+        budget = PixelBudget(options.max_pixels)
+
+        def copied(record: Record) -> tuple[Record, dict[str, object] | None, list[Problem]]:
+            with budget.hold(largest_picture(record, options.max_pixels)):
+                return _copy(data, record, files[record.name], temporary, size)
+
+        copies = threaded(copied, data.records, "prepare", progress)
         for record, row, found in copies:
             problems += found
             if row:

@@ -11,10 +11,10 @@ from typing import TypeVar, overload
 
 from tqdm import tqdm
 
+from intrasense_fast.data.budget import PixelBudget
 from intrasense_fast.data.inspection import (
     Finding,
     Loaded,
-    PixelBudget,
     inspect_record,
     load_record,
 )

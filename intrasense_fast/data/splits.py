@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from intrasense_fast.data.joining import few, join
+from intrasense_fast.data.listing import files
 from intrasense_fast.data.opening import read_bytes
 from intrasense_fast.data.order import Row, deal, natural_key
 from intrasense_fast.data.records import DataError, Finding
@@ -330,7 +331,7 @@ def fold_table(splits: Splits, groups: Mapping[str, str], strata: Mapping[str, s
 def _list_file(folder: Path, role: str, names: Sequence[str]) -> list[str] | None:
     """The names that the list of a role holds, or None where there is no such list."""
     endings = ("val", "valid", "validation") if role == "val" else (role,)
-    found = sorted(folder.glob("*.txt"), key=lambda file: natural_key(file.name))
+    found = [file for file in files(folder) if file.suffix.casefold() == ".txt"]
     exact = [file for file in found if file.stem.casefold() in endings]
     candidates = exact or [
         file for file in found if re.split("[_-]", file.stem.casefold())[-1] in endings

@@ -21,6 +21,7 @@ COLUMNS = ("image", "ground truth", "prediction", "errors")
 WORST_TO_BEST = "worst to best"
 FILL, ERROR_FILL = 0.25, 0.45
 DRAWN_SIZE = 384
+LARGEST_DRAWN = 1536
 
 
 class OverlayItem(NamedTuple):
@@ -73,6 +74,25 @@ def worst_to_best(rows: Sequence[Mapping[str, Any]], count: int) -> list[int]:
     order = np.argsort(dice, kind="stable")
     picked = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
     return [int(index) for index in order[picked]]
+
+
+def drawn_size(item: OverlayItem) -> OverlayItem:
+    """An item whose longer side is at most 1536 pixels, so that many large pictures fit in memory.
+
+    The Dice beside it is then that of the reduced masks.
+    """
+    shape = np.shape(item.image)
+    times = max(shape[:2]) / LARGEST_DRAWN
+    if times <= 1:
+        return item
+    size = (max(1, round(shape[1] / times)), max(1, round(shape[0] / times)))
+
+    def reduced(mask: ArrayLike) -> NDArray[np.uint8]:
+        return cv2.resize(np.asarray(mask, np.uint8), size, interpolation=cv2.INTER_NEAREST)
+
+    image = cv2.resize(np.asarray(item.image), size, interpolation=cv2.INTER_AREA)
+    target = None if item.target is None else reduced(item.target)
+    return OverlayItem(item.name, image, target, reduced(item.prediction))
 
 
 def save_overlays(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from intrasense_fast.console import progress
+from intrasense_fast.data.inputs import record_chunks
 from intrasense_fast.data.records import Sample, SegmentationData
 from intrasense_fast.data.torch_dataset import SegmentationDataset
 from intrasense_fast.data.transforms import resize_image, resize_mask
@@ -26,7 +27,13 @@ from intrasense_fast.report.maps import (
     positions_to_show,
     save_refinement_maps,
 )
-from intrasense_fast.report.overlays import WORST_TO_BEST, OverlayItem, save_overlays, worst_to_best
+from intrasense_fast.report.overlays import (
+    WORST_TO_BEST,
+    OverlayItem,
+    drawn_size,
+    save_overlays,
+    worst_to_best,
+)
 from intrasense_fast.report.tables import comparison_table, summary_table, write_csv
 from intrasense_fast.training import logs
 from intrasense_fast.training.baselines import Predictor, fit_baselines
@@ -102,17 +109,19 @@ def _measured(
     """One row an image; `rows` of the network and of each baseline grow by these images, where
     there are such rows."""
     own = []
-    starts = range(0, len(indices), _AT_A_TIME)
-    for start in progress(len(starts), role, "batch", iterable=starts, leave=False):
-        samples = [data[index] for index in indices[start : start + _AT_A_TIME]]
-        found = [{"role": role, **row} for row in evaluate_samples(net, samples, size)]
-        own += found
-        if rows:
-            rows[next(iter(rows))] += found
-            for name, predict in baselines.items():
-                rows[name] += [
-                    image_metrics(predict(sample.image), sample.mask) for sample in samples
-                ]
+    records = [data.records[index] for index in indices]
+    with progress(len(records), role, "image", leave=False) as bar:
+        for chunk in record_chunks(records, _AT_A_TIME, data.options.max_pixels):
+            samples = [data.load(record).sample for record in chunk]
+            found = [{"role": role, **row} for row in evaluate_samples(net, samples, size)]
+            own += found
+            if rows:
+                rows[next(iter(rows))] += found
+                for name, predict in baselines.items():
+                    rows[name] += [
+                        image_metrics(predict(sample.image), sample.mask) for sample in samples
+                    ]
+            bar.update(len(chunk))
     return own
 
 
@@ -162,19 +171,18 @@ def _draw(
     config: TrainConfig,
 ) -> None:
     """Overlays from the worst to the best, and where the network whitens in the last of them."""
-    picked = [data[indices[i]] for i in worst_to_best(rows, _DRAWN)]
-    probabilities = predict_probabilities(net, [sample.image for sample in picked], config.size)
-    save_overlays(
-        run / "overlays.png",
-        [
-            OverlayItem(s.name, s.image, s.mask, found > 0.5)
-            for s, found in zip(picked, probabilities, strict=True)
-        ],
-        title=WORST_TO_BEST,
-    )
+    places = [indices[i] for i in worst_to_best(rows, _DRAWN)]
+    items = []
+    for place in places:
+        sample = data[place]
+        (probability,) = predict_probabilities(net, [sample.image], config.size)
+        items.append(
+            drawn_size(OverlayItem(sample.name, sample.image, sample.mask, probability > 0.5))
+        )
+    save_overlays(run / "overlays.png", items, title=WORST_TO_BEST)
     if config.network == INTRASENSE and config.gcp and config.refine_strides:
-        items = [_refinement(net, sample, config.size) for sample in picked[-_MAPPED:]]
-        save_refinement_maps(run / "maps.png", items, config.entropy_scale)
+        maps = [_refinement(net, data[place], config.size) for place in places[-_MAPPED:]]
+        save_refinement_maps(run / "maps.png", maps, config.entropy_scale)
 
 
 def _refinement(net: nn.Module, sample: Sample, size: int) -> RefinementItem:

@@ -24,7 +24,13 @@ from intrasense_fast.report.maps import (
     positions_to_show,
     save_refinement_maps,
 )
-from intrasense_fast.report.overlays import OverlayItem, overlay, save_overlays
+from intrasense_fast.report.overlays import (
+    LARGEST_DRAWN,
+    OverlayItem,
+    drawn_size,
+    overlay,
+    save_overlays,
+)
 from intrasense_fast.report.tables import comparison_table, summary_table, write_csv
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -408,3 +414,15 @@ def test_import_takes_no_matplotlib_and_pictures_no_pyplot(tmp_path: Path) -> No
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=root, timeout=120
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_large_pictures_are_drawn_reduced() -> None:
+    small = OverlayItem("a", np.zeros((90, 120), np.float32), None, np.ones((90, 120), bool))
+    assert drawn_size(small) is small
+    image = np.zeros((2000, 4000), np.float32)
+    image[:, 2000:] = 1
+    mask = image > 0
+    large = drawn_size(OverlayItem("b", image, mask, ~mask))
+    assert np.shape(large.image) == (LARGEST_DRAWN // 2, LARGEST_DRAWN)
+    assert np.asarray(large.target).mean() == 0.5 == np.asarray(large.prediction).mean()
+    assert image_metrics(large.prediction, large.target)["dice"] == 0

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from intrasense_fast.data import ImageError, ReadingOptions, open_dataset, read_image
+from intrasense_fast.data.budget import PixelBudget
 from intrasense_fast.data.fake.class_folders import exif, turned_jpeg, turned_png
 from intrasense_fast.data.images import decode_image, pixel_count, to_grey
-from intrasense_fast.data.inspection import PixelBudget
 from intrasense_fast.data.verify import verify
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is the oracle of orientations")

@@ -261,6 +261,7 @@ def test_lists_beside_the_data(
         read(root, names)
     listed = (root / "busi_val.txt").read_text().replace("benign (999).png\n", "")
     (root / "busi_val.txt").write_text(listed)
+    (root / "._busi_train.txt").write_bytes(b"\0\5\x16\7")
     (fold,) = read(root, names).folds
     assert (len(fold.train), len(fold.val), len(fold.test)) == (21, 9, 0)
     (root / "busi_train2.txt").write_text(listed)

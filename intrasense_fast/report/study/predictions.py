@@ -19,7 +19,6 @@ from intrasense_fast.report.study.folder import Cell, Study
 
 # Images a fold that the calibration is measured on, spread evenly over the natural order.
 CALIBRATED = 12
-_AT_A_TIME = 4
 _TIMED = 5
 
 Probability = NDArray[np.float32]
@@ -111,11 +110,10 @@ def _predict_cell(
 ) -> None:
     try:
         segmenter = open_segmenter(cell.run / "best", size=None, device="cpu", fused=False)
-        for start in range(0, len(names), _AT_A_TIME):
-            part = names[start : start + _AT_A_TIME]
-            images = [samples[name].load().image for name in part]
-            probabilities = predict_probabilities(segmenter.net, images, segmenter.size)
-            found.probabilities[cell.label] |= dict(zip(part, probabilities, strict=True))
+        for name in names:
+            image = samples[name].load().image
+            (probability,) = predict_probabilities(segmenter.net, [image], segmenter.size)
+            found.probabilities[cell.label][name] = probability
     except (UsageError, ValueError, OSError) as error:
         found.faults.append(f"{cell.name}: no predictions ({first_line(error)})")
         return
