@@ -275,3 +275,34 @@ def test_other_oddities_have_an_outcome(tmp_path: Path) -> None:
     assert len(caught.value.problems) == 2
     kept = open_dataset(tmp_path, skip_bad=True, group_duplicates=False)
     assert any("left out: same name" in problem.message for problem in kept.problems)
+
+
+def outlined(*regions: list[tuple[int, int]]) -> str:
+    """A case of one image, each region in a mark of its own."""
+    marks = []
+    for region in regions:
+        points = [{"x": x, "y": y} for x, y in region]
+        svg = json.dumps([{"points": points, "annotation": {}, "regionType": "freehand"}])
+        marks.append(f"<mark><image>1</image><svg>{svg}</svg></mark>")
+    return f"<case><number>1</number>{''.join(marks)}</case>"
+
+
+def test_an_outline_within_another_or_given_twice_adds_nothing(tmp_path: Path) -> None:
+    outer = [(10, 10), (49, 10), (49, 39), (10, 39)]
+    inner = [(20, 15), (29, 15), (29, 24), (20, 24)]
+    beside = [(60, 10), (69, 10), (69, 19), (60, 19)]
+    cv2.imwrite(str(tmp_path / "1_1.jpg"), np.full((60, 80), 90, np.uint8))
+    square = np.zeros((60, 80), np.uint8)
+    square[10:40, 10:50] = 1
+    both = square.copy()
+    both[10:20, 60:70] = 1
+    for regions, expected in (
+        ((outer,), square),
+        ((outer, inner), square),
+        ((inner, outer), square),
+        ((outer, outer), square),
+        ((outer, inner, outer, beside), both),
+    ):
+        (tmp_path / "1.xml").write_text(outlined(*regions))
+        (sample,) = open_dataset(tmp_path, group_duplicates=False)
+        assert np.array_equal(sample.mask, expected)
