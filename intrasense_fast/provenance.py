@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from intrasense_fast.data.joining import few
 from intrasense_fast.data.opening import FileError, read_text, sha256_of
@@ -60,7 +60,7 @@ def write_images(
     path: str | os.PathLike[str], splits: Splits, digests: Mapping[str, FileDigests]
 ) -> None:
     """Write images.csv: name, role in each fold, SHA-256 of the image and of its masks ("|" between
-    them).
+    them). A role is empty where the splits do not name the image.
     """
     roles: dict[str, dict[str, str]] = {name: {} for name in digests}
     for number, fold in enumerate(splits.folds):
@@ -80,32 +80,97 @@ def write_images(
     write_csv(path, rows, ["name", *folds, "image_sha256", "mask_sha256"])
 
 
-def check_images(path: str | os.PathLike[str], digests: Mapping[str, FileDigests]) -> None:
-    """Refuse files that are not those of an images.csv.
+@dataclass(frozen=True)
+class Changes:
+    """How the files of a data set differ from those of images.csv: legible name -> the digests then
+    and now, "IMAGE|MASK|MASK".
+    """
+
+    changed: Mapping[str, tuple[str, str]]
+    missing: Mapping[str, str]
+    added: Mapping[str, str]
+
+    def __bool__(self) -> bool:
+        return bool(self.changed or self.missing or self.added)
+
+    def __str__(self) -> str:
+        kinds = (("changed", self.changed), ("missing", self.missing), ("added", self.added))
+        return ", ".join(f"{len(each)} {kind} ({few(list(each))})" for kind, each in kinds if each)
+
+    def record(self) -> dict[str, Any]:
+        """The same for JSON."""
+        changed = {name: {"before": then, "now": now} for name, (then, now) in self.changed.items()}
+        kinds = {"changed": changed, "missing": dict(self.missing), "added": dict(self.added)}
+        return {kind: each for kind, each in kinds.items() if each}
+
+
+def changes_since(
+    path: str | os.PathLike[str], splits: Splits, digests: Mapping[str, FileDigests]
+) -> Changes:
+    """Compare files with an images.csv; where there is none, their names with the splits.
 
     Raises:
-        DataError: a file has other bytes than when the run began, or the table is damaged.
+        DataError: the table is damaged.
     """
+    now = {legible(name): _joined(each) for name, each in digests.items()}
+    if Path(path).exists():
+        then = _read_images(path)
+    else:
+        names = {legible(name) for fold in splits.folds for role in fold for name in role}
+        then = {name: now.get(name, "") for name in sorted(names)}
+    return Changes(
+        {name: (then[name], one) for name, one in now.items() if then.get(name, one) != one},
+        {name: one for name, one in then.items() if name not in now},
+        {name: one for name, one in now.items() if name not in then},
+    )
+
+
+def former_digests(accepted: Iterable[Any]) -> dict[str, list[str]]:
+    """Digests of image files that a run used before they changed, from what its attempts
+    accepted."""
+    former: dict[str, list[str]] = {}
+    for each in accepted:
+        for name, digests in each.get("changed", {}).items():
+            former.setdefault(name, []).append(digests["before"].partition("|")[0])
+        for name, digest in each.get("missing", {}).items():
+            former.setdefault(name, []).append(digest.partition("|")[0])
+    return former
+
+
+def _joined(digests: FileDigests) -> str:
+    return "|".join((digests.image, *digests.masks))
+
+
+def _read_images(path: str | os.PathLike[str]) -> dict[str, str]:
     try:
         table = csv.DictReader(io.StringIO(read_text(path), newline=""))
-        then = {row["name"]: (row["image_sha256"], row["mask_sha256"]) for row in table}
+        rows = {row["name"]: (row["image_sha256"], row["mask_sha256"]) for row in table}
+        if any(not name or image is None or masks is None for name, (image, masks) in rows.items()):
+            raise KeyError("image_sha256")
+        return {name: f"{image}|{masks}".removesuffix("|") for name, (image, masks) in rows.items()}
     except (FileError, csv.Error, KeyError) as error:
         raise DataError(
             f"{path}: is damaged ({error}); remove it, and it is written of the files as they are"
         ) from error
-    now = {legible(name): (each.image, "|".join(each.masks)) for name, each in digests.items()}
-    changed = [name for name, found in now.items() if then.get(name) != found]
-    if changed:
-        raise DataError(
-            f"{path}: the files of {len(changed)} images are not those this run began with "
-            f"({few(changed)}): put them back, or start a new run"
-        )
 
 
-def trained_on_text(fold: Fold, digests: Mapping[str, FileDigests]) -> str:
-    """What trained_on.json holds: the SHA-256 of the images that train and select in a fold."""
+def trained_on_text(
+    fold: Fold,
+    digests: Mapping[str, FileDigests],
+    former: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """What trained_on.json holds: the SHA-256 of the images that train and select in a fold.
+
+    Args:
+        fold: names of images; those without digests are no longer there.
+        digests: of the files as they are.
+        former: of files as they were when the run began, by legible name, see `former_digests`.
+    """
     roles = {
-        role: sorted({digests[name].image for name in names})
+        role: sorted(
+            {digests[name].image for name in names if name in digests}
+            | {digest for name in names for digest in (former or {}).get(legible(name), ())}
+        )
         for role, names in (("train", fold.train), ("val", fold.val))
     }
     return json.dumps({"format": _FORMAT, **roles}, indent=1) + "\n"

@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on with a run; only --epochs, --workers and --device may be given beside it",
     )
     parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="with --resume: go on although images or masks are not those the run began with",
+    )
+    parser.add_argument(
         "--quick",
         action="store_true",
         default=None,
@@ -35,12 +40,14 @@ def run(args: argparse.Namespace) -> int:
         UsageError, DataError: bad usage or input.
     """
     trust(args.network)
+    if args.accept_changes and args.resume is None:
+        raise UsageError("--accept-changes is for a run that goes on: give --resume RUN too")
     try:
         if args.resume is None:
             runs.begin(_given(args), args.out)
         else:
             run_folder = runs.existing_run(args.resume)
-            runs.resume(run_folder, _changes(args))
+            runs.resume(run_folder, _changes(args), accept_changes=args.accept_changes)
     except Stopped as stopped:
         return 128 + stopped.signal_number
     return 0

@@ -126,6 +126,15 @@ class Splits:
                     f"were made for, or new ones"
                 )
 
+    def without(self, missing: Iterable[str]) -> "Splits":
+        """The same roles of the images that are left."""
+        gone = set(missing)
+        folds = tuple(
+            Fold(*(tuple(name for name in role if name not in gone) for role in fold))
+            for fold in self.folds
+        )
+        return Splits(folds, self.made)
+
 
 def make_splits(
     names: Sequence[str],

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import importlib.metadata
 import json
 import platform
 import shutil
@@ -136,18 +137,27 @@ def read_record(run: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
+    """Of this package, of Python, and of every library that computes; "None" for what is not
+    there."""
     import cv2
 
-    versions = {
+    return {
         "intrasense_fast": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-    }
-    return versions | {
         "numpy": np.__version__,
         "opencv": cv2.__version__,
         "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),
+        "triton": _version_of("triton"),
     }
+
+
+def _version_of(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return str(None)
 
 
 def commit() -> str | None:

@@ -24,6 +24,7 @@ from intrasense_fast.metrics import summarize
 from intrasense_fast.provenance import FileDigests
 from intrasense_fast.training import checkpoint, logs, run_folder, sources
 from intrasense_fast.training import config as configuration
+from intrasense_fast.training.attempts import ATTEMPTS, Attempt, environment, read_attempts, remark
 from intrasense_fast.training.build import check_network, network_of
 from intrasense_fast.training.checkpoint import BEST, LAST, PREVIOUS, CheckpointError
 from intrasense_fast.training.config import TrainConfig
@@ -35,15 +36,24 @@ from intrasense_fast.training.trainer import Trainer, steps_of
 
 @dataclass(frozen=True)
 class _Work:
-    """What a run trains; `digests` is of each image's files, `record` what its config.json must
-    hold, `resumed` whether it began earlier."""
+    """What a run trains.
+
+    Attributes:
+        whole: the splits as they were written; `splits` are without images that are gone.
+        digests: of each image's files.
+        record: what its config.json must hold.
+        attempt: what attempts.jsonl will say of it.
+        resumed: whether it began earlier.
+    """
 
     config: TrainConfig
     data: SegmentationData
     splits: Splits
+    whole: Splits
     digests: dict[str, FileDigests]
     device: torch.device
     record: dict[str, Any]
+    attempt: Attempt
     resumed: bool
 
 
@@ -90,7 +100,9 @@ def begin(given: Mapping[str, Any], out: str | None) -> None:
         }
         run_folder.write_record(run, record)
         _announce(config, run, device)
-        _train_all(run, _Work(config, data, splits, digests, device, record, resumed=False))
+        attempt = Attempt(run, [], environment(config, device))
+        work = _Work(config, data, splits, splits, digests, device, record, attempt, resumed=False)
+        _train_all(run, work)
 
 
 def existing_run(name: str) -> Path:
@@ -109,12 +121,13 @@ def existing_run(name: str) -> Path:
     return run
 
 
-def resume(run: Path, changes: Mapping[str, Any]) -> None:
+def resume(run: Path, changes: Mapping[str, Any], *, accept_changes: bool = False) -> None:
     """Go on with a run, to its end.
 
     Args:
         run: its folder.
         changes: values of `TrainConfig` that may change: RESUMABLE.
+        accept_changes: go on with other files than it began with, and record which.
 
     Raises:
         UsageError, DataError: the run, a change or the data cannot be used; nothing is changed.
@@ -127,19 +140,53 @@ def resume(run: Path, changes: Mapping[str, Any]) -> None:
         config = run_folder.changed(run, record, changes)
         device = _device(config)
         data, findings = sources.open_source(run, config)
-        splits = Splits.load(run / run_folder.SPLITS)
-        if splits.digest != record["splits"]:
+        whole = Splits.load(run / run_folder.SPLITS)
+        if whole.digest != record["splits"]:
             raise UsageError(
                 f"{run / run_folder.SPLITS}: is not the one this run began with; put it back, or "
                 f"start a new run"
             )
-        splits.check(image.name for image in data.records)
-        _check_roles(config, splits, findings)
         digests = provenance.digests_of(data.records, progress=True)
-        if (run / provenance.IMAGES).exists():
-            provenance.check_images(run / provenance.IMAGES, digests)
+        attempt = _attempt(run, config, device, _changed_files(run, whole, digests, accept_changes))
+        splits = whole.without(
+            name for fold in whole.folds for role in fold for name in role if name not in digests
+        )
+        _check_roles(config, splits, findings)
         record |= {"config": config.as_dict()}
-        _train_all(run, _Work(config, data, splits, digests, device, record, resumed=True))
+        work = _Work(config, data, splits, whole, digests, device, record, attempt, resumed=True)
+        _train_all(run, work)
+
+
+def _changed_files(
+    run: Path, splits: Splits, digests: Mapping[str, FileDigests], accepted: bool
+) -> dict[str, Any]:
+    """The record of files that are not those of the attempt before; empty where there are none.
+
+    Raises:
+        DataError: there are some, and they were not accepted.
+    """
+    file = run / provenance.IMAGES
+    changes = provenance.changes_since(file, splits, digests)
+    if changes and not accepted:
+        raise DataError(
+            f"{file}: the files are not those this run began with: {changes}. Put them back, start "
+            "a new run, or give --accept-changes to go on with them as they are, which the run "
+            "records"
+        )
+    if changes:
+        show(f"accepted, and recorded in {run / ATTEMPTS}: files {changes}")
+        if changes.added:
+            show("added images that splits.json does not name are left out")
+    return changes.record()
+
+
+def _attempt(
+    run: Path, config: TrainConfig, device: torch.device, accepted: dict[str, Any]
+) -> Attempt:
+    earlier, damaged = read_attempts(run)
+    attempt = Attempt(run, earlier, environment(config, device), accepted)
+    show(remark(attempt, damaged))
+    return attempt
 
 
 def _check_roles(config: TrainConfig, splits: Splits, findings: Sequence[Finding]) -> None:
@@ -163,7 +210,8 @@ def _check_roles(config: TrainConfig, splits: Splits, findings: Sequence[Finding
 
 def _train_all(run: Path, work: _Work) -> None:
     try:
-        _train_folds(run, work)
+        with work.attempt.ended():
+            _train_folds(run, work)
     except Stopped:
         # The folder of a fold is no run of its own.
         show(f"go on with: {_going_on(run)}")
@@ -248,13 +296,15 @@ def _train_fold(
     val = SegmentationDataset(data, roles["val"], **options)
     extra = {
         "image_size": config.size,
-        "splits": work.splits.digest,
+        "splits": work.whole.digest,
         "fold": number,
         "layout": data.layout,
     }
     if config.levels is not None:
         extra["levels"] = config.levels
-    beside = {provenance.TRAINED_ON: provenance.trained_on_text(fold, work.digests)}
+    former = provenance.former_digests(work.attempt.all_accepted())
+    text = provenance.trained_on_text(work.whole.folds[number], work.digests, former)
+    beside = {provenance.TRAINED_ON: text}
     trainer = Trainer(
         run, config, train, val, device=work.device, extra=extra, beside=beside, say=say
     )
@@ -274,10 +324,12 @@ def _train_fold(
         trainer.start(network_of(config))
     for folder, record in records.items():
         run_folder.write_record(folder, record)
+    work.attempt.begin()
     images = next(iter(records)) / provenance.IMAGES
-    if not images.exists():
+    if not images.exists() or work.attempt.accepted:
+        if not images.exists():
+            say(f"{images}: was missing; written of the files as they are now")
         provenance.write_images(images, work.splits, work.digests)
-        say(f"{images}: was missing; written of the files as they are now")
     if trainer.position.finished and (run / run_folder.DONE).exists():
         say("finished already")
         return

@@ -1,5 +1,6 @@
 """Tiny training runs as subprocesses."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -78,3 +79,7 @@ def interrupt(
         time.sleep(0.01)
     out, err = process.communicate(timeout=200)
     return process.returncode, out, err
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

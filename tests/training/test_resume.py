@@ -224,11 +224,11 @@ def test_resume_refuses_other_files_and_completes_old_runs(
     table.write_text(whole.replace(first, "0" * 64))
     before = contents(run)
     assert main(["train", "--resume", str(run)]) == 2
-    message = "the files of 1 images are not those this run began with (p0)"
+    message = "the files are not those this run began with: 1 changed (p0)"
     assert message in capsys.readouterr().err and contents(run) == before
     table.write_text("name\n")
     assert main(["train", "--resume", str(run)]) == 2
-    assert "images.csv: the files of 17 images" in capsys.readouterr().err
+    assert "images.csv: the files are not those" in capsys.readouterr().err
     table.unlink()
     assert main(["train", "--resume", str(run)]) == 0
     assert "images.csv: was missing; written of the files as they are" in capsys.readouterr().out
