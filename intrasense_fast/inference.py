@@ -15,9 +15,11 @@ from intrasense_fast.data.reading import stored_levels
 from intrasense_fast.data.transforms import resize_image, resize_probability
 from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.networks import load_network, read_config
+from intrasense_fast.networks.checksums import CHECKSUM_FILE
 from intrasense_fast.networks.contract import config_of, health_of
 from intrasense_fast.networks.health import StrideHealth
 from intrasense_fast.networks.pretrained import WEIGHTS_FILE
+from intrasense_fast.networks.selftest import SELFTEST_FILE, SelfTestError, check_selftest
 
 SMALLEST_SIZE = 32
 NOT_FINITE = (
@@ -35,13 +37,14 @@ class Segmenter:
 
     `size` is the side in pixels of the square that it sees, `levels` the value of white of the
     images that it was trained on (--levels), or None; `weights_sha256` the digest of the file that
-    its weights come from, in hexadecimal.
+    its weights come from, in hexadecimal, `remark` what the checkpoint could not be checked for.
     """
 
     net: nn.Module
     size: int
     levels: int | None = None
     weights_sha256: str = ""
+    remark: str = ""
 
 
 def predict_probabilities(
@@ -189,8 +192,24 @@ def open_segmenter(
         ) from error
     if fused:
         _check_fused(net)
+    if fused or place.type != "cpu":
+        try:
+            check_selftest(net, checkpoint, fused=fused)
+        except SelfTestError as error:
+            raise UsageError(f"--checkpoint {error}") from error
     weights = sha256_of(Path(checkpoint) / WEIGHTS_FILE)
-    return Segmenter(net, side, stored_levels(config), weights)
+    return Segmenter(net, side, stored_levels(config), weights, _unchecked(Path(checkpoint)))
+
+
+def _unchecked(checkpoint: Path) -> str:
+    """What a checkpoint cannot be checked for."""
+    missing = [name for name in (CHECKSUM_FILE, SELFTEST_FILE) if not (checkpoint / name).exists()]
+    if not missing:
+        return ""
+    return (
+        f"{checkpoint}: has no {' and no '.join(missing)}: damage that leaves its files readable "
+        "would go unseen; checkpoints of `train` have both"
+    )
 
 
 def _check_fused(net: nn.Module) -> None:

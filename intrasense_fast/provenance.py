@@ -17,6 +17,7 @@ from intrasense_fast.data.records import DataError, Record, threaded
 from intrasense_fast.data.splits import Fold, Splits
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import legible
+from intrasense_fast.networks.checksums import check_files
 from intrasense_fast.report.tables import write_csv
 
 IMAGES, TRAINED_ON = "images.csv", "trained_on.json"
@@ -186,6 +187,7 @@ def read_trained_on(checkpoint: str | os.PathLike[str]) -> TrainedOn | None:
     if not file.exists():
         return None
     try:
+        check_files(checkpoint, (TRAINED_ON,))
         content = json.loads(read_text(file))
         return TrainedOn(_checked(content["train"]), _checked(content["val"]))
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:

@@ -1,7 +1,9 @@
 """The arguments that several commands share."""
 
 import argparse
+import sys
 
+from intrasense_fast.console import show
 from intrasense_fast.data.layouts import LAYOUTS
 from intrasense_fast.data.reading import HELP
 from intrasense_fast.errors import UsageError
@@ -56,13 +58,18 @@ def checkpoint_flags(args: argparse.Namespace) -> list[str]:
 
 
 def segmenter_of(args: argparse.Namespace) -> Segmenter:
-    """The network that `add_checkpoint_arguments` describes.
+    """The network that `add_checkpoint_arguments` describes; a remark on the checkpoint is printed.
 
     Raises:
-        UsageError: an argument that cannot be used.
+        UsageError: an argument that cannot be used, or a checkpoint that is damaged.
     """
     trust(args.network)
-    return open_segmenter(args.checkpoint, size=args.size, device=args.device, fused=args.fused)
+    segmenter = open_segmenter(
+        args.checkpoint, size=args.size, device=args.device, fused=args.fused
+    )
+    if segmenter.remark:
+        show(f"warning: {segmenter.remark}", sys.stderr)
+    return segmenter
 
 
 def trust(network: str | None) -> None:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from intrasense_fast.errors import first_line
 from intrasense_fast.files import atomic_path, flush_to_disk
 from intrasense_fast.kernels.runtime import DTYPES
+from intrasense_fast.networks.checksums import CHECKSUM_FILE, check_files
 from intrasense_fast.networks.contract import config_of
+from intrasense_fast.networks.selftest import SELFTEST_FILE, check_finite, check_selftest
 from intrasense_fast.version import __version__
 
 CONFIG_FILE = "config.json"
@@ -63,7 +65,8 @@ def load_folder(
     *,
     only: str | None = None,
 ) -> _Network:
-    """The network of a folder, in eval mode, on the CPU.
+    """The network of a folder, in eval mode, on the CPU, checked: its files against checksums.json,
+    its weights for NaN, its logits against selftest.safetensors, where the folder has these.
 
     Args:
         path: the folder with config.json and model.safetensors.
@@ -73,8 +76,26 @@ def load_folder(
     Raises:
         ValueError: the folder or a file is missing, damaged, or of another network.
     """
-    file = Path(path) / CONFIG_FILE
+    # A network that is loaded where nothing is recorded must be able to train all the same.
+    with torch.inference_mode(False), torch.no_grad():
+        net = _read_folder(Path(path), build, only)
+        check_finite(net, Path(path) / WEIGHTS_FILE)
+        check_selftest(net, path)
+    return net
+
+
+def _read_folder(
+    path: Path, build: Callable[[dict[str, Any]], _Network], only: str | None
+) -> _Network:
+    file = path / CONFIG_FILE
     arguments = read_config(path, only=only)["arguments"]
+    try:
+        check_files(path, (CONFIG_FILE, WEIGHTS_FILE, SELFTEST_FILE))
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; copy the checkpoint again, or after a change of your own remove "
+            f"{CHECKSUM_FILE}"
+        ) from error
     try:
         net = _unloaded(build, arguments)
     except TypeError as error:
@@ -145,8 +166,9 @@ def write_folder(
         for new in (new_config, new_tensors):
             flush_to_disk(new)
         # Whatever interrupts the two renames, the old configuration never stands beside the new
-        # weights.
-        config.unlink(missing_ok=True)
+        # weights, and nothing vouches for the network before it.
+        for former in (config, folder / CHECKSUM_FILE, folder / SELFTEST_FILE):
+            former.unlink(missing_ok=True)
 
 
 def read_config(path: str | os.PathLike[str], *, only: str | None = None) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """Checkpoints that appear whole or not at all, carry checksums, and keep the one before."""
 
 import errno
-import hashlib
-import json
 import pickle
 import shutil
 import uuid
@@ -18,10 +16,16 @@ from intrasense_fast.console import command_line
 from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.files import flush_folder, flush_to_disk
 from intrasense_fast.networks import load_network, save_network
+from intrasense_fast.networks.checksums import (
+    CHECKSUM_FILE,
+    check_files,
+    read_checksums,
+    write_checksums,
+)
+from intrasense_fast.networks.selftest import SELFTEST_FILE, write_selftest
 
 LAST, PREVIOUS, BEST = "last", "previous", "best"
 STATE_FILE = "training_state.pt"
-CHECKSUM_FILE = "checksums.json"
 
 
 class CheckpointError(UsageError):
@@ -46,7 +50,7 @@ def save_last(
     """Write RUN/last (network, training state, checksums); what was last becomes previous.
 
     Args:
-        extra: JSON values for its config.json.
+        extra: JSON values for its config.json; with "image_size", a self-test is written.
         beside: name -> text of more files in the folder.
 
     Raises:
@@ -57,8 +61,7 @@ def save_last(
     def fill(folder: Path) -> None:
         _save_network(net, folder, extra, beside)
         torch.save(state, folder / STATE_FILE)
-        digests = {file.name: _digest(file) for file in sorted(folder.iterdir())}
-        (folder / CHECKSUM_FILE).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+        write_checksums(folder)
 
     temporary = _written(run, LAST, fill)
     last, previous = run / LAST, run / PREVIOUS
@@ -85,7 +88,12 @@ def save_best(
     Raises:
         CheckpointError: it cannot be written; the best before it is as it was.
     """
-    temporary = _written(run, BEST, lambda folder: _save_network(net, folder, extra, beside))
+
+    def fill(folder: Path) -> None:
+        _save_network(net, folder, extra, beside)
+        write_checksums(folder)
+
+    temporary = _written(run, BEST, fill)
     best, retired = run / BEST, run / f".{uuid.uuid4().hex}.old"
     if best.exists():
         best.rename(retired)
@@ -108,6 +116,10 @@ def load_last(run: Path, *, fused: bool | None, say: Callable[[str], None]) -> R
         except ValueError as error:
             reasons.append(str(error))
             continue
+        if not (folder / SELFTEST_FILE).exists():
+            say(
+                f"{folder}: has no self-test: it is of an earlier version, or gave no finite output"
+            )
         if reasons:
             say(f"{reasons[0]}. Going on from {folder}, the checkpoint before it")
         return restored
@@ -133,20 +145,10 @@ def tidy(run: Path) -> None:
 def _load(folder: Path, fused: bool | None) -> Restored:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is missing")
-    try:
-        digests = json.loads((folder / CHECKSUM_FILE).read_text(encoding="utf-8"))
-        wrong = [
-            name
-            for name, digest in digests.items()
-            if not (folder / name).is_file() or _digest(folder / name) != digest
-        ]
-    except (OSError, json.JSONDecodeError, AttributeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder / CHECKSUM_FILE} is missing or damaged") from error
-    if wrong or STATE_FILE not in digests:
-        raise CheckpointError(
-            f"{folder}: {', '.join(wrong) or STATE_FILE} is missing, truncated or changed "
-            f"(checksum)"
-        )
+    digests = read_checksums(folder)
+    if digests is None or STATE_FILE not in digests:
+        raise CheckpointError(f"{folder / CHECKSUM_FILE} is missing or damaged")
+    check_files(folder)
     net = load_network(folder, fused=fused)
     try:
         state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
@@ -159,6 +161,8 @@ def _save_network(
     net: nn.Module, folder: Path, extra: dict[str, Any], beside: Mapping[str, str] | None
 ) -> None:
     save_network(net, folder, extra)
+    if "image_size" in extra:
+        write_selftest(net, folder, extra["image_size"])
     for name, text in (beside or {}).items():
         (folder / name).write_text(text, encoding="utf-8")
 
@@ -189,11 +193,3 @@ def _written(run: Path, name: str, fill: Callable[[Path], None]) -> Path:
             ) from error
         raise
     return temporary
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

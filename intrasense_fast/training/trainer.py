@@ -18,6 +18,7 @@ from intrasense_fast.errors import UsageError
 from intrasense_fast.losses import IntraSenseLoss
 from intrasense_fast.networks.contract import health_of, scalars_of
 from intrasense_fast.networks.health import StrideHealth, faults
+from intrasense_fast.networks.selftest import SelfTestError, check_selftest
 from intrasense_fast.training import checkpoint, logs
 from intrasense_fast.training.config import RESUMABLE, TrainConfig, completed
 from intrasense_fast.training.epoch_log import EpochLog, add_step, step_values
@@ -94,6 +95,7 @@ class Trainer:
         state = restored.state
         self._check_same(restored.path, state)
         self._prepare(restored.net)
+        self._check_operators(restored.path)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
@@ -138,6 +140,16 @@ class Trainer:
                 f"{path}: was made with {'; '.join(changed)}. Put config.json and the data back, "
                 f"or start a new run"
             )
+
+    def _check_operators(self, path: Path) -> None:
+        """Refuse to train where this device or the kernels compute something else than the
+        checkpoint says."""
+        if self.device.type == "cpu" and not self.config.fused:
+            return  # checked when it was read
+        try:
+            check_selftest(self.net, path, fused=self.config.fused)
+        except SelfTestError as error:
+            raise UsageError(str(error)) from error
 
     def _prepare(self, net: nn.Module) -> None:
         config = self.config
