@@ -1,6 +1,7 @@
 """`intrasense-fast COMMAND`: one place that turns errors into a line and an exit code."""
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import signal
@@ -25,7 +26,7 @@ COMMANDS = {
 
 
 class _Terminated(BaseException):
-    """SIGTERM, raised where the command has no handler of its own."""
+    """SIGTERM or SIGUSR1, raised where the command has no handler of its own."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 done, 1 done with named failures, 2 bad usage or input, 130 or 143 stopped by SIGINT or
-        SIGTERM.
+        by SIGTERM or SIGUSR1.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -110,11 +111,11 @@ def _guarded(name: str, command: Any, args: argparse.Namespace) -> int:
     from intrasense_fast.errors import UsageError
     from intrasense_fast.kernels.runtime import FusedUnavailableError
     from intrasense_fast.networks.encoder_weights import EncoderWeightsError
+    from intrasense_fast.training.signals import TERMINATING
 
-    try:
-        before = signal.signal(signal.SIGTERM, _terminate)
-    except ValueError:  # not the main thread
-        before = None
+    before: dict[int, Any] = {}
+    with contextlib.suppress(ValueError):  # not the main thread
+        before = {number: signal.signal(number, _terminate) for number in TERMINATING}
     try:
         return command.run(args)
     except (UsageError, DataError, EncoderWeightsError, FusedUnavailableError) as error:
@@ -127,8 +128,8 @@ def _guarded(name: str, command: Any, args: argparse.Namespace) -> int:
     except _Terminated:
         return 128 + signal.SIGTERM
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

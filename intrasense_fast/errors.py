@@ -9,3 +9,12 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message that is not empty, or the name of its type where it has
     none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def pickle_fault(error: BaseException) -> str:
+    """Why torch.load refused a file: PyTorch's own text advises to trust it all the same."""
+    if "weights_only" in str(error) or "Weights only" in str(error):
+        return "holds something other than tensors and plain values, which is not read"
+    return (
+        f"cannot be read, damaged or of another kind ({type(error).__name__}: {first_line(error)})"
+    )

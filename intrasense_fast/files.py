@@ -2,6 +2,7 @@
 takes."""
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 from intrasense_fast.errors import UsageError
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.(tmp|part)")
+# Descriptors of the folders that this process works in.
+_locks: set[int] = set()
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -79,14 +82,17 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep other processes that ask so too out of `folder` while the block runs.
+    """Keep other processes that ask so too out of `folder` while the block runs, or until this one
+    dies: processes that it forks do not hold the lock.
 
     Raises:
         UsageError: another process is in it.
     """
     import fcntl  # not on Windows, where the rest of this module works
 
+    _free_children()
     descriptor = os.open(folder, os.O_RDONLY)
+    _locks.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,7 +104,22 @@ def exclusive(folder: str | os.PathLike[str]) -> Iterator[None]:
             pass  # a file system without locks
         yield
     finally:
-        os.close(descriptor)
+        # A forked process has closed it already.
+        if descriptor in _locks:
+            _locks.remove(descriptor)
+            os.close(descriptor)
+
+
+@functools.cache
+def _free_children() -> None:
+    """Let every process that is forked from now on close the locks of this one: a lock lasts as
+    long as any copy of its descriptor."""
+    os.register_at_fork(after_in_child=_close_locks)
+
+
+def _close_locks() -> None:
+    while _locks:
+        os.close(_locks.pop())
 
 
 def remove_leftovers(folder: Path) -> None:

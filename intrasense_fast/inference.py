@@ -21,7 +21,7 @@ from intrasense_fast.networks.health import StrideHealth
 from intrasense_fast.networks.pretrained import WEIGHTS_FILE
 from intrasense_fast.networks.selftest import SELFTEST_FILE, SelfTestError, check_selftest
 
-SMALLEST_SIZE = 32
+SMALLEST_SIZE, MOST_SIZE = 32, 8192
 NOT_FINITE = (
     "the network's output is NaN or infinite: no answer; take another checkpoint, or --no-fused"
 )
@@ -181,8 +181,13 @@ def open_segmenter(
             f"{checkpoint}/config.json has no image_size; give --size, the side the network was "
             f"trained at"
         )
-    if not isinstance(side, int) or side < SMALLEST_SIZE:
-        raise UsageError(f"--size must be an integer >= {SMALLEST_SIZE}, got {side!r}")
+    if type(side) is not int or not SMALLEST_SIZE <= side <= MOST_SIZE:
+        source = "--size" if size is not None else f"{checkpoint}/config.json: image_size"
+        advice = "" if size is not None else "; copy the checkpoint again, or give --size"
+        raise UsageError(
+            f"{source} must be an integer from {SMALLEST_SIZE} to {MOST_SIZE} (a network takes "
+            f"gigabytes for each image that is larger), got {side!r}{advice}"
+        )
     place = usable_device(device or default_device())
     try:
         net.to(place)

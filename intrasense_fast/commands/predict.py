@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         )
     except Stopped as stopped:
         show(f"\nstopped; what is written is whole. Go on with: {_going_on(args)}")
-        return 128 + stopped.signal_number
+        return stopped.exit_code
     except (KeyboardInterrupt, OSError):
         if (Path(args.out) / SETTINGS).exists():
             show(f"\nstopped; predictions.csv is whole. Go on with: {_going_on(args)}", sys.stderr)

@@ -64,7 +64,7 @@ def run_study(
         out = _folder(args.out, "--out")
         return studies.begin(make(args), out, args.jobs, dry_run=args.dry_run)
     except Stopped as stopped:
-        return 128 + stopped.signal_number
+        return stopped.exit_code
 
 
 def shared_values(args: argparse.Namespace) -> dict[str, Any]:

@@ -17,7 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         metavar="RUN",
-        help="go on with a run; only --epochs, --workers and --device may be given beside it",
+        help="go on with a run; only --epochs, --workers, --device and --save-every may be given "
+        "beside it",
+    )
+    parser.add_argument(
+        "--resume-or-start",
+        action="store_true",
+        help="go on with the run at --out if there is one, else begin it: for schedulers",
     )
     parser.add_argument(
         "--accept-changes",
@@ -40,17 +46,30 @@ def run(args: argparse.Namespace) -> int:
         UsageError, DataError: bad usage or input.
     """
     trust(args.network)
-    if args.accept_changes and args.resume is None:
+    if args.accept_changes and args.resume is None and not args.resume_or_start:
         raise UsageError("--accept-changes is for a run that goes on: give --resume RUN too")
     try:
-        if args.resume is None:
+        if args.resume_or_start:
+            runs.resume_or_start(_given(args), _place(args), accept_changes=args.accept_changes)
+        elif args.resume is None:
             runs.begin(_given(args), args.out)
         else:
             run_folder = runs.existing_run(args.resume)
             runs.resume(run_folder, _changes(args), accept_changes=args.accept_changes)
     except Stopped as stopped:
-        return 128 + stopped.signal_number
+        return stopped.exit_code
     return 0
+
+
+def _place(args: argparse.Namespace) -> str:
+    """Where --resume-or-start finds its run, or begins it.
+
+    Raises:
+        UsageError: nothing says where, or --resume does too.
+    """
+    if args.resume is not None or not args.out:
+        raise UsageError("--resume-or-start needs --out RUN, and no --resume")
+    return str(args.out)
 
 
 def _given(args: argparse.Namespace) -> dict[str, object]:

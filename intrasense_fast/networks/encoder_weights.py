@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from intrasense_fast.errors import first_line
+from intrasense_fast.errors import pickle_fault
 from intrasense_fast.networks.encoder import ENCODERS, Bottleneck, ResNetEncoder, ResNetLayout
 
 _IMAGENET_URL = "https://download.pytorch.org/models/"
@@ -153,8 +153,7 @@ def _read(path: Path, layout: ResNetLayout) -> Mapping[str, Any]:
     # What a damaged pickle does is anyone's guess: IndexError, KeyError, struct.error ...
     except Exception as error:
         raise EncoderWeightsError(
-            f"{path}: cannot be read as weights, damaged or of another kind ({first_line(error)}); "
-            f"needed is a .pth or .safetensors of {layout.title}: download or copy it again"
+            f"{path}: {pickle_fault(error)}; needed is a .pth or .safetensors of {layout.title}: download or copy it again"
         ) from error
     for name in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from intrasense_fast.errors import first_line
+from intrasense_fast.errors import pickle_fault
 from intrasense_fast.networks.encoder_weights import EncoderWeightsError
 
 _SHOWN = 8
@@ -97,7 +97,4 @@ def load_checked(module: nn.Module, weights: Mapping[str, Tensor], path: Path, n
 
 
 def _unreadable(path: Path, needed: str, error: Exception) -> EncoderWeightsError:
-    return EncoderWeightsError(
-        f"{path}: cannot be read as weights ({first_line(error)}); "
-        f"needed is {needed}: copy it again"
-    )
+    return EncoderWeightsError(f"{path}: {pickle_fault(error)}; needed is {needed}: copy it again")

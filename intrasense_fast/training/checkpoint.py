@@ -1,10 +1,8 @@
 """Checkpoints that appear whole or not at all, carry checksums, and keep the one before."""
 
 import errno
-import pickle
 import shutil
 import uuid
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +11,7 @@ import torch
 from torch import nn
 
 from intrasense_fast.console import command_line
-from intrasense_fast.errors import UsageError, first_line
+from intrasense_fast.errors import UsageError, first_line, pickle_fault
 from intrasense_fast.files import flush_folder, flush_to_disk
 from intrasense_fast.networks import load_network, save_network
 from intrasense_fast.networks.checksums import (
@@ -22,6 +20,7 @@ from intrasense_fast.networks.checksums import (
     read_checksums,
     write_checksums,
 )
+from intrasense_fast.networks.pretrained import CONFIG_FILE
 from intrasense_fast.networks.selftest import SELFTEST_FILE, write_selftest
 
 LAST, PREVIOUS, BEST = "last", "previous", "best"
@@ -102,28 +101,65 @@ def save_best(
     flush_folder(run)
 
 
-def load_last(run: Path, *, fused: bool | None, say: Callable[[str], None]) -> Restored:
+def load_last(
+    run: Path,
+    *,
+    fused: bool | None,
+    say: Callable[[str], None],
+    take: Callable[[Restored], None] = lambda restored: None,
+) -> Restored:
     """Read RUN/last, or RUN/previous where last is damaged or missing, which `say` is told.
+
+    Args:
+        run: the run folder.
+        fused: as for the network.
+        say: prints a line.
+        take: goes on from a checkpoint; whatever it raises but a UsageError is damage.
 
     Raises:
         CheckpointError: neither can be used.
+        UsageError: of `take`: the checkpoint is sound, but of something else.
     """
     reasons = []
     for name in (LAST, PREVIOUS):
         folder = run / name
         try:
             restored = _load(folder, fused)
+            _taken(restored, take)
         except ValueError as error:
+            if isinstance(error, UsageError) and not isinstance(error, CheckpointError):
+                raise
             reasons.append(str(error))
             continue
         if not (folder / SELFTEST_FILE).exists():
             say(
-                f"{folder}: has no self-test: it is of an earlier version, or gave no finite output"
+                f"{folder}: has no self-test; it is of an earlier version, or its output not finite"
             )
         if reasons:
             say(f"{reasons[0]}. Going on from {folder}, the checkpoint before it")
         return restored
     raise CheckpointError(f"{run}: no checkpoint can be used: {'; '.join(reasons)}")
+
+
+def _taken(restored: Restored, take: Callable[[Restored], None]) -> None:
+    try:
+        take(restored)
+    except UsageError:
+        raise
+    # What its content makes of optimizers and schedules is anyone's guess.
+    except Exception as error:
+        raise CheckpointError(
+            f"{restored.path / STATE_FILE}: holds no state of this run "
+            f"({type(error).__name__}: {first_line(error)})"
+        ) from error
+
+
+def what_is_left(run: Path) -> str:
+    """Whether there is a checkpoint to go on from, in a run or one of its folds, in words."""
+    for folder in (run, *sorted(run.glob("fold-*"))):
+        if (folder / LAST).exists() or (folder / PREVIOUS).exists():
+            return "The last checkpoint is whole"
+    return "There is no checkpoint yet: it will begin again"
 
 
 def tidy(run: Path) -> None:
@@ -152,8 +188,11 @@ def _load(folder: Path, fused: bool | None) -> Restored:
     net = load_network(folder, fused=fused)
     try:
         state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{folder / STATE_FILE}: cannot be read ({error})") from error
+    # What a damaged pickle does is anyone's guess.
+    except Exception as error:
+        raise CheckpointError(f"{folder / STATE_FILE}: {pickle_fault(error)}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{folder / STATE_FILE}: holds {type(state).__name__}, no state")
     return Restored(folder, net, state)
 
 
@@ -187,9 +226,14 @@ def _written(run: Path, name: str, fill: Callable[[Path], None]) -> Path:
                 else getattr(error, "strerror", None) or first_line(error)
             )
             raise CheckpointError(
-                f"{run / name} could not be written: {reason}. The checkpoints before it are "
-                f"whole; make room, then: "
-                f"{command_line('train', '--resume', run)}"
+                f"{run / name} could not be written: {reason}. {what_is_left(run)}; make room, "
+                f"then go on with: {command_line('train', '--resume', _whole_run(run))}"
             ) from error
         raise
     return temporary
+
+
+def _whole_run(folder: Path) -> Path:
+    """The run that a folder is, or is a fold of: the folder of a fold is no run of its own."""
+    is_fold = folder.name.startswith("fold-") and (folder.parent / CONFIG_FILE).exists()
+    return folder.parent if is_fold else folder

@@ -23,6 +23,7 @@ from intrasense_fast.fields import (
 )
 from intrasense_fast.fields import add_flags as add_flags_of
 from intrasense_fast.fields import given as given_of
+from intrasense_fast.inference import MOST_SIZE
 from intrasense_fast.networks import network_options
 from intrasense_fast.networks.options import IN_CHANNELS, NetworkOptions, as_json
 
@@ -34,7 +35,7 @@ PRESETS = ("paper", "cpu-small", "quick")
 INTRASENSE = "intrasense"
 _IMAGE_SIZE = "image_size"
 # What may be given beside --resume.
-RESUMABLE = ("epochs", "workers", "device")
+RESUMABLE = ("epochs", "workers", "device", "save_every")
 # What runs had that began before these options.
 _BEFORE: dict[str, Any] = {
     "module_norm": "none",
@@ -47,9 +48,9 @@ _BEFORE: dict[str, Any] = {
     "mask_values": None,
     "pairs": None,
     "loss": "common",
+    "save_every": None,
 }
-# Beyond these no machine trains a network, and the system refuses so many processes.
-MOST_SIZE, MOST_WORKERS = 8192, 256
+MOST_WORKERS, MOST_MINUTES = 256, 60 * 24 * 7
 
 _AT_LEAST_0 = Need(lambda value: value >= 0, "at least 0")
 _AT_LEAST_1 = Need(lambda value: value >= 1, "at least 1")
@@ -57,8 +58,20 @@ _FINITE_POSITIVE = Need(lambda value: 0 < value < math.inf, "finite and > 0")
 _FINITE_NOT_NEGATIVE = Need(lambda value: 0 <= value < math.inf, "finite and >= 0")
 _MOMENTUM = Need(lambda value: 0 <= value < 1, "in [0, 1)")
 _SHARE = Need(lambda value: 0 < value < 1, "between 0 and 1")
-_SIZE = Need(lambda value: 32 <= value <= MOST_SIZE, f"at least 32 and at most {MOST_SIZE}")
-_WORKERS = Need(lambda value: 0 <= value <= MOST_WORKERS, f"at least 0 and at most {MOST_WORKERS}")
+_AT_LEAST_32 = Need(lambda value: value >= 32, f"at least 32 and at most {MOST_SIZE}")
+_SIZE = Need(
+    lambda value: value <= MOST_SIZE,
+    f"at most {MOST_SIZE}: a network takes gigabytes for each image that is larger",
+)
+_WORKERS_AT_LEAST = Need(lambda value: value >= 0, f"at least 0 and at most {MOST_WORKERS}")
+_WORKERS = Need(
+    lambda value: value <= MOST_WORKERS,
+    f"at most {MOST_WORKERS}: each is a process with its own memory, and systems refuse more",
+)
+_MINUTES = Need(
+    lambda value: value is None or 0 < value <= MOST_MINUTES,
+    f"above 0 and at most {MOST_MINUTES} (a week), or none",
+)
 _BATCH = Need(lambda value: value >= 2, "at least 2 (BatchNorm needs more than one image)")
 _FOLDS = Need(lambda value: value is None or value == 0 or value >= 2, "0 or at least 2")
 _FOLD = Need(lambda value: value is None or value >= 0, "at least 0")
@@ -116,7 +129,7 @@ class OptimisationConfig:
     torch.optim.RMSprop, `patience` in epochs.
     """
 
-    size: int = option(256, "side of the square images in pixels", _SIZE)
+    size: int = option(256, "side of the square images in pixels", _AT_LEAST_32, _SIZE)
     batch_size: int = option(4, "images a step", _BATCH)
     epochs: int = option(100, "times that every training image is seen", _AT_LEAST_1)
     lr: float = option(1e-4, "learning rate of RMSprop", _FINITE_POSITIVE)
@@ -145,7 +158,19 @@ class OptimisationConfig:
         None, "Triton kernels or eager operators", shown_default="kernels where they can run"
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1 ...")
-    workers: int = option(0, "processes that load images; results do not depend on it", _WORKERS)
+    workers: int = option(
+        0,
+        "processes that load images; results do not depend on it",
+        _WORKERS_AT_LEAST,
+        _WORKERS,
+    )
+    save_every: float | None = option(
+        None,
+        "save within an epoch too, after so many minutes, or none",
+        _MINUTES,
+        metavar="MINUTES",
+        shown_default="none",
+    )
     cache: str = option("memory", "keep decoded and resized images", choices=CACHES)
     cache_dir: str | None = option(None, "folder for --cache disk")
     seed: int = option(0, "of everything drawn", _SEED)

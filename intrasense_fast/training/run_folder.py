@@ -18,13 +18,16 @@ import torch
 from intrasense_fast import provenance
 from intrasense_fast.errors import UsageError
 from intrasense_fast.fields import flag_of
-from intrasense_fast.files import exclusive, write_text
+from intrasense_fast.files import exclusive, remove_leftovers, write_text
 from intrasense_fast.training import checkpoint, sources
 from intrasense_fast.training import config as configuration
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.version import __version__
 
 CONFIG, SPLITS, DONE = "config.json", "splits.json", "summary.json"
+# Stands in the folder until config.json does: what lies beside it was written by a run that was
+# killed while it began.
+BEGINNING = ".begins"
 
 
 def new_place(out: str | None, now: datetime.datetime) -> Path:
@@ -58,18 +61,63 @@ def claimed(run: Path, *, phantoms: bool) -> Iterator[None]:
         if any(run.iterdir()):
             raise UsageError(f"--out {run} is in use; nothing is overwritten: choose a new folder")
         try:
+            (run / BEGINNING).touch()
             yield
         except BaseException:
             if not (run / CONFIG).exists():
                 # Whatever cannot be removed, the error that ended the run is the one to tell.
                 with contextlib.suppress(OSError):
-                    checkpoint.tidy(run)
-                    (run / SPLITS).unlink(missing_ok=True)
-                    (run / provenance.IMAGES).unlink(missing_ok=True)
-                if phantoms:
-                    shutil.rmtree(run / sources.PHANTOMS, ignore_errors=True)
+                    _remove_first_files(run, phantoms=phantoms)
                 _remove_empty(made)
             raise
+
+
+def remove_beginning(run: Path) -> None:
+    """Remove what a run that was killed while it began left in its folder; of other folders
+    nothing.
+
+    Raises:
+        UsageError: another process is in it.
+    """
+    if (run / BEGINNING).exists() and not (run / CONFIG).exists():
+        with exclusive(run):
+            _remove_first_files(run, phantoms=True)
+
+
+def _remove_first_files(run: Path, *, phantoms: bool) -> None:
+    """Remove what stands in a run's folder before its config.json."""
+    checkpoint.tidy(run)
+    remove_leftovers(run)
+    (run / SPLITS).unlink(missing_ok=True)
+    (run / provenance.IMAGES).unlink(missing_ok=True)
+    if phantoms:
+        shutil.rmtree(run / sources.PHANTOMS, ignore_errors=True)
+    (run / BEGINNING).unlink(missing_ok=True)
+
+
+def agreed(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the values of a command, those that a run may change.
+
+    Raises:
+        UsageError: the run was begun with others.
+    """
+    try:
+        config = TrainConfig.from_dict(read_record(run)["config"])
+    except UsageError as error:
+        raise UsageError(f"{run / CONFIG}: {error}") from error
+    then = config.as_dict()
+    now = {**then, **replace(config, **given).as_dict()}
+    changed = [
+        f"{flag_of(name)} {then[name]}, now {value}"
+        for name, value in now.items()
+        if name in given and value != then[name] and name not in configuration.RESUMABLE
+    ]
+    if changed:
+        raise UsageError(
+            f"--resume-or-start: {run} was begun with {'; '.join(changed)}: give the command it "
+            f"began with, or another --out"
+        )
+    return {name: value for name, value in given.items() if name in configuration.RESUMABLE}
 
 
 def _remove_empty(folders: list[Path]) -> None:

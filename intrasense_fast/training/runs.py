@@ -16,7 +16,7 @@ from intrasense_fast.console import command_line, show, show_next
 from intrasense_fast.data.records import DataError, Finding, SegmentationData
 from intrasense_fast.data.splits import Fold, Splits
 from intrasense_fast.data.torch_dataset import SegmentationDataset, check_memory
-from intrasense_fast.errors import UsageError, first_line
+from intrasense_fast.errors import UsageError
 from intrasense_fast.files import exclusive
 from intrasense_fast.inference import default_device, usable_device
 from intrasense_fast.kernels.runtime import fused_status
@@ -29,6 +29,7 @@ from intrasense_fast.training.build import check_network, network_of
 from intrasense_fast.training.checkpoint import BEST, LAST, PREVIOUS, CheckpointError
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.crossval import write_summary
+from intrasense_fast.training.interruptions import InterruptedRun, interruption
 from intrasense_fast.training.results import write_results
 from intrasense_fast.training.signals import Stopped
 from intrasense_fast.training.trainer import Trainer, steps_of
@@ -157,6 +158,23 @@ def resume(run: Path, changes: Mapping[str, Any], *, accept_changes: bool = Fals
         _train_all(run, work)
 
 
+def resume_or_start(given: Mapping[str, Any], out: str, *, accept_changes: bool = False) -> None:
+    """Go on with the run at `out`, or begin it: the same call however often a run was stopped.
+
+    Args and errors as in `begin` and `resume`, and:
+
+    Raises:
+        UsageError: the run there was begun with other values.
+    """
+    run = Path(out)
+    if (run / run_folder.CONFIG).exists():
+        changes = run_folder.agreed(run, given)
+        resume(run, changes, accept_changes=accept_changes)
+        return
+    run_folder.remove_beginning(run)
+    begin(given, out)
+
+
 def _changed_files(
     run: Path, splits: Splits, digests: Mapping[str, FileDigests], accepted: bool
 ) -> dict[str, Any]:
@@ -219,25 +237,25 @@ def _train_all(run: Path, work: _Work) -> None:
     except DataError as error:
         # A worker's error carries its traceback; the last line is the message.
         raise DataError(str(error).splitlines()[-1]) from error
-    except torch.OutOfMemoryError as error:
-        raise UsageError(
-            f"the GPU's memory is full: lower --batch-size or --size ({first_line(error)})"
-        ) from error
-    except OSError as error:
-        reason = f"{error.filename or run}: {error.strerror or error}"
-        raise UsageError(
-            f"{reason}. Checkpoints are whole; then go on with: {_going_on(run)}"
-        ) from error
+    except InterruptedRun as error:
+        raise UsageError(f"{error}; go on with: {_going_on(run)}") from error
+    except (MemoryError, RuntimeError, OSError) as error:
+        reason = interruption(error)
+        if reason is None and isinstance(error, OSError):
+            reason = f"{error.filename or run}: {error.strerror or error}"
+        if reason is None:
+            raise
+        left = checkpoint.what_is_left(run)
+        raise UsageError(f"{reason}. {left}; go on with: {_going_on(run)}") from error
     except KeyboardInterrupt:
-        show(
-            f"\nstopped at once; go on from the last checkpoint with: {_going_on(run)}",
-            sys.stderr,
-        )
+        left = checkpoint.what_is_left(run)
+        show(f"\nstopped at once. {left}; go on with: {_going_on(run)}", sys.stderr)
         raise
 
 
 def _train_folds(run: Path, work: _Work) -> None:
     checkpoint.tidy(run)
+    (run / run_folder.BEGINNING).unlink(missing_ok=True)
     if not work.config.folds:
         _train_fold(run, work, 0, {run: work.record}, show)
         _show_next(run)

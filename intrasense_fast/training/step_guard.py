@@ -2,6 +2,9 @@
 run.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -28,10 +31,23 @@ class StepGuard:
     def __init__(self, net: nn.Module) -> None:
         self._buffers = list(net.buffers())
         self._before: list[Tensor] = []
+        self._random = torch.get_rng_state()
 
     def begin(self) -> None:
         """Before a step's forward."""
         self._before = [buffer.clone() for buffer in self._buffers]
+        self._random = torch.get_rng_state()
+
+    @contextlib.contextmanager
+    def undone(self) -> Iterator[None]:
+        """After an error in the block, the forward and the backward pass, all is as `begin` met
+        it."""
+        try:
+            yield
+        except Exception:
+            self._put_back()
+            torch.set_rng_state(self._random)
+            raise
 
     def accept(self, loss: Tensor, gradient_norm: Tensor, position: Position) -> bool:
         """Is the step finite? If not, the buffers are as `begin` met them, and the step counts as
@@ -41,11 +57,15 @@ class StepGuard:
         if finite:
             position.skipped_in_a_row = 0
             return True
-        for buffer, value in zip(self._buffers, self._before, strict=True):
-            buffer.copy_(value)
+        self._put_back()
         position.skipped += 1
         position.skipped_in_a_row += 1
         return False
+
+    @torch.no_grad()
+    def _put_back(self) -> None:
+        for buffer, value in zip(self._buffers, self._before, strict=True):
+            buffer.copy_(value)
 
 
 def has_diverged(position: Position) -> bool:

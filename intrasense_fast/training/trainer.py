@@ -2,7 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from intrasense_fast.console import progress
 from intrasense_fast.data.torch_dataset import ResumableSampler, SegmentationDataset
-from intrasense_fast.errors import UsageError
+from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.losses import IntraSenseLoss
 from intrasense_fast.networks.contract import health_of, scalars_of
 from intrasense_fast.networks.health import StrideHealth, faults
@@ -22,9 +23,11 @@ from intrasense_fast.networks.selftest import SelfTestError, check_selftest
 from intrasense_fast.training import checkpoint, logs
 from intrasense_fast.training.config import RESUMABLE, TrainConfig, completed
 from intrasense_fast.training.epoch_log import EpochLog, add_step, step_values
+from intrasense_fast.training.interruptions import InterruptedRun, interruption
 from intrasense_fast.training.loss import loss_of
 from intrasense_fast.training.position import Position
-from intrasense_fast.training.signals import Stopped, StopRequest, collected
+from intrasense_fast.training.signals import Children, Stopped, StopRequest, collected
+from intrasense_fast.training.state import Optimisation, position_of
 from intrasense_fast.training.step_guard import StepGuard, diverged, has_diverged
 
 HEALTH_IMAGES = 8
@@ -78,6 +81,7 @@ class Trainer:
         self.stop, self.say = stop or StopRequest(), say
         self.steps = steps_of(len(train), config.batch_size)
         self.position = Position()
+        self._is_whole, self._last_save = True, time.monotonic()
         self.sampler = ResumableSampler(len(train), seed=config.seed)
 
     def start(self, net: nn.Module) -> None:
@@ -89,23 +93,13 @@ class Trainer:
 
         Raises:
             CheckpointError: neither can be used.
-            UsageError: the checkpoint is of another configuration.
+            UsageError: the checkpoint is of another configuration, or the network gives other
+                logits here than when it was saved.
         """
-        restored = checkpoint.load_last(self.run, fused=self.config.fused, say=self.say)
-        state = restored.state
-        self._check_same(restored.path, state)
-        self._prepare(restored.net)
-        self._check_operators(restored.path)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.schedule is not None:
-            self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["rng"])
-        self.position = Position(**state["position"])
+        config = self.config
+        restored = checkpoint.load_last(self.run, fused=config.fused, say=self.say, take=self._take)
         # --epochs may have been raised since the run finished.
-        self.position.finished = (
-            self.position.epoch >= self.config.epochs or self._out_of_patience()
-        )
+        self.position.finished = self.position.epoch >= config.epochs or self._out_of_patience()
         logs.cut(self.run, step=self.position.total, epoch=self.position.epoch, say=self.say)
         self.say(
             f"going on from {restored.path}: epoch {self.position.epoch + 1}, step "
@@ -116,13 +110,62 @@ class Trainer:
         """Train to the end.
 
         Raises:
-            Stopped: SIGINT or SIGTERM asked to stop; the run is saved.
+            Stopped: SIGINT, SIGTERM or SIGUSR1 asked to stop; the run is saved.
             DivergedError: 20 steps in a row were not finite.
+            InterruptedRun: memory is full, or a process that loads images died; the run is saved
+                where its state was whole.
         """
+        self._last_save = time.monotonic()
         with collected(self.stop), _reproducible():
             while not self.position.finished:
-                self._train_epoch()
-                self._finish_epoch()
+                failure = self._epoch()
+                # Not in the handler of the error, which holds the memory of its step.
+                if failure is not None:
+                    self._give_up(failure)
+
+    def _epoch(self) -> str | None:
+        """Train an epoch; what ended it from outside, in words."""
+        try:
+            self._train_epoch()
+            self._finish_epoch()
+        except Exception as error:
+            failure = interruption(error)
+            if failure is None:
+                raise
+            return failure
+        return None
+
+    def _give_up(self, failure: str) -> None:
+        left = checkpoint.what_is_left(self.run)
+        if self._is_whole:
+            # A signal to all processes of the run ends those that load images too.
+            self._stop_if_asked()
+            try:
+                self._save()
+                left = f"The run is saved, at step {self.position.total}"
+            except (UsageError, MemoryError, RuntimeError) as error:
+                left = f"It could not be saved ({first_line(error)}). {left}"
+        raise InterruptedRun(f"{failure}. {left}")
+
+    def _take(self, restored: checkpoint.Restored) -> None:
+        state = restored.state
+        try:
+            TrainConfig.from_dict(state["config"])
+        except UsageError as error:
+            raise TypeError(str(error)) from error
+        self._check_same(restored.path, state)
+        self._prepare(restored.net)
+        self._check_operators(restored.path)
+        self.optimisation.take(state)
+        self.position = position_of(state, self.steps)
+        torch.set_rng_state(state["rng"])
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """What an error in the block leaves behind is no state to save."""
+        self._is_whole = False
+        yield
+        self._is_whole = True
 
     def _check_same(self, path: Path, state: dict[str, Any]) -> None:
         values = [("splits", state["extra"].get("splits"), self.extra.get("splits"))]
@@ -157,23 +200,24 @@ class Trainer:
         last = self.device.type == "cuda" if config.channels_last is None else config.channels_last
         self._format = torch.channels_last if last else torch.preserve_format
         self.net = net.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.RMSprop(
+        optimizer = torch.optim.RMSprop(
             net.parameters(),
             lr=config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
         )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
+        scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         total = self.steps * config.epochs
-        self.schedule: Any = None
+        schedule: Any = None
         if config.scheduler == "onecycle":
-            self.schedule = OneCycleLR(
-                self.optimizer, max_lr=config.lr, total_steps=total + 1, cycle_momentum=False
+            schedule = OneCycleLR(
+                optimizer, max_lr=config.lr, total_steps=total + 1, cycle_momentum=False
             )
         elif config.scheduler == "cosine":
-            self.schedule = CosineAnnealingLR(self.optimizer, T_max=total)
+            schedule = CosineAnnealingLR(optimizer, T_max=total)
         elif config.scheduler == "plateau":
-            self.schedule = ReduceLROnPlateau(self.optimizer, mode="max", factor=0.5, patience=5)
+            schedule = ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=5)
+        self.optimisation = Optimisation(optimizer, schedule, scaler)
         self._guard = StepGuard(net)
         self.loss = loss_of(config, net)
 
@@ -194,41 +238,53 @@ class Trainer:
         title = f"epoch {position.epoch + 1}/{config.epochs}"
         with progress(self.steps, title, "step", initial=position.step, leave=False) as bar:
             if position.step < self.steps:
-                for batch in loader:
-                    values = self._train_step(batch["image"], batch["mask"])
-                    position.step += 1
-                    position.total += 1
-                    self._record(values)
-                    shown = {"loss": f"{values['loss']:.3f}", "Dice": f"{1 - values['dice']:.3f}"}
-                    bar.set_postfix(shown, refresh=False)
-                    bar.update()
-                    self._stop_if_asked()
+                batches, children = iter(loader), Children()
+                with children.watched():
+                    for batch in batches:
+                        with children.held():
+                            self._step(batch, bar)
+
+    def _step(self, batch: dict[str, Tensor], bar: Any) -> None:
+        values = self._train_step(batch["image"], batch["mask"])
+        position = self.position
+        with self._changing():
+            position.step += 1
+            position.total += 1
+            self._record(values)
+        shown = {"loss": f"{values['loss']:.3f}", "Dice": f"{1 - values['dice']:.3f}"}
+        bar.set_postfix(shown, refresh=False)
+        bar.update()
+        self._stop_if_asked()
+        minutes = self.config.save_every
+        if minutes is not None and time.monotonic() - self._last_save >= 60 * minutes:
+            self._save()
 
     def _train_step(self, image: Tensor, mask: Tensor) -> dict[str, float]:
         """One step; the values of its line in the history."""
-        position = self.position
-        image, mask = (
-            image.to(self.device, non_blocking=True),
-            mask.to(self.device, non_blocking=True),
-        )
+        optimizer, schedule, scaler = self.optimisation
         self._guard.begin()
-        rate = self.optimizer.param_groups[0]["lr"]
-        with self._autocast():
-            output = self.net(image)
-        total = self.loss(output, mask)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(
-            self.net.parameters(), self.config.clip if self.config.clip is not None else math.inf
-        )
-        finite = self._guard.accept(total, norm, position)
-        if finite:
-            self.scaler.step(self.optimizer)
-        if self.config.amp == "fp16":
-            self.scaler.update()
-        if self.schedule is not None and self.config.scheduler != "plateau":
-            self.schedule.step()
+        rate = optimizer.param_groups[0]["lr"]
+        with self._guard.undone():
+            image = image.to(self.device, non_blocking=True)
+            mask = mask.to(self.device, non_blocking=True)
+            with self._autocast():
+                output = self.net(image)
+            total = self.loss(output, mask)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(total).backward()
+        with self._changing():
+            scaler.unscale_(optimizer)
+            norm = nn.utils.clip_grad_norm_(
+                self.net.parameters(),
+                self.config.clip if self.config.clip is not None else math.inf,
+            )
+            finite = self._guard.accept(total, norm, self.position)
+            if finite:
+                scaler.step(optimizer)
+            if self.config.amp == "fp16":
+                scaler.update()
+            if schedule is not None and self.config.scheduler != "plateau":
+                schedule.step()
         values = step_values(total, self.loss.terms, norm, scalars_of(self.net))
         return {**values, "learning_rate": rate, "skipped": float(not finite)}
 
@@ -258,19 +314,20 @@ class Trainer:
             self._save()
         val_loss, val_dice = self._validate()
         log = EpochLog(position, val_loss, val_dice, self._health())
-        logs.append_epoch(self.run, log.row())
-        if config.scheduler == "plateau":
-            self.schedule.step(val_dice)
-        better = val_dice > position.best_dice
-        if better:
-            position.best_dice, position.best_epoch = val_dice, position.epoch
-        position.epoch += 1
-        position.step, position.sums = 0, {}
-        position.finished = position.epoch >= config.epochs or self._out_of_patience()
-        if better:
-            about = self.extra | {"epoch": position.epoch, "val_dice": val_dice}
-            checkpoint.save_best(self.run, self.net, about, self.beside)
-        self._save()
+        with self._changing():
+            logs.append_epoch(self.run, log.row())
+            if config.scheduler == "plateau":
+                self.optimisation.schedule.step(val_dice)
+            better = val_dice > position.best_dice
+            if better:
+                position.best_dice, position.best_epoch = val_dice, position.epoch
+            position.epoch += 1
+            position.step, position.sums = 0, {}
+            position.finished = position.epoch >= config.epochs or self._out_of_patience()
+            if better:
+                about = self.extra | {"epoch": position.epoch, "val_dice": val_dice}
+                checkpoint.save_best(self.run, self.net, about, self.beside)
+            self._save()
         self.say(log.line(config.epochs, best=better))
         for fault in faults(log.health):
             self.say(f"warning: {fault}")
@@ -319,15 +376,14 @@ class Trainer:
     def _save(self) -> None:
         state = {
             "position": asdict(self.position),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": None if self.schedule is None else self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.optimisation.state(),
             "rng": torch.get_rng_state(),
             "extra": self.extra,
             "config": self.config.as_dict(),
         }
         about = self.extra | {"epoch": self.position.epoch}
         checkpoint.save_last(self.run, self.net, state, about, self.beside)
+        self._last_save = time.monotonic()
 
     def _out_of_patience(self) -> bool:
         position, patience = self.position, self.config.patience

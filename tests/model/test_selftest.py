@@ -1,6 +1,7 @@
 """Damage of a checkpoint is found before the first prediction: a bit, NaN, a broken operator, a
 file that is not what its checksums say."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def test_a_flipped_bit_is_found(
     _, best = tiny
     file = best / name
     flip(file, seed % file.stat().st_size, seed % 8)
-    with pytest.raises(ValueError, match=r"damaged|changed \(checksum\)|describes no"):
+    with pytest.raises(ValueError, match=re.escape(str(best))):
         load_network(best)
     assert predict(best, tmp_path) == 2
     shown = capsys.readouterr().err
@@ -107,11 +108,11 @@ def test_a_flipped_bit_is_found(
 
 def test_a_flipped_bit_with_sound_checksums_is_found(tiny: tuple[nn.Module, Path]) -> None:
     """The highest bit of an exponent, as bad memory flips it before the checksum is made."""
-    _, path = tiny
+    net, path = tiny
     weights = load_file(path / "model.safetensors")
-    name = next(name for name, value in weights.items() if name.endswith("weight"))
-    weights[name].view(torch.int32).view(-1)[0] ^= 1 << 30
-    assert torch.isfinite(weights[name]).all()
+    name, _ = list(net.named_parameters())[-1]
+    weights[name].view(torch.int32)[0] ^= 1 << 30
+    assert name.endswith("bias") and torch.isfinite(weights[name]).all()
     save_file(weights, path / "model.safetensors")
     reseal(path)
     with pytest.raises(SelfTestError, match=r"best: the self-test failed: logits on cpu that are"):

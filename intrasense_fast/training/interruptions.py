@@ -1,0 +1,39 @@
+"""What may end a run from outside, in words: processes that load images, and memory."""
+
+import errno
+
+import torch
+
+from intrasense_fast.errors import UsageError, first_line
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "Cannot allocate")
+_DEAD_LOADER = ("DataLoader worker", "Pin memory thread")
+
+
+class InterruptedRun(UsageError):
+    """A run that something from outside ended; the message says what, and what is saved."""
+
+
+def interruption(error: Exception) -> str | None:
+    """What ended a run, and what helps; None for errors that come from within."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"the GPU's memory is full ({first_line(error)}): end what else runs on it; a smaller "
+            "--batch-size or --size needs a new run"
+        )
+    if (
+        isinstance(error, MemoryError)
+        or any(words in text for words in _NO_MEMORY)
+        or (isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN))
+    ):
+        return (
+            f"this machine's memory is full ({first_line(error)}): end what else runs, or give "
+            "fewer --workers; a smaller --batch-size or --size needs a new run"
+        )
+    if isinstance(error, RuntimeError) and text.startswith(_DEAD_LOADER):
+        return (
+            f"a process that loads images died ({first_line(error)}): often for lack of memory; "
+            "give fewer --workers"
+        )
+    return None

@@ -1,0 +1,44 @@
+"""A small network from outside to which real things happen in chosen steps."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+NAME = f"{__name__}:Faulty"
+# What happens in a training step, by its number in this process from 1, after half the forward pass.
+faults: dict[int, Callable[[], object]] = {}
+steps = 0
+
+
+def reset(**planned: Callable[[], object]) -> None:
+    """Plan what happens: `reset(step3=function)`."""
+    global steps
+    steps = 0
+    faults.clear()
+    faults.update({int(name.removeprefix("step")): fault for name, fault in planned.items()})
+
+
+class Faulty(nn.Module):
+    """Two convolutions with BatchNorm and Dropout, whose buffers and random numbers must be put back
+    after a step that failed."""
+
+    def __init__(self, in_channels: int = 1, num_classes: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Sequential(
+            nn.Conv2d(in_channels, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2)
+        )
+        self.last = nn.Conv2d(4, num_classes, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        global steps
+        features = self.first(x)
+        if self.training and x.device.type != "meta":
+            steps += 1
+            faults.pop(steps, lambda: None)()
+        return self.last(features)
+
+
+def fill_memory() -> Tensor:
+    """Ask for 4 EiB, as a network does that is too large."""
+    return torch.empty(2**60)
