@@ -16,7 +16,7 @@ from intrasense_fast.data.transforms import resize_image, resize_probability
 from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.networks import load_network, read_config
 from intrasense_fast.networks.checksums import CHECKSUM_FILE
-from intrasense_fast.networks.contract import config_of, health_of
+from intrasense_fast.networks.contract import config_of, evaluating, health_of
 from intrasense_fast.networks.health import StrideHealth
 from intrasense_fast.networks.pretrained import WEIGHTS_FILE
 from intrasense_fast.networks.selftest import SELFTEST_FILE, SelfTestError, check_selftest
@@ -73,8 +73,8 @@ def probability_maps(
     """Lesion probability of each image, on the image's own grid; None where the network fails.
 
     Args:
-        net: a network with one class, on any device; it runs in eval mode, and its mode is put
-            back.
+        net: a network with one class, on any device; it runs in eval mode, and the mode of each of
+            its modules is put back. Several threads may use one network at a time.
         images: float32 (H, W) in [0, 1], each of its own size.
         size: side in pixels of the square the network sees.
 
@@ -94,15 +94,10 @@ def probability_maps(
             raise ValueError(
                 f"predict: image {i} has pixels that are NaN or infinite; repair it first"
             )
-    training = net.training
-    net.eval()
-    try:
-        with torch.inference_mode():
-            logits = net(_batch(net, images, size)).float()[:, 0]
-            finite = torch.isfinite(logits).flatten(1).all(dim=1).tolist()
-            maps = torch.sigmoid(logits).cpu().numpy()
-    finally:
-        net.train(training)
+    with evaluating(net), torch.inference_mode():
+        logits = net(_batch(net, images, size)).float()[:, 0]
+        finite = torch.isfinite(logits).flatten(1).all(dim=1).tolist()
+        maps = torch.sigmoid(logits).cpu().numpy()
     return [
         resize_probability(probability, image.shape) if sound else None
         for probability, sound, image in zip(maps, finite, images, strict=True)

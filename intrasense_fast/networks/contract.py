@@ -12,7 +12,10 @@ training mode; `scalars()`, the figures of its last forward for the log; `health
 how its parts fare; and an attribute `fused`, where it has fused operators.
 """
 
-from collections.abc import Mapping
+import contextlib
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -104,6 +107,41 @@ def set_fused(net: nn.Module, fused: bool | None) -> None:
     choose."""
     if hasattr(net, "fused"):
         net.fused = fused  # type: ignore[assignment]
+
+
+class _Modes:
+    """The modes of networks that are being evaluated, for all threads."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        # Network -> how many blocks evaluate it, and the modes of its modules before the first.
+        self.held: weakref.WeakKeyDictionary[nn.Module, list[Any]] = weakref.WeakKeyDictionary()
+
+
+_modes = _Modes()
+
+
+@contextlib.contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Eval mode while the block runs; afterwards every module is in its own mode again.
+
+    Several threads may be in such blocks of one network: the last one puts the modes back.
+    """
+    with _modes.lock:
+        if net not in _modes.held:
+            _modes.held[net] = [0, [(module, module.training) for module in net.modules()]]
+            net.eval()
+        _modes.held[net][0] += 1
+    try:
+        yield
+    finally:
+        with _modes.lock:
+            _modes.held[net][0] -= 1
+            count, modes = _modes.held[net]
+            if not count:
+                del _modes.held[net]
+                for module, mode in modes:
+                    module.training = mode
 
 
 def config_of(net: nn.Module) -> Mapping[str, Any]:

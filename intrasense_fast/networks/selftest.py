@@ -6,10 +6,8 @@ are written: the input is shaken by a thousandth, about what tensor cores round 
 does to the logits is what another path or device may do.
 """
 
-import contextlib
 import copy
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -160,9 +158,9 @@ def _logits(net: nn.Module, x: Tensor, *, fused: bool | None) -> Tensor:
     dtype = next((one.dtype for one in net.parameters() if one.is_floating_point()), x.dtype)
     before = getattr(net, "fused", None)
     with (
-        _evaluating(probe),
+        evaluating(probe),
         torch.random.fork_rng(devices),
-        torch.autocast(device.type, None, False),
+        torch.autocast(device.type, enabled=False),
     ):
         torch.manual_seed(0)
         set_fused(probe, fused)
@@ -170,17 +168,6 @@ def _logits(net: nn.Module, x: Tensor, *, fused: bool | None) -> Tensor:
             return probe(x.to(device, dtype)).float().cpu()
         finally:
             set_fused(probe, before)
-
-
-@contextlib.contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in net.modules()]
-    try:
-        net.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _deviation(found: Tensor, expected: Tensor) -> float:

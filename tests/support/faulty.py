@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 NAME = f"{__name__}:Faulty"
-# What happens in a training step, by its number in this process from 1, after half the forward pass.
+# What happens in a training step, by its number in this process from 1, amid the forward pass.
 faults: dict[int, Callable[[], object]] = {}
 steps = 0
 
@@ -20,8 +20,8 @@ def reset(**planned: Callable[[], object]) -> None:
 
 
 class Faulty(nn.Module):
-    """Two convolutions with BatchNorm and Dropout, whose buffers and random numbers must be put back
-    after a step that failed."""
+    """Two convolutions with BatchNorm and Dropout, whose buffers and random numbers must be put
+    back after a step that failed."""
 
     def __init__(self, in_channels: int = 1, num_classes: int = 1) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
-"""Nothing is lost: whatever ends a run from outside, it says what, exits as promised, and goes on to
-the bits of an uninterrupted one."""
+"""Nothing is lost: whatever ends a run from outside, it says what, exits as promised, and goes on
+to the bits of an uninterrupted one."""
 
 import json
 import multiprocessing
@@ -20,7 +20,6 @@ from intrasense_fast.files import exclusive
 from intrasense_fast.inference import open_segmenter
 from intrasense_fast.training import runs
 from tests.support import faulty
-from tests.support.checkpoints import tiny_checkpoint
 from tests.support.runs import sha256, start, write_pairs
 
 SHORT = (
@@ -213,10 +212,13 @@ def _end(process: int) -> None:
 
 
 def test_a_lock_is_not_held_by_forked_processes(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
     with exclusive(tmp_path):
         child = os.fork()
         if not child:
+            os.write(writer, b"x")
             signal.pause()
+        os.read(reader, 1)
         with pytest.raises(UsageError, match="another process is working"), exclusive(tmp_path):
             pass
     try:
@@ -225,6 +227,8 @@ def test_a_lock_is_not_held_by_forked_processes(tmp_path: Path) -> None:
     finally:
         _end(child)
         os.waitpid(child, 0)
+        os.close(reader)
+        os.close(writer)
 
 
 def test_saving_within_an_epoch_changes_nothing(data: Path, whole: Path, tmp_path: Path) -> None:
@@ -285,10 +289,13 @@ def test_bounds_say_why(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("size", [31, 8193, 10**12, True, "64", 64.0, [64]], ids=str)
-def test_a_checkpoints_size_is_bounded(size: object, tmp_path: Path) -> None:
-    checkpoint = tiny_checkpoint(tmp_path / "best")
-    config = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps(config | {"image_size": size}))
-    with pytest.raises(UsageError, match=r"image_size must be an integer from 32 to 8192.*--size"):
-        open_segmenter(checkpoint, device="cpu")
+def test_a_checkpoints_size_is_bounded(tmp_path: Path) -> None:
+    net = networks.build_network("unet", widths=[2, 2, 2, 2, 4])
+    for place, size in enumerate((31, 8193, 10**12, True, "64", 64.0, [64])):
+        networks.save_network(net, tmp_path / str(place), {"image_size": size})
+        needed = r"image_size must be an integer from 32 to 8192.*give --size"
+        with pytest.raises(UsageError, match=needed):
+            open_segmenter(tmp_path / str(place), device="cpu")
+    with pytest.raises(UsageError, match=r"^--size must be an integer from 32 to 8192"):
+        open_segmenter(tmp_path / "0", size=8193, device="cpu")
+    assert open_segmenter(tmp_path / "0", size=64, device="cpu").size == 64
