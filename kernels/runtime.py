@@ -4,6 +4,7 @@
 kernels serve this tensor? The rest are the operators' conventions: dtypes, layouts, autocast.
 """
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -12,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from intrasense_fast.kernels._common import plan
 from intrasense_fast.kernels._common.layout import as_rows, from_rows, without_autocast
+from intrasense_fast.kernels._common.plan import PlanStatus
 from intrasense_fast.kernels._common.precision import DTYPES, statistics_dtype
 from intrasense_fast.kernels._common.tuned import use_tuned_configs
 
@@ -21,12 +24,15 @@ __all__ = [
     "FUSED_DTYPES",
     "FusedStatus",
     "FusedUnavailableError",
+    "PlanStatus",
     "as_rows",
     "from_rows",
     "fused_status",
     "interpreting",
+    "launch_plan_status",
     "statistics_dtype",
     "use_fused",
+    "use_launch_plans",
     "use_tuned_configs",
     "without_autocast",
 ]
@@ -83,7 +89,8 @@ def fused_status(tensor: Tensor) -> FusedStatus:
                 f"{tensor.dtype} runs eager on a GPU; "
                 "the kernels take float32, float16 and bfloat16",
             )
-        return FusedStatus(True, f"Triton kernels on {tensor.device}")
+        plans = "with" if plan.enabled() else "without"
+        return FusedStatus(True, f"Triton kernels on {tensor.device}, {plans} launch plans")
     if device == "cpu":
         if not interpreting():
             return FusedStatus(
@@ -123,3 +130,33 @@ def use_fused(fused: bool | None, tensor: Tensor, operator: str) -> bool:
             f"{operator}(fused=True): {status.reason}. Use fused=None to run the eager path here."
         )
     return True
+
+
+def use_launch_plans(enabled: bool) -> contextlib.AbstractContextManager[object]:
+    """Turn launch plans on (as they are from the start) or off, for debugging.
+
+    With plans an operator's second call with the same shapes starts its compiled kernels directly;
+    without, every call goes through torch.library and Triton's own launcher. Results are the same
+    to the bit. Holds for the whole process, autograd's threads included, from now on; as a context
+    manager, until the end of the block. Either way the plans that there are are forgotten.
+
+        with use_launch_plans(False):
+            loss.backward()
+
+    Raises:
+        TypeError: enabled is not True or False.
+    """
+    if not isinstance(enabled, bool):
+        raise TypeError(f"use_launch_plans: enabled must be True or False, got {enabled!r}")
+    before = plan.enable(enabled)
+    until_the_end = contextlib.ExitStack()
+    until_the_end.callback(plan.enable, before)
+    return until_the_end
+
+
+def launch_plan_status() -> dict[str, PlanStatus]:
+    """Which way the fused calls of this process went, forward and backward by name.
+
+    An operator appears once its kernels have been imported.
+    """
+    return plan.plan_status()

@@ -47,8 +47,13 @@ def architecture(device: torch.device) -> str:
     sm_90 unless `assume` says otherwise.
     """
     if device.type != "cuda":
-        return _assumed.get()
+        return assumed_architecture()
     return _of_gpu(device)
+
+
+def assumed_architecture() -> str:
+    """The table's name wherever there is no GPU."""
+    return _assumed.get()
 
 
 @functools.cache

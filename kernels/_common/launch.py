@@ -56,6 +56,11 @@ def recording(hook: Hook) -> Iterator[None]:
         _hook.reset(token)
 
 
+def being_recorded() -> bool:
+    """Whether a `recording` block of this thread and context gets its launches."""
+    return _hook.get() is not None
+
+
 def launch(
     kernel: Any,
     grid: tuple[int, ...],

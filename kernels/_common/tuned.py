@@ -12,6 +12,8 @@ from intrasense_fast.errors import UsageError
 from intrasense_fast.kernels._common.configs import KernelConfig
 
 _tuned: dict[str, KernelConfig] = {}
+# Counts the changes of what is in use.
+_version = 0
 
 
 def _chosen(asked: str) -> KernelConfig | None:
@@ -20,6 +22,16 @@ def _chosen(asked: str) -> KernelConfig | None:
 
 # The tuner puts a function of its own here while it times a candidate.
 override: Callable[[str], KernelConfig | None] = _chosen
+
+
+def version() -> int:
+    """Another number whenever the configurations in use have changed."""
+    return _version
+
+
+def being_tuned() -> bool:
+    """Whether the tuner answers in place of the tables."""
+    return override is not _chosen
 
 
 def question(function: Callable, args: tuple) -> str:
@@ -61,7 +73,9 @@ def use_tuned_configs(path: str | os.PathLike[str] | None) -> int:
         UsageError: the file cannot be read, is no such file, or is of another GPU or another
             version of Triton.
     """
+    global _version
     _tuned.clear()
+    _version += 1
     if path is None:
         return 0
     import triton
@@ -85,4 +99,5 @@ def use_tuned_configs(path: str | os.PathLike[str] | None) -> int:
             f"here: {here}, Triton {triton.__version__}; tune again"
         )
     _tuned.update(found)
+    _version += 1
     return len(_tuned)
