@@ -120,6 +120,10 @@ def use_fused(fused: bool | None, tensor: Tensor, operator: str) -> bool:
     """
     if fused is False:
         return False
+    # The usual case, without the words for it.
+    served = _TRITON and tensor.is_cuda and tensor.dtype in FUSED_DTYPES
+    if served and (fused is None or fused is True):
+        return True
     if fused is None:
         return tensor.device.type == "cuda" and fused_status(tensor).available
     if fused is not True:

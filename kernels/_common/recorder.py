@@ -91,7 +91,7 @@ class InterpretedStep:
 
 
 class CopyStep:
-    """A copy that torch makes between the launches, of an argument that is not as kernels read it."""
+    """A copy by torch between the launches, of a tensor whose strides the kernels do not take."""
 
     __slots__ = ("source", "target")
 

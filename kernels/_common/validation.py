@@ -1,12 +1,55 @@
 """Checks of the operators' arguments: an error says what came, what is needed, what to do."""
 
+import functools
 import numbers
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from intrasense_fast.kernels._common.precision import DTYPES
+
+# Signatures a check remembers; beyond, it forgets them all.
+MOST_SIGNATURES = 1024
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def once_a_signature(check: Callable[..., None]) -> Callable[..., None]:
+    """A check of an operator's arguments that is not repeated for a signature that passed it.
+
+    The signature: type, shape, dtype, device and layout of tensors, type and value of options.
+    The check may look at nothing else, and takes its arguments by position.
+    """
+    passed: set[tuple] = set()
+
+    @functools.wraps(check)
+    def checked(*args: object) -> None:
+        if torch.compiler.is_compiling():
+            check(*args)
+            return
+        signature = tuple(map(_signature, args))
+        try:
+            known = signature in passed
+        except TypeError:
+            # An option that cannot be hashed is none that passes.
+            known = False
+        if known:
+            return
+        check(*args)
+        if None not in signature:
+            if len(passed) >= MOST_SIGNATURES:
+                passed.clear()
+            passed.add(signature)
+
+    return checked
+
+
+def _signature(arg: object) -> tuple | None:
+    """What a check sees of an argument; None where a subclass of Tensor may show something else."""
+    if not isinstance(arg, Tensor):
+        return (type(arg), arg)
+    return (arg.shape, arg.dtype, arg.device, arg.layout) if type(arg) in _PLAIN else None
 
 
 def shape_of(tensor: Tensor) -> str:

@@ -6,6 +6,7 @@ from intrasense_fast.kernels._common.validation import (
     check_dim,
     check_shape,
     check_tensors,
+    once_a_signature,
 )
 from intrasense_fast.kernels.bce_dice.eager import eager
 from intrasense_fast.kernels.runtime import use_fused
@@ -33,6 +34,16 @@ def bce_dice(logits: Tensor, target: Tensor, *, fused: bool | None = None) -> tu
         ValueError: wrong shapes, logits that are not floating point, or two devices.
         FusedUnavailableError: fused=True where the kernels cannot run.
     """
+    _check(logits, target)
+    if use_fused(fused, logits, "bce_dice"):
+        from intrasense_fast.kernels.bce_dice.autograd import bce_dice_fused
+
+        return bce_dice_fused(logits, target)
+    return eager(logits, target)
+
+
+@once_a_signature
+def _check(logits: Tensor, target: Tensor) -> None:
     check_tensors("bce_dice", logits=logits)
     if not isinstance(target, Tensor):
         raise TypeError(f"bce_dice: target must be a tensor, got {type(target).__name__}")
@@ -45,8 +56,3 @@ def bce_dice(logits: Tensor, target: Tensor, *, fused: bool | None = None) -> tu
             f"bce_dice: target is on {target.device} and logits on {logits.device}; "
             "move them to one device with .to()"
         )
-    if use_fused(fused, logits, "bce_dice"):
-        from intrasense_fast.kernels.bce_dice.autograd import bce_dice_fused
-
-        return bce_dice_fused(logits, target)
-    return eager(logits, target)

@@ -10,6 +10,7 @@ from intrasense_fast.kernels._common.validation import (
     check_positive,
     check_shape,
     check_tensors,
+    once_a_signature,
 )
 from intrasense_fast.kernels.channel_decoupling.eager import eager
 from intrasense_fast.kernels.runtime import use_fused
@@ -60,6 +61,28 @@ def channel_decoupling(
         TypeError: an argument that is no tensor, or a ridge that is no number.
         FusedUnavailableError: fused=True where the kernels cannot run.
     """
+    _check(features, reduce_weight, reduce_bias, expand_weight, expand_bias, ridge, squeeze)
+    if use_fused(fused, features, "channel_decoupling"):
+        from intrasense_fast.kernels.channel_decoupling.autograd import channel_decoupling_fused
+
+        return channel_decoupling_fused(
+            features, reduce_weight, reduce_bias, expand_weight, expand_bias, float(ridge), squeeze
+        )
+    return eager(
+        features, reduce_weight, reduce_bias, expand_weight, expand_bias, float(ridge), squeeze
+    )
+
+
+@once_a_signature
+def _check(
+    features: Tensor,
+    reduce_weight: Tensor,
+    reduce_bias: Tensor,
+    expand_weight: Tensor,
+    expand_bias: Tensor,
+    ridge: float,
+    squeeze: str,
+) -> None:
     name = "channel_decoupling"
     weights = {
         "reduce_weight": reduce_weight,
@@ -83,12 +106,3 @@ def channel_decoupling(
         raise ValueError(f"{name}: ridge must be a finite number > 0, got {ridge}")
     if squeeze not in SQUEEZES:
         raise ValueError(f"{name}: squeeze must be one of {SQUEEZES}, got {squeeze!r}")
-    if use_fused(fused, features, name):
-        from intrasense_fast.kernels.channel_decoupling.autograd import channel_decoupling_fused
-
-        return channel_decoupling_fused(
-            features, reduce_weight, reduce_bias, expand_weight, expand_bias, float(ridge), squeeze
-        )
-    return eager(
-        features, reduce_weight, reduce_bias, expand_weight, expand_bias, float(ridge), squeeze
-    )

@@ -13,6 +13,7 @@ from intrasense_fast.kernels._common.validation import (
     check_positive,
     check_shape,
     check_tensors,
+    once_a_signature,
     shape_of,
 )
 from intrasense_fast.kernels.entropy_whitening.eager import eager, gated, scaled_entropy
@@ -71,26 +72,14 @@ def entropy_whitening(
         TypeError: an argument that is no tensor, or an option that is no number.
         FusedUnavailableError: fused=True where the kernels cannot run.
     """
-    name = "entropy_whitening"
-    _check(name, features, channel_mean, channel_max, gate_weight, gate_bias, entropy_scale)
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
-        raise ValueError(
-            f"{name}: window must be an odd integer >= 1, got {window!r}; "
-            "the nearest are 3, 5 and 7"
-        )
-    check_number(name, threshold=threshold, eps=eps)
-    if not 0 <= threshold < math.inf:
-        raise ValueError(f"{name}: threshold must be finite and >= 0, got {threshold}")
-    if not 0 < eps < math.inf:
-        raise ValueError(f"{name}: eps must be finite and > 0, got {eps}")
+    inputs = (features, channel_mean, channel_max, gate_weight, gate_bias)
+    _check_call(*inputs, entropy_scale, threshold, window, eps)
     options = (float(threshold), entropy_scale, window, float(eps), bool(normalize))
-    if use_fused(fused, features, name):
+    if use_fused(fused, features, "entropy_whitening"):
         from intrasense_fast.kernels.entropy_whitening.autograd import entropy_whitening_fused
 
-        return entropy_whitening_fused(
-            features, channel_mean, channel_max, gate_weight, gate_bias, *options
-        )
-    return eager(features, channel_mean, channel_max, gate_weight, gate_bias, *options)
+        return entropy_whitening_fused(*inputs, *options)
+    return eager(*inputs, *options)
 
 
 @torch.no_grad()
@@ -125,6 +114,33 @@ def entropy_map(
             statistics_dtype(features.dtype),
         )
         return scaled_entropy(attended, entropy_scale)
+
+
+@once_a_signature
+def _check_call(
+    features: Tensor,
+    channel_mean: Tensor,
+    channel_max: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    entropy_scale: str,
+    threshold: float,
+    window: int,
+    eps: float,
+) -> None:
+    name = "entropy_whitening"
+    inputs = (features, channel_mean, channel_max, gate_weight, gate_bias)
+    _check(name, *inputs, entropy_scale)
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
+        raise ValueError(
+            f"{name}: window must be an odd integer >= 1, got {window!r}; "
+            "the nearest are 3, 5 and 7"
+        )
+    check_number(name, threshold=threshold, eps=eps)
+    if not 0 <= threshold < math.inf:
+        raise ValueError(f"{name}: threshold must be finite and >= 0, got {threshold}")
+    if not 0 < eps < math.inf:
+        raise ValueError(f"{name}: eps must be finite and > 0, got {eps}")
 
 
 def _check(

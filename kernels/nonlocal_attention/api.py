@@ -8,6 +8,7 @@ from intrasense_fast.kernels._common.validation import (
     check_same_dtype,
     check_shape,
     check_tensors,
+    once_a_signature,
 )
 from intrasense_fast.kernels.nonlocal_attention.eager import eager
 from intrasense_fast.kernels.runtime import use_fused
@@ -42,6 +43,16 @@ def nonlocal_attention(
             zero.
         FusedUnavailableError: fused=True where the kernels cannot run.
     """
+    _check(query, key, value, residual)
+    if use_fused(fused, query, "nonlocal_attention"):
+        from intrasense_fast.kernels.nonlocal_attention.autograd import nonlocal_attention_fused
+
+        return nonlocal_attention_fused(query, key, value, residual)
+    return eager(query, key, value, residual)
+
+
+@once_a_signature
+def _check(query: Tensor, key: Tensor, value: Tensor, residual: Tensor) -> None:
     name = "nonlocal_attention"
     check_tensors(name, query=query, key=key, value=value, residual=residual)
     check_same_dtype(name, query=query, key=key, value=value, residual=residual)
@@ -55,8 +66,3 @@ def nonlocal_attention(
     )
     check_shape(name, "residual", residual, (batch, positions, channels), "(B, N, C), as value")
     check_positive(name, N=positions, d=depth, C=channels)
-    if use_fused(fused, query, name):
-        from intrasense_fast.kernels.nonlocal_attention.autograd import nonlocal_attention_fused
-
-        return nonlocal_attention_fused(query, key, value, residual)
-    return eager(query, key, value, residual)
