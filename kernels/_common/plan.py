@@ -12,6 +12,7 @@ export, a dispatch mode or a hook.
 """
 
 import inspect
+import operator
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -46,11 +47,11 @@ class PlanStatus(NamedTuple):
 class Planner:
     """A launcher with its plans: call it as the launcher.
 
-    operator: the same launcher behind torch.library, for calls that no plan may serve.
+    registered: the same launcher behind torch.library, for calls that no plan may serve.
     """
 
-    def __init__(self, launcher: Callable, operator: Callable) -> None:
-        self.launcher, self.operator = launcher, operator
+    def __init__(self, launcher: Callable, registered: Callable) -> None:
+        self.launcher, self.registered = launcher, registered
         parameters = inspect.signature(launcher).parameters.values()
         self.tensors = sum(parameter.annotation is Tensor for parameter in parameters)
         self.plans: OrderedDict[tuple, Plan | str] = OrderedDict()
@@ -62,7 +63,8 @@ class Planner:
         obstacle = _obstacle(tensors)
         if obstacle:
             return self._pass(args, obstacle)
-        key = _key(tensors, args[self.tensors :])
+        addresses = list(map(_address, tensors))
+        key = _key(tensors, addresses, args[self.tensors :])
         plan = self.plans.get(key)
         if plan is None:
             return self._record(key, args)
@@ -75,7 +77,7 @@ class Planner:
         except KeyError:
             pass  # another thread has dropped it; this call still has it
         self.replayed += 1
-        return plan.replay(tensors)
+        return plan.replay(tensors, addresses)
 
     def _record(self, key: tuple, args: tuple) -> Any:
         """Run the launcher and keep its plan, or why there is none."""
@@ -94,7 +96,7 @@ class Planner:
     def _pass(self, args: tuple, reason: str) -> Any:
         self.passed += 1
         self.reason = reason
-        return self.operator(*args)
+        return self.registered(*args)
 
     def status(self) -> PlanStatus:
         plans = sum(isinstance(plan, Plan) for plan in tuple(self.plans.values()))
@@ -105,19 +107,19 @@ _planners: dict[str, Planner] = {}
 _enabled = True
 
 
-def planned(name: str, launcher: Callable, operator: Callable) -> Callable:
-    """The launcher as callers use it: its plans where they serve, else `operator`.
+def planned(name: str, launcher: Callable, registered: Callable) -> Callable:
+    """The launcher as callers use it: its plans where they serve, else `registered`.
 
     Args:
         name: of the operator, for `plan_status`.
         launcher: takes its tensors first, each annotated Tensor, then options that can be hashed.
-        operator: the same launcher as an operator of torch.library.
+        registered: the same launcher as an operator of torch.library.
     """
-    planner = _planners[name] = Planner(launcher, operator)
+    planner = _planners[name] = Planner(launcher, registered)
 
     def call(*args: Any) -> Any:
         # What traces must see one operator, not what it does.
-        return operator(*args) if torch.compiler.is_compiling() else planner(*args)
+        return registered(*args) if torch.compiler.is_compiling() else planner(*args)
 
     return call
 
@@ -156,9 +158,8 @@ def _obstacle(tensors: tuple[Tensor, ...]) -> str:
     return ""
 
 
-def _key(tensors: tuple[Tensor, ...], options: tuple) -> tuple:
+def _key(tensors: tuple[Tensor, ...], addresses: list[int], options: tuple) -> tuple:
     """All that a launcher's launches depend on but the addresses themselves."""
-    addresses = [tensor.data_ptr() for tensor in tensors]
     # A plan tells inputs apart by their addresses: those that share one have plans of their own.
     apart = len(set(addresses)) == len(addresses)
     device = tensors[0].device
@@ -169,8 +170,14 @@ def _key(tensors: tuple[Tensor, ...], options: tuple) -> tuple:
         assumed_architecture() if device.type == "cpu" else None,
         torch.get_float32_matmul_precision(),
         tuned.version(),
-        *[
-            (tensor.shape, tensor.stride(), tensor.dtype, address and address % 16, tensor.is_neg())
-            for tensor, address in zip(tensors, addresses, strict=True)
-        ],
+        # Shapes, strides and dtypes side by side: a tuple for each tensor takes twice as long.
+        *map(_shape, tensors),
+        *map(_strides, tensors),
+        *map(_dtype, tensors),
+        *[address and address % 16 for address in addresses],
+        True in map(_is_negated, tensors),
     )
+
+
+_address, _strides, _is_negated = Tensor.data_ptr, Tensor.stride, Tensor.is_neg
+_shape, _dtype = operator.attrgetter("shape"), operator.attrgetter("dtype")

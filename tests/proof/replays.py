@@ -156,16 +156,19 @@ def _first_difference(slow: list[tuple], other: list[tuple]) -> str:
 
 def _overlaps(planner: Any, kept: list) -> list[str]:
     """Pieces of the workspace that are too small or shared, by the temporaries' own sizes."""
+    from intrasense_fast.kernels._common.recorder import Pointer
+
     plan = next(reversed(planner.plans.values()))
-    steps = [step for step in plan.steps if hasattr(step, "pointers")]
+    steps = [step for step in plan.steps if hasattr(step, "arguments")]
     last = len(plan.outputs) + planner.tensors
     pieces: dict[int, int] = {}
     for step, launch in zip(steps, kept, strict=True):
         tensors = [a for a in launch.args if isinstance(a, Tensor)]
-        for (_, slot, offset), tensor in zip(step.pointers, tensors, strict=True):
-            if slot == last:
+        pointers = [a for a in step.arguments if isinstance(a, Pointer)]
+        for pointer, tensor in zip(pointers, tensors, strict=True):
+            if pointer.slot == last:
                 storage = tensor.untyped_storage()
-                begin = offset - (tensor.data_ptr() - storage.data_ptr())
+                begin = pointer.offset - (tensor.data_ptr() - storage.data_ptr())
                 pieces[begin] = max(pieces.get(begin, 0), begin + storage.nbytes())
     found, end = [], 0
     for begin, finish in sorted(pieces.items()):
