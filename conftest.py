@@ -26,6 +26,8 @@ from collections.abc import Iterator  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from intrasense_fast.kernels.runtime import use_launch_plans  # noqa: E402
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -83,6 +85,8 @@ def guarded(seed: int) -> Iterator[None]:
 
             stack.enter_context(guard(seed))
         stack.enter_context(_filled_with_nan())
+        # Tests change what tables read: no plan outlives its test.
+        use_launch_plans(True)
         yield
 
 

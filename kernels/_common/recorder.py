@@ -211,6 +211,11 @@ class _Recorder(TorchDispatchMode):
         self.computed: list[str] = []
         self.starting = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # The guard against torch.compile imports it, for seconds: here nothing compiles.
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:

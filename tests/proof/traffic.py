@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from triton.runtime import interpreter
 
+from intrasense_fast.kernels.runtime import use_launch_plans
+
 SECTOR = 32  # bytes: the unit in which device memory is read and written
 
 _Builder = interpreter.InterpreterBuilder
@@ -96,7 +98,10 @@ def _note(pointers, mask, write: bool) -> None:
 
 @contextlib.contextmanager
 def meter() -> Iterator[list[Launch]]:
-    """Collect one `Launch` for every kernel started inside the block."""
+    """Collect one `Launch` for every kernel started inside the block.
+
+    Without launch plans: bytes are counted by tensors, and a plan's temporaries share one.
+    """
     launches: list[Launch] = []
     original = {
         name: getattr(_Builder, name)
@@ -139,7 +144,8 @@ def meter() -> Iterator[list[Launch]]:
     )
     interpreter.GridExecutor.__call__ = call
     try:
-        yield launches
+        with use_launch_plans(False):
+            yield launches
     finally:
         for name, method in original.items():
             setattr(_Builder, name, method)
