@@ -153,7 +153,8 @@ def _read(path: Path, layout: ResNetLayout) -> Mapping[str, Any]:
     # What a damaged pickle does is anyone's guess: IndexError, KeyError, struct.error ...
     except Exception as error:
         raise EncoderWeightsError(
-            f"{path}: {pickle_fault(error)}; needed is a .pth or .safetensors of {layout.title}: download or copy it again"
+            f"{path}: {pickle_fault(error)}; needed is a .pth or .safetensors of "
+            f"{layout.title}: download or copy it again"
         ) from error
     for name in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
