@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from intrasense_fast.errors import first_line
-from intrasense_fast.networks.contract import config_of, set_fused
+from intrasense_fast.networks.contract import config_of, evaluating, set_fused
 from intrasense_fast.networks.images import ResNetImages
 
 SELFTEST_FILE = "selftest.safetensors"

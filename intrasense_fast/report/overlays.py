@@ -88,7 +88,8 @@ def drawn_size(item: OverlayItem) -> OverlayItem:
     size = (max(1, round(shape[1] / times)), max(1, round(shape[0] / times)))
 
     def reduced(mask: ArrayLike) -> NDArray[np.uint8]:
-        return cv2.resize(np.asarray(mask, np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        small = cv2.resize(np.asarray(mask, np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        return small.astype(np.uint8)
 
     image = cv2.resize(np.asarray(item.image), size, interpolation=cv2.INTER_AREA)
     target = None if item.target is None else reduced(item.target)
