@@ -61,7 +61,8 @@ def neighbours(signatures: Sequence[Signature]) -> np.ndarray:
     """
     owner, keys = _features(signatures)
     count = len(signatures) if keys else 0
-    tables = [_Table(table, owner) for table in keys]
+    # Each set of keys is let go when its table stands: together they are as large as all tables.
+    tables = [_Table(keys.pop(0), owner) for _ in range(len(keys))]
     found = [np.zeros((0, 3), np.int64)]
     for start in range(0, count, _BLOCK):
         height = min(_BLOCK, count - start)

@@ -2,6 +2,7 @@
 images."""
 
 import csv
+import io
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -68,7 +69,9 @@ def read_rows(path: Path) -> tuple[list[dict[str, str]], list[Problem]]:
         text = read_text(path)
         header = text.splitlines()[0] if text.strip() else ""
         delimiter = max(",;\t", key=header.count)
-        rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter, restkey="", restval=""))
+        # Not by lines: a quoted cell may hold the end of one.
+        cells = io.StringIO(text, newline="")
+        rows = list(csv.DictReader(cells, delimiter=delimiter, restkey="", restval=""))
     except (OSError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         return [], [

@@ -16,6 +16,7 @@ from intrasense_fast.data import open_dataset
 from intrasense_fast.data.phantom import write_phantom
 from intrasense_fast.data.prepare import prepare
 from intrasense_fast.data.records import DataError
+from intrasense_fast.data.tables import read_rows
 from intrasense_fast.data.verify import verify
 from intrasense_fast.errors import UsageError
 
@@ -152,3 +153,30 @@ def test_a_near_duplicate_whose_name_is_no_utf8_stays_in_its_group(tmp_path: Pat
         and groups["caf%E9"] == groups["phantom_0001"]
         and len(set(groups.values())) == 6
     )
+
+
+def test_names_with_line_ends_and_control_characters_read_back(tmp_path: Path, seed: int) -> None:
+    names = ("b\nline", "a\x1b[31mred", "=cmd", "c\u2028d", "plain")
+    rng = np.random.default_rng(seed)
+    for folder in ("images", "masks"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for name in names:
+        mask = np.zeros((20, 24), np.uint8)
+        mask[4:9, 5:15] = 255
+        image = rng.integers(0, 255, mask.shape).astype(np.uint8)
+        for folder, pixels in (("images", image), ("masks", mask)):
+            file = tmp_path / "data" / folder / f"{name}.png"
+            file.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    copy = prepare(tmp_path / "data", tmp_path / "out", None)
+    assert {record.name for record in copy.records} == set(names) and not copy.problems
+    assert {row["name"] for row in rows(tmp_path / "out" / "manifest.csv")} == set(names)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_tables_with_any_line_ends(end: str, tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    lines = ["name,label,Patient ID", "a,benign,1", '"b' + end + 'c","x, y",2', "", "d,,3"]
+    file.write_bytes(end.join(lines).encode())
+    found, problems = read_rows(file)
+    assert not problems and [row["patient_id"] for row in found] == ["1", "2", "3"]
+    assert found[1] == {"name": f"b{end}c", "label": "x, y", "patient_id": "2"}
