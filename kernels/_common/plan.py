@@ -11,6 +11,7 @@ refuses: such a key goes through the library's operator, as every call does unde
 export, a dispatch mode or a hook.
 """
 
+import contextlib
 import inspect
 import operator
 from collections import OrderedDict
@@ -89,9 +90,14 @@ class Planner:
         else:
             self.recorded += 1
             self.plans[key] = plan
-        while len(self.plans) > MOST_PLANS:
-            self.plans.popitem(last=False)
+        self._drop_the_oldest()
         return result
+
+    def _drop_the_oldest(self) -> None:
+        # Another thread may drop or forget some at the same time.
+        with contextlib.suppress(KeyError):
+            while len(self.plans) > MOST_PLANS:
+                self.plans.popitem(last=False)
 
     def _pass(self, args: tuple, reason: str) -> Any:
         self.passed += 1
@@ -153,6 +159,8 @@ def _obstacle(tensors: tuple[Tensor, ...]) -> str:
         return "a dispatch mode or a transform of torch.func"
     if not _PLAIN.issuperset(map(type, tensors)):
         return "a subclass of Tensor"
+    if tensors[0].is_meta:
+        return "a tensor without memory"
     if tuned.being_tuned():
         return "the tuner times a candidate"
     return ""

@@ -166,10 +166,14 @@ class Plan:
     def watched(self) -> bool:
         """Whether something of Triton's wants to see every launch, or other kernels."""
         knobs = self.knobs
-        hooks = (knobs.launch_enter_hook, knobs.launch_exit_hook)
-        if any(getattr(hook, "calls", hook) for hook in hooks):
-            return True
-        return bool(knobs.debug or getattr(knobs, "add_stages_inspection_hook", None))
+        enter, leave = knobs.launch_enter_hook, knobs.launch_exit_hook
+        return bool(
+            # A chain of hooks, or the one hook that somebody put in its place.
+            getattr(enter, "calls", enter)
+            or getattr(leave, "calls", leave)
+            or knobs.debug
+            or getattr(knobs, "add_stages_inspection_hook", None)
+        )
 
     def replay(self, inputs: tuple[Tensor, ...], addresses: list[int]) -> Any:
         """New outputs, filled: all the launches on the current stream of the inputs' device.

@@ -43,11 +43,12 @@ def launcher(x: Tensor, y: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     scale *= 5.0 if torch.get_float32_matmul_precision() == "high" else 1.0
     scale *= 7.0 if tuned.version() % 2 else 1.0
     first, second = torch.empty_like(y), torch.empty_like(y)
-    temporary, other = y.new_empty(2, y.numel()), torch.empty_like(y)
+    both, other = y.new_empty(2, y.numel()), torch.empty_like(y)
     start(x, y, first, scale)
-    start(x, first, temporary[1], 1.0)
-    start(x, y, other, 0.0)
-    start(other, temporary[1], second, 1.0)
+    start(x, first, both[0], 1.0)
+    start(x, y, both[1], 0.0)
+    start(both[1], both[0], other, 1.0)
+    start(other, both[0], second, 0.0)
     return first, second
 
 
@@ -251,6 +252,18 @@ def test_what_no_plan_can_repeat_is_refused(wrong, reason, device, rng):
     torch.testing.assert_close(first[0], second[0])
     assert len(calls) == 1 and reason in planner.status().reason
     assert planner.status().plans == 0 and planner.status().passed == 2
+
+
+def test_a_negated_view_is_not_served(planner, device, rng):
+    x, y = vectors(device, rng)
+    complex_numbers = torch.view_as_complex(torch.stack((x, y), -1))
+    plain = complex_numbers.imag
+    negated = complex_numbers.conj().imag
+    assert negated.is_neg() and negated.stride() == plain.stride()
+    planner(plain, y, 2.0)
+    planner(negated, y, 2.0)
+    planner(negated, y, 2.0)
+    assert planner.status().replayed == 0 and "negated" in planner.status().reason
 
 
 def copying(x: Tensor, y: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -1,15 +1,18 @@
 """What a replayed plan asks the driver for, against the slow path: see `differences`.
 
 python -m tests.proof.replays [--widen]: every operator on the shapes of its contract, a line of
-JSON a row: {"row", "launches", "planned", "differences"}. A process of its own (fake_driver.py).
+JSON a row: {"row", "launches", "planned", "differences"} and of a replay "calls" of Python
+functions, "allocations", "copies". Of the shape "odd" also changes that need a plan of their own.
+A process of its own (fake_driver.py).
 """
 
+import contextlib
 import importlib
 import itertools
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +42,8 @@ def twins(args: Sequence[Any]) -> list[Any]:
 
 
 def _twin(tensor: Tensor, copies: dict[int, Tensor]) -> Tensor:
+    if not tensor.numel():
+        return tensor.new_empty(tensor.shape)
     storage = tensor.untyped_storage()
     start = storage.data_ptr()
     if start not in copies:
@@ -185,36 +190,104 @@ def rows(widen: bool) -> Any:
     from tests.proof.records import Row
     from tests.proof.registry import contracts
 
-    dtypes = (torch.float32, torch.bfloat16, torch.float16) if widen else (torch.bfloat16,)
+    everything = (torch.float32, torch.bfloat16, torch.float16)
     for contract in contracts():
         for what, shape in contract.shapes.items():
+            # TF32 is float32's: the settings are tried on "odd".
+            dtypes = everything if widen or what == "odd" else (torch.bfloat16,)
             for memory_format in FORMATS:
                 for dtype in dtypes:
                     row = Row(shape, dtype, memory_format)
                     yield contract, f"{contract.name} {what} {memory_format} {dtype}", row
 
 
+def unaligned(args: Sequence[Any]) -> list[Any]:
+    """The arguments in memory that starts 8 bytes beyond a multiple of 16."""
+    return [_moved(arg) if isinstance(arg, Tensor) else arg for arg in args]
+
+
+def _moved(tensor: Tensor) -> Tensor:
+    if not tensor.numel():
+        return tensor
+    count = _extent(tensor) // tensor.element_size()
+    skipped = 8 // tensor.element_size()
+    memory = torch.empty(count + skipped, dtype=tensor.dtype)
+    return memory.as_strided(tensor.shape, tensor.stride(), skipped)
+
+
+def shared(args: Sequence[Any]) -> list[Any]:
+    """The same tensor for all that have one shape, strides and dtype."""
+    first: dict[tuple, Tensor] = {}
+    same = lambda t: first.setdefault((t.shape, t.stride(), t.dtype), t)
+    return [same(arg) if isinstance(arg, Tensor) else arg for arg in args]
+
+
+@contextlib.contextmanager
+def _high() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def host_work(planner: Any, args: Sequence[Any]) -> dict[str, int]:
+    """What a replay does on the host, in counts that do not jitter."""
+    count = 0
+
+    def profile(frame: Any, event: str, arg: Any) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(profile)
+    try:
+        planner(*args)
+    finally:
+        sys.setprofile(None)
+    plan = next(reversed(planner.plans.values()))
+    copies = sum(type(step).__name__ == "CopyStep" for step in plan.steps)
+    allocations = len(plan.outputs) + bool(plan.workspace)
+    return {"calls": count, "allocations": allocations, "copies": copies}
+
+
 def main(widen: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         driver = install(Path(folder))
-        from intrasense_fast.kernels._common import plan
-
         for contract, what, row in rows(widen):
             importlib.import_module(f"intrasense_fast.kernels.{contract.name}.autograd")
             generator = torch.Generator().manual_seed(0)
             for name, args in contract.samples(row, generator).items():
-                found, launches, planned = differences(driver, plan._planners[name], args)
-                print(
-                    json.dumps(
-                        {
-                            "row": f"{name} {what}",
-                            "launches": launches,
-                            "planned": planned,
-                            "differences": found,
-                        }
-                    ),
-                    flush=True,
-                )
+                _print_rows(driver, name, what, args, changed=row.shape == contract.shapes["odd"])
+
+
+def _print_rows(
+    driver: FakeDriver, name: str, what: str, args: Sequence[Any], changed: bool
+) -> None:
+    from intrasense_fast.kernels._common import plan
+    from intrasense_fast.kernels._common.configs import assume
+
+    planner = plan._planners[name]
+
+    def show(label: str, args: Sequence[Any]) -> None:
+        found, launches, planned = differences(driver, planner, args)
+        row = {"row": label, "launches": launches, "planned": planned, "differences": found}
+        work = host_work(planner, args) if planned else {}
+        print(json.dumps(row | work), flush=True)
+
+    show(f"{name} {what}", args)
+    if not changed:
+        return
+    # Beside a plan that must not serve them.
+    show(f"{name} {what}: unaligned", unaligned(args))
+    show(f"{name} {what}: shared", shared(args))
+    with assume("sm_80"):
+        show(f"{name} {what}: sm_80", args)
+    with _high():
+        show(f"{name} {what}: high", args)
+    plan.enable(True)
+    show(f"{name} {what}: shared", shared(args))
+    show(f"{name} {what}", args)
 
 
 if __name__ == "__main__":
