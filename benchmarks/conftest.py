@@ -12,6 +12,7 @@ import torch
 from benchmarks.ceilings import measure
 from benchmarks.common import CUDA, QUICK, kernels
 from benchmarks.provenance import provenance
+from intrasense_fast.kernels.runtime import use_launch_plans
 
 ROUNDS = 20 if CUDA else 15
 # A round of the model on a CPU takes seconds: fewer rounds of what is slow.
@@ -32,7 +33,12 @@ def now() -> float:
     return time.perf_counter()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--without-plans", action="store_true", help="time calls without launch plans")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    use_launch_plans(not config.getoption("--without-plans", default=False))
     # pytest-benchmark writes what it has on Ctrl-C; a time limit's SIGTERM must end the same way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
@@ -44,7 +50,13 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
         else ""
     )
     machine_info.update(
-        provenance(), l2=L2, ceilings=_ceilings, dry_run=QUICK, node="", cpu={"brand_raw": model}
+        provenance(),
+        l2=L2,
+        launch_plans=not config.getoption("--without-plans", default=False),
+        ceilings=_ceilings,
+        dry_run=QUICK,
+        node="",
+        cpu={"brand_raw": model},
     )
 
 

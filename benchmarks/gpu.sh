@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything there is to check and to measure on a GPU, offline: benchmarks/gpu.sh [--dry-run] [stage ...]
+# Everything there is to check and to measure on a GPU, offline: benchmarks/gpu.sh [--dry-run] [--without-plans] [stage ...]
 # Each stage writes its own files under $OUT (default: benchmarks/out) at once, can be run alone, and ends itself within
 # $LIMIT seconds (default: 580). An interrupted stage leaves whole files of what it had measured.
 #   tests      kernels, contract, equivalence and convergence on the GPU in all dtypes
@@ -8,20 +8,24 @@
 #   model      training step and inference, fused, eager, compiled, and the plain U-Net
 #   memory     peak memory by resolution until out of memory
 #   breakdown  where device time goes, kernel by kernel
+#   host       host time of the operators' calls, with and without launch plans, beside an empty autograd.Function
 #   sanitizer  compute-sanitizer on small cases, and CUDA graphs against eager calls
 # $INTRASENSE_COMMIT says what is measured in a copy without its history; $INTRASENSE_BENCH_NOTE under which conditions.
+# --without-plans: ops and model are timed without launch plans (host always has both).
 # --dry-run walks through the stages with tiny shapes, on a CPU too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-stages=(tests ceilings ops model memory breakdown sanitizer)
+stages=(tests ceilings ops model memory breakdown host sanitizer)
 dry=0
+plans=()
 chosen=()
 for argument in "$@"; do
   case "$argument" in
     --dry-run) dry=1 ;;
-    tests | ceilings | ops | model | memory | breakdown | sanitizer) chosen+=("$argument") ;;
-    *) echo "gpu.sh: no stage '$argument'; there are: ${stages[*]} (and --dry-run)" >&2; exit 2 ;;
+    --without-plans) plans=(--without-plans) ;;
+    tests | ceilings | ops | model | memory | breakdown | host | sanitizer) chosen+=("$argument") ;;
+    *) echo "gpu.sh: no stage '$argument'; there are: ${stages[*]} (and --dry-run, --without-plans)" >&2; exit 2 ;;
   esac
 done
 [ ${#chosen[@]} -gt 0 ] || chosen=("${stages[@]}")
@@ -70,7 +74,7 @@ bench() {
   local name=$1 seconds=$2 part="$OUT/.$1.part" status=0
   rm -f "$part"
   INTRASENSE_BENCH_UNTIL=$(($(date +%s) + seconds - 25)) limited TERM "$seconds" \
-    "$PYTHON" -m pytest -q "benchmarks/bench_$name.py" --benchmark-only --benchmark-columns=median,iqr,rounds \
+    "$PYTHON" -m pytest -q "benchmarks/bench_$name.py" --benchmark-only "${plans[@]}" --benchmark-columns=median,iqr,rounds \
     --benchmark-json "$part" > "$OUT/$name.txt" 2>&1 || status=$?
   [ ! -s "$part" ] || mv "$part" "$OUT/$name.json"
   rm -f "$part"
@@ -123,6 +127,11 @@ run_breakdown() {
   local quick=()
   [ "$dry" = 0 ] || quick=(--dry-run)
   limited INT "$LIMIT" "$PYTHON" -m benchmarks.breakdown "${quick[@]}" --out "$OUT/breakdown.json" > "$OUT/breakdown.txt"
+}
+run_host() {
+  local quick=()
+  [ "$dry" = 0 ] || quick=(--dry-run)
+  limited INT "$LIMIT" "$PYTHON" -m benchmarks.host "${quick[@]}" --out "$OUT/host.json" | tee "$OUT/host.txt"
 }
 run_sanitizer() {
   local quick=()

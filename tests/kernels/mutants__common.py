@@ -30,7 +30,7 @@ FAULTS = [
     Fault("tuner ignored", "_obstacle", "tuned.being_tuned()", "False"),
     Fault("switch ignored", "_obstacle", "not _enabled", "False"),
     Fault("hooks of Triton ignored", "Planner.__call__", "plan.watched()", "False"),
-    Fault("least recently used kept", "Planner.__call__", "self.plans.move_to_end(key)", "pass"),
+    Fault("least recently used kept", "Planner.__call__", "self.plans.move_to_end(key)", "None"),
     Fault(
         "memory without bound",
         "Planner._drop_the_oldest",
@@ -75,7 +75,7 @@ FAULTS = [
         "copy forgotten",
         "CopyStep.start",
         "self.target.view(tensors).copy_(self.origin.view(tensors))",
-        "pass",
+        "None",
     ),
     Fault(
         "outputs with other strides",

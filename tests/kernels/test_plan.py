@@ -211,6 +211,11 @@ def one_memory(x: Tensor, y: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     return both[0], both[1]
 
 
+def one_output_twice(x: Tensor, y: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    first, _ = launcher(x, y, scale)
+    return first, first
+
+
 def inside_an_input(x: Tensor, y: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     first, second = torch.empty_like(y), torch.empty_like(y)
     start(x, y, first, scale)
@@ -234,6 +239,7 @@ def memory_of_another_call(x: Tensor, y: Tensor, scale: float) -> tuple[Tensor, 
         (arithmetic, "aten::zero_ between"),
         (an_input, "no memory of its own"),
         (one_memory, "no memory of its own"),
+        (one_output_twice, "no memory of its own"),
         (inside_an_input, "neither an input's start"),
         (memory_of_another_call, "neither an input's start"),
     ],

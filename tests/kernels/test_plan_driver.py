@@ -66,7 +66,7 @@ def test_replays_ask_the_driver_for_what_the_slow_path_asks_for(rows):
     names = {f"{operator}_{way}" for operator in OPERATORS for way in ("forward", "backward")}
     assert seen == names
     changes = {row["row"].split(": ")[1] for row in rows if ": " in row["row"]}
-    assert changes == {"unaligned", "sm_80", "high", "shared"}
+    assert changes == {"unaligned", "sm_80", "high", "shared", "through run()"}
 
 
 def test_host_work_of_a_replay_is_counted(rows):

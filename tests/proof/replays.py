@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -264,7 +265,7 @@ def main(widen: bool) -> None:
 def _print_rows(
     driver: FakeDriver, name: str, what: str, args: Sequence[Any], changed: bool
 ) -> None:
-    from intrasense_fast.kernels._common import plan
+    from intrasense_fast.kernels._common import plan, recorder
     from intrasense_fast.kernels._common.configs import assume
 
     planner = plan._planners[name]
@@ -285,6 +286,9 @@ def _print_rows(
         show(f"{name} {what}: sm_80", args)
     with _high():
         show(f"{name} {what}: high", args)
+    with mock.patch.object(recorder, "_is_direct", lambda run: False):
+        plan.enable(True)
+        show(f"{name} {what}: through run()", args)
     plan.enable(True)
     show(f"{name} {what}: shared", shared(args))
     show(f"{name} {what}", args)
