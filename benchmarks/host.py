@@ -232,7 +232,7 @@ def _report(options: argparse.Namespace, device: str) -> int:
 
     # Another process's work is none of this thread's; with a GPU the backward has its own thread.
     clock = time.thread_time if device == "cpu" else time.perf_counter
-    result = {**provenance(), "dry_run": options.dry_run, "device": device, "calls": {}}
+    result = {**provenance(), "dry_run": options.dry_run, "device": device, "host": {}}
     names = ("launches", "allocations", *VARIANTS, "ratio before", "ratio", "goal")
     print(" | ".join((f"{'us':22}", *(f"{name:>14}" for name in names))))
     missed = []
@@ -247,7 +247,7 @@ def _report(options: argparse.Namespace, device: str) -> int:
         )
         row = {**counts, "us": least, "ratio_before": earlier, "ratio": ratio}
         row["goal"] = GOALS[label]
-        result["calls"][label] = row
+        result["host"][label] = row
         sums = ["+".join(str(counts[d][what]) for d in counts) for what in names[:2]]
         cells = [*sums, *(f"{least[name]:.0f}" for name in VARIANTS)]
         cells += [f"{earlier:.1f}", f"{ratio:.2f}", f"{GOALS[label]:.0f}"]

@@ -28,6 +28,7 @@ MARKS = {
     "memory": "rows",
     "ceilings": "ceilings",
     "breakdown": "calls",
+    "host": "host",
 }
 BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
 
@@ -39,7 +40,7 @@ class ReportError(ValueError):
 def load(paths: Sequence[Path]) -> dict[str, list[dict]]:
     """Every result by kind, each with its "file".
 
-    Kinds: "static", "benchmarks", "memory", "ceilings", "sanitizer", "breakdown".
+    Kinds: "static", "benchmarks", "memory", "ceilings", "sanitizer", "breakdown", "host".
 
     Raises:
         ReportError: a file that is no result, or one of a quick walk.
@@ -57,7 +58,7 @@ def load(paths: Sequence[Path]) -> dict[str, list[dict]]:
         if kind is None:
             raise ReportError(
                 f"{path}: no result of static_report, pytest-benchmark, memory, ceilings, "
-                "sanitizer or breakdown"
+                "sanitizer, breakdown or host"
             )
         if content.get("dry_run") or content.get("machine_info", {}).get("dry_run"):
             raise ReportError(

@@ -213,6 +213,22 @@ def breakdown_table(run: dict) -> str:
     return markdown(["call", "device time, us", "launches", "longest kernels, us"], rows)
 
 
+def host_table(run: dict) -> str:
+    """Host time of a call, forward and backward, beside an empty autograd.Function's."""
+    rows = []
+    for call, row in run["host"].items():
+        sums = [
+            " + ".join(str(row[way][what]) for way in ("forward", "backward"))
+            for what in ("launches", "allocations")
+        ]
+        times = [f"{time:.0f}" for time in row["us"].values()]
+        ratios = [f"{row[key]:.{digits}f}" for key, digits in (("ratio_before", 1), ("ratio", 2))]
+        rows.append([call, *sums, *times, *ratios, f"{row['goal']:.0f}"])
+    times = [f"{name}, us" for name in next(iter(run["host"].values()))["us"]]
+    ratios = ["times as long without plans", "with plans", "goal"]
+    return markdown(["call", "launches", "allocations", *times, *ratios], rows)
+
+
 def memory_table(run: dict) -> str:
     """Peak of a pass and bytes saved, predicted beside measured."""
     rows = []

@@ -6,6 +6,7 @@ from benchmarks.sections import (
     bounds_table,
     breakdown_summary,
     breakdown_table,
+    host_table,
     memory_summary,
     memory_table,
     model_table,
@@ -165,6 +166,12 @@ def document(results: dict[str, list[dict]]) -> str:
             f"## {run['file']}",
             provenance_line({"machine_info": run, "file": run["file"]}),
             breakdown_table(run),
+        ]
+    for run in results["host"]:
+        parts += [
+            f"## {run['file']}",
+            provenance_line({"machine_info": run, "file": run["file"]}),
+            host_table(run),
         ]
     for run in results["sanitizer"]:
         checks = [[row["operator"], row["check"], row["outcome"]] for row in run["checks"]]

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from benchmarks import report
+from benchmarks.sections import host_table
 from benchmarks.tables import headline
 
 
@@ -116,3 +117,12 @@ def test_a_readme_without_its_markers_is_refused(tmp_path, capsys):
     readme.write_text("nothing")
     assert report.main(["--readme", str(readme)]) == 2
     assert readme.read_text() == "nothing" and "<!-- speed -->" in capsys.readouterr().err
+
+
+def test_host_time_is_shown_beside_its_goal():
+    counts = {"launches": 2, "allocations": 7, "workspace_bytes": 0}
+    row = {"forward": counts, "backward": {**counts, "launches": 4}, "goal": 3.0}
+    row |= {"us": {"without plans": 600.0, "with plans": 180.0, "empty Function": 60.0}}
+    row |= {"ratio_before": 10.0, "ratio": 2.96}
+    text = host_table({"host": {"attention": row}})
+    assert "| attention | 2 + 4 | 7 + 7 | 600 | 180 | 60 | 10.0 | 2.96 | 3 |" in text

@@ -188,7 +188,7 @@ def test_hooks_of_triton_see_every_launch(planner, device, rng, monkeypatch):
     knobs = triton.knobs.runtime
     for name in ("launch_enter_hook", "launch_exit_hook", "add_stages_inspection_hook"):
         with monkeypatch.context() as patch:
-            patch.setattr(knobs, name, lambda *_: None, raising=False)
+            patch.setattr(knobs, name, lambda *_: ("none", "none"), raising=False)
             planner(x, y, 2.0)
     assert (planner.status().replayed, planner.status().passed) == (0, 3)
     planner(x, y, 2.0)
