@@ -30,11 +30,11 @@ def once_a_signature(check: Callable[..., None]) -> Callable[..., None]:
             return
         signature = tuple(map(_signature, args))
         try:
-            known = signature in passed
+            if signature in passed:
+                return
         except TypeError:
-            # An option that cannot be hashed is none that passes.
-            known = False
-        if known:
+            # An option that cannot be hashed cannot be remembered.
+            check(*args)
             return
         check(*args)
         if None not in signature:
