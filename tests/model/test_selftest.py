@@ -22,7 +22,7 @@ from intrasense_fast.networks.selftest import SelfTestError, check_selftest, wri
 from intrasense_fast.training.checkpoint import save_best
 from tests.support.networks import wake
 
-SLIM = {"refine_strides": (16, 32), "decoder_channels": (8, 8, 8, 8, 8)}
+SLIM = {"encoder": "resnet18", "refine_strides": (16, 32), "decoder_channels": (8, 8, 8, 8, 8)}
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from intrasense_fast.cli import main
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import exclusive
 from intrasense_fast.inference import open_segmenter
-from intrasense_fast.training import runs
+from intrasense_fast.training import run_folds
 from tests.support import faulty
 from tests.support.runs import sha256, start, write_pairs
 
@@ -34,7 +34,7 @@ STEPS = 6
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Without tables and pictures at the end; no network is registered, no fault planned."""
     monkeypatch.setattr(networks, "_registered", {})
-    monkeypatch.setattr(runs, "write_results", lambda *arguments: None)
+    monkeypatch.setattr(run_folds, "write_results", lambda *arguments: None)
     faulty.reset()
     yield
     faulty.reset()
@@ -50,7 +50,7 @@ def whole(data: Path) -> Path:
     """A run that nothing interrupted."""
     run = data.parent / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "write_results", lambda *arguments: None)
+        patch.setattr(run_folds, "write_results", lambda *arguments: None)
         faulty.reset()
         assert main(["train", "--data", str(data), "--out", str(run), *SHORT]) == 0
     return run
@@ -78,7 +78,7 @@ def kill_a_worker() -> None:
     time.sleep(0.2)
 
 
-@pytest.mark.parametrize("step", [2, STEPS - 1])
+@pytest.mark.parametrize("step", [2, pytest.param(STEPS - 1, marks=pytest.mark.extended)])
 def test_a_killed_worker(
     step: int, data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,7 +95,7 @@ def test_a_killed_worker(
     goes_on_to_the_same_bits(run, whole)
 
 
-@pytest.mark.parametrize("step", [1, 5])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.extended), 5])
 def test_memory_runs_out_in_a_step(
     step: int, data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,7 +108,7 @@ def test_memory_runs_out_in_a_step(
     goes_on_to_the_same_bits(run, whole)
 
 
-@pytest.mark.parametrize("step", [2, 5])
+@pytest.mark.parametrize("step", [2, pytest.param(5, marks=pytest.mark.extended)])
 def test_the_disk_fills_up(
     step: int, data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,7 +129,9 @@ def test_the_disk_fills_up(
     assert "no end was recorded" in first["reason"] and second["reason"] == "finished"
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.extended)]
+)
 def test_schedulers_stop_a_run(
     number: signal.Signals, data: Path, whole: Path, tmp_path: Path, seed: int
 ) -> None:
@@ -162,7 +164,7 @@ def test_a_signal_to_all_processes_of_a_run(data: Path, whole: Path, tmp_path: P
 
 def test_a_signal_while_the_run_begins(data: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "network_of", lambda config: signal.raise_signal(signal.SIGUSR1))
+        patch.setattr(run_folds, "network_of", lambda config: signal.raise_signal(signal.SIGUSR1))
         assert main(["train", "--data", str(data), "--out", str(tmp_path / "run"), *SHORT]) == 143
 
 
@@ -231,6 +233,7 @@ def test_a_lock_is_not_held_by_forked_processes(tmp_path: Path) -> None:
         os.close(writer)
 
 
+@pytest.mark.extended
 def test_saving_within_an_epoch_changes_nothing(data: Path, whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = ["train", "--data", str(data), "--out", str(run), *SHORT, "--save-every", "1e-9"]
