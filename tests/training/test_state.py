@@ -45,6 +45,7 @@ def trained(data: Path) -> Path:
     register_network(faulty.NAME)
     faulty.reset()
     run = data.parent / "run"
+    run.mkdir()
     made = open_trainer(data, run)
     torch.manual_seed(0)
     made.start(build_network(faulty.NAME))
