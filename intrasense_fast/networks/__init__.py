@@ -15,6 +15,7 @@ from torch import nn
 
 from intrasense_fast.errors import first_line
 from intrasense_fast.networks.contract import set_fused
+from intrasense_fast.networks.libraries import is_library, library_factory
 from intrasense_fast.networks.pretrained import CONFIG_FILE, load_folder, read_config, save_network
 
 __all__ = [
@@ -56,7 +57,7 @@ def register_network(target: str, name: str | None = None) -> str:
 
     Args:
         target: "module:factory", where factory(in_channels, num_classes, **options) makes an
-            `nn.Module` of the contract.
+            `nn.Module` of the contract; or a library's network, as for `build_network`.
         name: what it is called; by default `target` itself.
 
     Returns:
@@ -79,7 +80,8 @@ def build_network(
     """A new network by its name.
 
     Args:
-        name: one of `list_networks()`, or "module:factory" of a network from outside.
+        name: one of `list_networks()`, "module:factory" of a network from outside, or a library's,
+            such as "smp:Unet/resnet50", "monai:DynUNet" or "transformers:Segformer".
         in_channels: channels of the images.
         num_classes: channels of the logits.
         options: the network's own.
@@ -166,6 +168,8 @@ def _factory(name: str) -> Callable[..., Any]:
 
 
 def _imported(target: str) -> Callable[..., Any]:
+    if is_library(target):
+        return library_factory(target)
     module, _, factory = target.partition(":")
     if not module or not factory:
         raise ValueError(f"{target}: must be written module:factory, such as my_networks:MyNet")
@@ -183,7 +187,8 @@ def _imported(target: str) -> Callable[..., Any]:
 def _unknown(name: str) -> str:
     return (
         f"there is no network {name!r}{_nearest(name, list_networks())}; "
-        f"known: {', '.join(list_networks())}; one of your own is given as module:factory"
+        f"known: {', '.join(list_networks())}; one of your own is given as module:factory, "
+        "one of a library as smp:Unet/resnet50, monai:DynUNet or transformers:Segformer"
     )
 
 

@@ -160,15 +160,27 @@ def write_folder(
         ) from error
     with atomic_path(config) as new_config, atomic_path(tensors) as new_tensors:
         new_config.write_text(text, encoding="utf-8")
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in weights.items()}, new_tensors
-        )
+        save_file(_apart(weights), new_tensors)
         for new in (new_config, new_tensors):
             flush_to_disk(new)
         # Whatever interrupts the two renames, the old configuration never stands beside the new
         # weights, and nothing vouches for the network before it.
         for former in (config, folder / CHECKSUM_FILE, folder / SELFTEST_FILE):
             former.unlink(missing_ok=True)
+
+
+def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each in memory of its own: networks that register a module twice, as
+    MONAI's DynUNet does, have two names for one tensor, and the format refuses that."""
+    tensors: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for key, value in weights.items():
+        tensor = value.detach().cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in storages:
+            tensor = tensor.clone()
+        storages.add(tensor.untyped_storage().data_ptr())
+        tensors[key] = tensor
+    return tensors
 
 
 def read_config(path: str | os.PathLike[str], *, only: str | None = None) -> dict[str, Any]:

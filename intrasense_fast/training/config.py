@@ -192,7 +192,9 @@ class NetworkConfig(NetworkOptions):
     """
 
     network: str = option(
-        INTRASENSE, "a network by name, or module:factory of one of your own", metavar="NAME"
+        INTRASENSE,
+        "a network by name, module:factory of your own, or a library's as monai:DynUNet",
+        metavar="NAME",
     )
     network_options: tuple[str, ...] = option(
         (), "options of a network other than intrasense", _PAIRS, metavar="NAME=VALUE"
