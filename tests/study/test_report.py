@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.calibration import calibration_curve
 from torch import nn
 
 from intrasense_fast.data.splits import Splits
 from intrasense_fast.errors import UsageError
+from intrasense_fast.networks import build_network
 from intrasense_fast.report.study import write_report
 from intrasense_fast.report.study.contents import complete, picked_cases
 from intrasense_fast.report.study.cost import count_gmac
@@ -137,6 +139,25 @@ def test_missing_cells_are_named_and_not_ranked(study_copy: Callable[[], Path]) 
     assert 'class="best"' not in text and 'class="second"' not in text
 
 
+def test_where_all_cells_failed_the_report_is_their_reasons(
+    study_copy: Callable[[], Path],
+) -> None:
+    out = study_copy()
+    cells = sorted((out / "cells").iterdir())
+    for cell in cells:
+        (cell / "summary.json").unlink()
+        (cell / "failed.txt").write_text(f"diverged at step {len(cell.name)}\n")
+    files = write_report(out)
+    assert [file.name for file in files] == ["report.html", "tables.md", "tables.tex"]
+    for file in files[:2]:
+        text = file.read_text(encoding="utf-8")
+        assert f"none of the {len(cells)} cells is done" in text and "nan" not in text
+        assert all(f"{cell.name}: failed: diverged at step" in text for cell in cells)
+    parser = Balanced()
+    parser.feed((out / "report.html").read_text(encoding="utf-8"))
+    assert parser.open == [] and parser.addresses == []
+
+
 def test_without_images_the_figures_are_left_out(study_copy: Callable[[], Path]) -> None:
     out = study_copy()
     shutil.rmtree(out / "data")
@@ -216,6 +237,24 @@ def test_gmac_of_a_convolution_by_hand() -> None:
     assert fault == "" and gmac == pytest.approx(256 * 256 * 9 / 1e9)
     gmac, fault = count_gmac("unet", {"wrong": 1}, 1)
     assert math.isnan(gmac) and "no option" in fault
+
+
+# Parameters, less what is never used, and GMAC at 256 as counted from the authors' networks.
+@pytest.mark.parametrize(
+    ("name", "options", "parameters", "gmac"),
+    [
+        ("rolling-unet", {"size": "M"}, 7_098_401 - 2_048, 8.27),
+        ("emcad", {"encoder": "pvtv2_b2"}, 26_764_411 - 12, 5.83),
+    ],
+)
+def test_cost_is_what_the_networks_authors_count(
+    name: str, options: dict[str, str], parameters: int, gmac: float
+) -> None:
+    with torch.device("meta"):
+        net = build_network(name, 3, 1, **options)
+    assert sum(one.numel() for one in net.parameters() if one.requires_grad) == parameters
+    counted, fault = count_gmac(name, options, 3)
+    assert fault == "" and counted == pytest.approx(gmac, rel=0.02)
 
 
 def one_convolution(in_channels: int, num_classes: int) -> nn.Module:

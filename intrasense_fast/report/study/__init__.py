@@ -47,7 +47,8 @@ def write_report(out: Path) -> list[Path]:
     """Write every table and picture of a study beside its study.json, and name what is missing.
 
     Cells that failed or are not done are listed; networks that lack a cell are not ranked. Where
-    the images or a checkpoint cannot be opened, the parts that need them say so.
+    the images or a checkpoint cannot be opened, the parts that need them say so. Where all cells
+    failed, the report is the list of reasons and the protocol.
 
     Args:
         out: the folder of a compare or ablate.
@@ -56,10 +57,19 @@ def write_report(out: Path) -> list[Path]:
         The files written; report.html first.
 
     Raises:
-        UsageError: no cell is done, a record is damaged, or scipy is missing.
+        UsageError: no cell is done and none failed, a record is damaged, or scipy is missing.
         DataError: splits.json is missing or damaged.
     """
     study = read_study(out)
+    if not any(cell.done for cell in study.cells):
+        sections = [
+            (
+                "Results",
+                [paragraphs([words.without_results(study), *words.missing(study)], "fault")],
+            ),
+            ("Protocol", [paragraphs(words.protocol(study, []))]),
+        ]
+        return _written(out, study, [], sections, {}, [words.without_results(study)])
     rng = np.random.default_rng(_SEED)
     rows = summaries(study, rng)
     paired = comparisons(study, rng)

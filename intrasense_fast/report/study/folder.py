@@ -17,6 +17,7 @@ from intrasense_fast.metrics import COUNTS, METRICS
 
 STUDY, SPLITS, IMAGES, CELLS = "study.json", "splits.json", "images.csv", "cells"
 FAILED, DONE = "failed.txt", "summary.json"
+_FAILED_PREFIX = "failed: "
 _COLUMNS = (*METRICS, *COUNTS)
 # Keys that study.json must have, and what they hold.
 _NEEDED = {"kind": str, "rows": list, "seeds": list, "folds": list, "reference": str}
@@ -43,6 +44,10 @@ class Cell:
     @property
     def done(self) -> bool:
         return not self.fault
+
+    @property
+    def failed(self) -> bool:
+        return self.fault.startswith(_FAILED_PREFIX)
 
     def record(self) -> dict[str, Any]:
         """The run's config.json; empty where it cannot be read."""
@@ -127,7 +132,7 @@ def read_study(out: Path) -> Study:
 
     Raises:
         UsageError: study.json or the per_image.csv of a finished cell is missing or damaged, or no
-            cell is done.
+            cell is done and none failed.
         DataError: splits.json is missing or damaged.
     """
     record = _read_record(out)
@@ -140,7 +145,7 @@ def read_study(out: Path) -> Study:
         )
     role = "test" if all(splits.folds[fold].test for fold in record["folds"]) else "selection"
     cells = tuple(_cells(out, record, role))
-    if not any(cell.done for cell in cells):
+    if not any(cell.done or cell.failed for cell in cells):
         reasons = "; ".join(f"{cell.name}: {cell.fault}" for cell in cells[:3])
         raise UsageError(f"{out}: no cell of the study is done yet ({reasons}, ...); train first")
     tested = _tested(splits, role)
@@ -205,7 +210,7 @@ def _cell(out: Path, label: str, seed: int, fold: int, role: str) -> Cell:
     if (folder / FAILED).exists():
         reason = (folder / FAILED).read_text(encoding="utf-8", errors="replace").strip()
         last = reason.splitlines()[-1] if reason else "no reason given"
-        return Cell(label, seed, fold, run, f"failed: {last}")
+        return Cell(label, seed, fold, run, f"{_FAILED_PREFIX}{last}")
     if not (run / DONE).exists():
         return Cell(label, seed, fold, run, "unfinished" if folder.exists() else "not begun")
     file = run / "per_image.csv"

@@ -71,6 +71,15 @@ def missing(study: Study) -> list[str]:
     return [f"{cell.name}: {cell.fault}" for cell in study.cells if not cell.done]
 
 
+def without_results(study: Study) -> str:
+    """In place of the figures of a study none of whose cells is done."""
+    return (
+        f"There are no figures: none of the {len(study.cells)} cells is done, each is listed with "
+        "its reason. Mend the cause and resume the study; what diverged stays until its folder "
+        "is removed."
+    )
+
+
 def printed(study: Study) -> list[str]:
     """What the repository's documents state of the paper's figures for these data; they enter no
     ranking."""
@@ -94,8 +103,8 @@ def _shared(study: Study) -> dict[str, Any]:
     config = study.record.get("config")
     if isinstance(config, dict):
         return config
-    cell = next(cell for cell in study.cells if cell.done)
-    return cell.record().get("config", {})
+    cell = next((cell for cell in study.cells if cell.done), None)
+    return {} if cell is None else cell.record().get("config", {})
 
 
 def _versions(versions: dict[str, str]) -> str:
