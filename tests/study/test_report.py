@@ -240,6 +240,7 @@ def test_gmac_of_a_convolution_by_hand() -> None:
 
 
 # Parameters, less what is never used, and GMAC at 256 as counted from the authors' networks.
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "options", "parameters", "gmac"),
     [
