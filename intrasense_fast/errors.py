@@ -14,7 +14,7 @@ def first_line(error: BaseException) -> str:
 def pickle_fault(error: BaseException) -> str:
     """Why torch.load refused a file: PyTorch's own text advises to trust it all the same."""
     if "weights_only" in str(error) or "Weights only" in str(error):
-        return "holds something other than tensors and plain values, which is not read"
+        return "does not hold tensors and plain values alone: damaged or of another kind, not read"
     return (
         f"cannot be read, damaged or of another kind ({type(error).__name__}: {first_line(error)})"
     )

@@ -254,6 +254,11 @@ def read_splits(
         )
     elif source.is_file():
         splits = Splits.load(source)
+    elif not source.is_dir():
+        raise DataError(
+            f"{source}: no such file or folder; needed is a splits.json, a CSV table with a column "
+            f"of folds, or a folder with train.txt and val.txt"
+        )
     else:
         lists = {role: _list_file(source, role, names) for role in Fold._fields}
         if lists["train"] is None or lists["val"] is None:

@@ -51,6 +51,13 @@ def test_a_folder_is_mirrored_on_the_original_grids(
     }
     for name, shape in shapes.items():
         cv2.imwrite(str(source / name), cv2.resize(picture, shape[::-1]))
+    # Half of the picture is lesion, whatever it shows.
+    net = IntraSenseNet.from_pretrained(checkpoint)
+    image = torch.from_numpy(cv2.resize(picture, (32, 32)))[None, None] / 255
+    with torch.no_grad():
+        net.decoder.head.bias -= net(image).median()
+    checkpoint = tmp_path / "best"
+    net.save_pretrained(checkpoint, {"image_size": 32})
     out = tmp_path / "out"
     assert (
         main(
@@ -390,7 +397,7 @@ def test_usage_errors(
         ),
         (
             ["--checkpoint", best, image, "--out", out, "--size", "16"],
-            "--size must be an integer >= 32",
+            "--size must be an integer from 32 to 8192",
         ),
         (["--checkpoint", best, image, "--out", out, "--device", "cuda:7"], "--device cuda:7"),
         (

@@ -86,8 +86,8 @@ def test_train_says_at_once_what_cannot_be(
 ) -> None:
     data = write_phantom(tmp_path / "data", 12, size=64, seed=1)
     for flag, value, said in (
-        ("--size", "100000", "--size must be at least 32 and at most"),
-        ("--workers", "10000", "--workers must be at least 0 and at most"),
+        ("--size", "100000", "--size must be at most 8192: a network takes gigabytes"),
+        ("--workers", "10000", "--workers must be at most 256: each is a process"),
         ("--levels", "0", "--levels must be from 1 to 65535"),
         ("--max-pixels", "-1", "--max-pixels must be from 1"),
         ("--mask-values", "x", "--mask-values 'x'"),

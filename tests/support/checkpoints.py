@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch.nn.functional import interpolate
 
 from intrasense_fast import IntraSenseNet
 from tests.support.networks import wake
@@ -20,6 +21,8 @@ def tiny_checkpoint(path: Path, image_size: int | None = 32, **options: object) 
         )
     ).eval()
     with torch.no_grad():
-        net.decoder.head.bias -= net(torch.rand(4, net.config["in_channels"], 64, 64)).median()
+        coarse = torch.rand(4, net.config["in_channels"], 8, 8)
+        images = interpolate(coarse, size=(64, 64), mode="bilinear")
+        net.decoder.head.bias -= net(images).median()
     net.save_pretrained(path, None if image_size is None else {"image_size": image_size})
     return path

@@ -179,4 +179,4 @@ def test_reasons_never_advise_to_trust_a_file(tmp_path: Path) -> None:
     with pytest.raises(pickle.UnpicklingError) as caught:
         torch.load(file, weights_only=True)
     assert "weights_only" in str(caught.value)
-    assert pickle_fault(caught.value).startswith("holds something other than tensors")
+    assert pickle_fault(caught.value).startswith("does not hold tensors and plain values alone")
