@@ -175,7 +175,7 @@ def _key(tensors: tuple[Tensor, ...], addresses: list[int], options: tuple) -> t
         options,
         None if apart else tuple(map(addresses.index, addresses)),
         device,
-        assumed_architecture() if device.type == "cpu" else None,
+        None if tensors[0].is_cuda else assumed_architecture(),
         torch.get_float32_matmul_precision(),
         tuned.version(),
         # Shapes, strides and dtypes side by side: a tuple for each tensor takes twice as long.
