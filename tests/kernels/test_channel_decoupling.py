@@ -96,7 +96,9 @@ def test_every_table(architecture, shape, dtype, layout, squeeze, device, rng):
 
 @pytest.mark.parametrize("squeeze", SQUEEZES)
 @pytest.mark.parametrize("shape", [(3, 6, 3, 4), (3, 20, 2, 3)], ids=str)
-@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+@pytest.mark.parametrize(
+    "dtype", (torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.extended))
+)
 def test_a_zero_map_returns_itself(shape, squeeze, dtype, device, rng):
     """And sends diag(w) dOut and what comes through the squeeze; its neighbours do not notice."""
     inputs = tensors(shape, rng, device, dtype)
@@ -204,7 +206,9 @@ def test_splits_cover_everything_and_stay_below_the_map(rank, long, block):
 
 
 @pytest.mark.parametrize("squeeze", SQUEEZES)
-@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+@pytest.mark.parametrize(
+    "dtype", (torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.extended))
+)
 def test_several_splits_with_a_last_one_that_is_short(dtype, squeeze, device, rng):
     assert configs.splits(1, 8, 330, 64)[0] > 1
     for shape in ((2, 8, 15, 22), (2, 330, 2, 4)):

@@ -170,7 +170,11 @@ def test_several_tiles_in_every_direction(window, dtype, channels, device, rng):
 
 
 @pytest.mark.parametrize("entropy_scale", SCALES)
-@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    (torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.extended)),
+    ids=str,
+)
 def test_masks_agree_wherever_it_is_not_a_tie(entropy_scale, dtype, device, rng):
     inputs = tensors((2, 24, 12, 17), rng, device, dtype, spread=2.0)
     inputs[4] += 3.0  # a gate that is nearly shut would leave all entropies as good as equal

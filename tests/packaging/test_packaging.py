@@ -145,6 +145,7 @@ def imported_roots(source: str) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
+@pytest.mark.extended
 def test_the_wheel_works_in_a_clean_environment_beside_hugging_face_kernels(
     wheel: Path, tmp_path: Path
 ):

@@ -119,6 +119,7 @@ def test_per_image_holds_the_texture_index(reported: Path) -> None:
     assert {row["group"] for row in table} == {f"pair {i}" for i in range(9)}
 
 
+@pytest.mark.extended
 def test_missing_cells_are_named_and_not_ranked(study_copy: Callable[[], Path]) -> None:
     out = study_copy()
     (out / "cells" / "narrow-s1-f2" / "summary.json").unlink()

@@ -302,6 +302,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
     assert_same(run, uninterrupted)
 
 
+@pytest.mark.extended
 def test_damaged_logs_lose_the_damaged_lines_alone(
     stopped: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

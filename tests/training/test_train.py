@@ -302,6 +302,7 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     assert main(["train", "--resume", str(run)]) == 0
 
 
+@pytest.mark.extended
 def test_a_damaged_fold_is_named(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
