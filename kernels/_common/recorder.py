@@ -58,10 +58,10 @@ class CompiledStep:
 
     def source(self, name: str, scope: dict[str, Any]) -> str:
         """The call as text; what it names is put into `scope`."""
-        arguments = ", ".join(
+        arguments = [
             _text(f"{name}_{index}", argument, scope)
             for index, argument in enumerate(self.arguments)
-        )
+        ]
         grid = ", ".join(map(str, self.grid))
         run, function, metadata = (
             self.kernel.run,
@@ -71,17 +71,21 @@ class CompiledStep:
         scope |= {f"{name}_function": function, f"{name}_metadata": metadata}
         if _is_direct(run):
             scope[name] = run.launch
-            scope[f"{name}_signature"] = (run.arg_annotations, run.kernel_signature)
+            # Constants are compiled in: skipping them takes as long as passing addresses.
+            kinds = self.kernel.src.signature.values()
+            passed = [index for index, kind in enumerate(kinds) if kind != "constexpr"]
+            annotations = [run.arg_annotations[index] for index in passed]
+            scope[f"{name}_signature"] = (annotations, run.kernel_signature)
             options = f"{run.launch_cooperative_grid}, {run.launch_pdl}, {name}_metadata"
             nothing = "None, None, None, None, None"
             return (
                 f"{name}({grid}, stream, {name}_function, {options}, {nothing}, "
-                f"*{name}_signature, [{arguments}])"
+                f"*{name}_signature, [{', '.join(arguments[index] for index in passed)}])"
             )
         scope[name] = run
         return (
             f"{name}({grid}, stream, {name}_function, {name}_metadata, None, None, None, "
-            f"{arguments})"
+            f"{', '.join(arguments)})"
         )
 
 

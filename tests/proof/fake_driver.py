@@ -112,6 +112,7 @@ class FakeDriver:
         sizes = bytes(BYTES.get(kind, 8) for kind in types)
         self.library.fake_function(ctypes.c_uint64(number), len(sizes), sizes)
         return SimpleNamespace(
+            src=source,
             function=number,
             metadata=metadata,
             packed_metadata=make_backend(target).pack_metadata(metadata),
