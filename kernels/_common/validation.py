@@ -12,8 +12,6 @@ from intrasense_fast.kernels._common.precision import DTYPES
 # Signatures a check remembers; beyond, it forgets them all.
 MOST_SIGNATURES = 1024
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-
 
 def once_a_signature(check: Callable[..., None]) -> Callable[..., None]:
     """A check of an operator's arguments that is not repeated for a signature that passed it.
@@ -28,7 +26,7 @@ def once_a_signature(check: Callable[..., None]) -> Callable[..., None]:
         if torch.compiler.is_compiling():
             check(*args)
             return
-        signature = tuple(map(_signature, args))
+        signature = _signature(args)
         try:
             if signature in passed:
                 return
@@ -37,7 +35,7 @@ def once_a_signature(check: Callable[..., None]) -> Callable[..., None]:
             check(*args)
             return
         check(*args)
-        if None not in signature:
+        if signature:
             if len(passed) >= MOST_SIGNATURES:
                 passed.clear()
             passed.add(signature)
@@ -45,11 +43,18 @@ def once_a_signature(check: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
-def _signature(arg: object) -> tuple | None:
-    """What a check sees of an argument; None where a subclass of Tensor may show something else."""
-    if not isinstance(arg, Tensor):
-        return (type(arg), arg)
-    return (arg.shape, arg.dtype, arg.device, arg.layout) if type(arg) in _PLAIN else None
+def _signature(args: tuple) -> tuple:
+    """What a check sees of its arguments; () where a subclass of Tensor may show something else."""
+    found: list[object] = []
+    for arg in args:
+        kind = type(arg)
+        if kind is Tensor or kind is torch.nn.Parameter:
+            found += (arg.shape, arg.dtype, arg.device, arg.layout)
+        elif isinstance(arg, Tensor):
+            return ()
+        else:
+            found += (kind, arg)
+    return tuple(found)
 
 
 def shape_of(tensor: Tensor) -> str:
