@@ -62,7 +62,7 @@ FAULTS = [
         "start not in self.allocated",
         "False",
     ),
-    Fault("two outputs in one memory", "_Memory.__init__", "start != _start(output)", "start == 0"),
+    Fault("one output twice", "_Memory.__init__", "start in self.outputs", "False"),
     Fault("arithmetic forgotten", "_plan", "recorder.computed", "()", place=(1, 2)),
     Fault(
         "the null stream",
