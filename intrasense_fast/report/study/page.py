@@ -6,16 +6,19 @@ from collections.abc import Sequence
 
 _STYLE = """
 :root{color-scheme:light}
-body{font:16px/1.5 system-ui,sans-serif;color:#222;background:#fff;margin:0 auto;max-width:70rem;
+body{font:16px/1.5 system-ui,sans-serif;color:#222;background:#fff;margin:0 auto;max-width:88rem;
 padding:0 1rem 3rem;overflow-wrap:anywhere}
+p,figcaption{max-width:60rem}
 h1{font-size:1.6rem;line-height:1.2}
 h2{font-size:1.25rem;margin-top:2.5rem;border-bottom:1px solid #ddd}
 h3{font-size:1rem;margin:1.5rem 0 .4rem}
 .wide{overflow-x:auto;overflow-wrap:normal}
 table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid #eee}
+th,td{padding:.25rem .5rem;text-align:right;white-space:nowrap;border-bottom:1px solid #eee}
 th:first-child{text-align:left;position:sticky;left:0;background:#fff}
-thead th{border-bottom:2px solid #999;vertical-align:bottom;white-space:normal}
+thead th{border-bottom:2px solid #999;vertical-align:bottom;white-space:normal;
+min-width:3.5rem}
+thead th:last-child{min-width:6rem}
 td.best{font-weight:700}td.second{text-decoration:underline;text-underline-offset:3px}
 .note{font-size:.85rem;color:#555;margin:.3rem 0}
 .fault{background:#fff4e5;border-left:4px solid #d55e00;padding:.5rem .8rem}
@@ -25,6 +28,7 @@ figure{margin:1rem 0}figcaption{font-size:.85rem;color:#555}
 .narrow{display:none}
 @media(max-width:600px){.narrow{display:block}
 body{font-size:15px;padding:0 .7rem 2rem}
+tbody th:first-child{white-space:normal;overflow-wrap:anywhere;min-width:7rem;max-width:38vw}
 .picture.large img{max-width:none;width:44rem}}
 """
 
