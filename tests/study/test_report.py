@@ -18,7 +18,7 @@ from torch import nn
 from intrasense_fast.data.splits import Splits
 from intrasense_fast.errors import UsageError
 from intrasense_fast.networks import build_network
-from intrasense_fast.report.study import write_report
+from intrasense_fast.report.study import figures, write_report
 from intrasense_fast.report.study.contents import complete, picked_cases
 from intrasense_fast.report.study.cost import count_gmac
 from intrasense_fast.report.study.folder import read_study
@@ -269,3 +269,8 @@ def test_folds_are_the_splits(fabricated: Path) -> None:
     study = read_study(fabricated)
     splits = Splits.load(fabricated / "splits.json")
     assert all(study.fold_of()[name] == i for i, f in enumerate(splits.folds) for name in f.test)
+
+
+def test_no_two_networks_have_the_same_line() -> None:
+    styles = [tuple(figures._line_style(i).values()) for i in range(18)]
+    assert len(set(styles)) == 18

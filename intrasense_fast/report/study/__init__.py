@@ -162,11 +162,12 @@ def _pictures(
             "without position, trained on the other folds: 0.5 is identical texture, below it "
             "texture misleads."
         )
-        drawn = picture(figures.texture_plot(means["dice"], aucs), caption)
+        drawn = picture(figures.texture_plot(means["dice"], aucs), caption, large=True)
         sections.append(("Identical texture, distinct semantics", [drawn]))
     if curves:
         caption = "Reliability of the predicted probabilities, a dot a bin; dotted: perfect."
-        sections.append(("Calibration", [picture(figures.reliability_plot(curves), caption)]))
+        drawn = picture(figures.reliability_plot(curves), caption, large=True)
+        sections.append(("Calibration", [drawn]))
     if samples:
         dice = _shown_dice(study)
         rule = (

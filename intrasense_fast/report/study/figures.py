@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ Array = NDArray[np.float64]
 
 _DPI = 110
 _BINS = 5
+# Letters of a network's name in a line above a column of pictures.
+_TITLE_WIDTH = 16
+# How the lines of a second and third round of colours are told from those of the first.
+_ROUNDS = (("-", "o"), ("--", "s"), (":", "^"))
 
 
 def png(figure: "Figure") -> bytes:
@@ -38,7 +43,8 @@ def box_plots(values: Mapping[str, Mapping[str, Array]]) -> bytes:
     down = math.ceil(len(METRICS) / 3)
     labels = list(next(iter(values.values())))
     figure = figures.new_figure(10, down * (0.9 + 0.28 * len(labels)))
-    grid = figure.subplots(down, 3, squeeze=False)
+    # Names stand on the left alone, so that long ones leave room for the boxes.
+    grid = figure.subplots(down, 3, squeeze=False, sharey=True)
     for axes, metric in zip(grid.flat, METRICS, strict=False):
         # The first network stands on top.
         boxes = [each[~np.isnan(each)] for each in reversed(list(values[metric].values()))]
@@ -60,48 +66,46 @@ def box_plots(values: Mapping[str, Mapping[str, Array]]) -> bytes:
 def texture_plot(dice: Mapping[str, Array], index: Array) -> bytes:
     """Dice against the texture index: every image a dot, and each network's means over fifths of
     the images."""
-    figure = figures.new_figure(5.4, 4)
+    figure = figures.new_figure(8, 4)
     axes = figure.subplots()
     for i, (label, values) in enumerate(dice.items()):
-        colour = LINES[i % len(LINES)]
         defined = ~np.isnan(values) & ~np.isnan(index)
         if not defined.any():
             continue
-        axes.plot(index[defined], values[defined], ".", markersize=3.5, alpha=0.35, color=colour)
+        style = _line_style(i)
+        dots = {"marker": ".", "linestyle": "", "color": style["color"]}
+        axes.plot(index[defined], values[defined], markersize=3.5, alpha=0.35, **dots)
         order = np.argsort(index[defined])
         parts = [part for part in np.array_split(order, _BINS) if len(part)]
         axes.plot(
             [index[defined][part].mean() for part in parts],
             [values[defined][part].mean() for part in parts],
-            "-o",
             markersize=4,
-            color=colour,
             label=label,
+            **style,
         )
     axes.axvline(0.5, color="#999999", linewidth=0.7, linestyle=":")
     axes.set_xlabel("texture index (AUC of local texture alone); left is harder", fontsize=8)
     axes.set_ylabel("Dice, mean over seeds", fontsize=8)
-    axes.legend(fontsize=8, frameon=False)
+    _legend_beside(axes)
     _tidy(axes)
     return png(figure)
 
 
 def reliability_plot(curves: Mapping[str, Mapping[str, Any]]) -> bytes:
     """Share of lesion pixels against the predicted probability, a line a network."""
-    figure = figures.new_figure(4.8, 4.4)
+    figure = figures.new_figure(8, 4.4)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], ":", color="#999999", linewidth=0.8)
     for i, (label, curve) in enumerate(curves.items()):
         name = f"{label}: ECE {100 * curve['ece']:.2f} %"
-        colour = LINES[i % len(LINES)]
-        axes.plot(
-            curve["confidence"], curve["frequency"], "-o", markersize=3, color=colour, label=name
-        )
+        style = _line_style(i)
+        axes.plot(curve["confidence"], curve["frequency"], markersize=3, label=name, **style)
     axes.set_xlabel("predicted probability", fontsize=8)
     axes.set_ylabel("share of lesion pixels", fontsize=8)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    axes.legend(fontsize=8, frameon=False)
+    _legend_beside(axes)
     _tidy(axes)
     return png(figure)
 
@@ -134,8 +138,19 @@ def case_grid(
             figures.show(axes, overlay(sample.image, sample.mask, probability > 0.5))
             axes.set_xlabel(f"Dice {dice[label].get(name, math.nan):.3f}", fontsize=7, color=INK)
     for axes, title in zip(grid[0], ["image", "ground truth", *labels], strict=True):
-        axes.set_title(title, fontsize=8, color=INK)
+        axes.set_title(textwrap.fill(title, _TITLE_WIDTH), fontsize=8, color=INK)
     return png(figure)
+
+
+def _line_style(index: int) -> dict[str, Any]:
+    """Colour, dashes and marker of a network's line: no two of eighteen are alike."""
+    line, marker = _ROUNDS[index // len(LINES) % len(_ROUNDS)]
+    return {"color": LINES[index % len(LINES)], "linestyle": line, "marker": marker}
+
+
+def _legend_beside(axes: "Axes") -> None:
+    """A legend that covers no data, however many networks there are."""
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
 def _tidy(axes: "Axes") -> None:
