@@ -1,22 +1,23 @@
 """A small network from outside to which real things happen in chosen steps."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 NAME = f"{__name__}:Faulty"
-# What happens in a training step, by its number in this process from 1, amid the forward pass.
-faults: dict[int, Callable[[], object]] = {}
-steps = 0
+# What happens amid a forward pass, by its kind and number in this process, from 1.
+faults: dict[tuple[str, int], Callable[[], object]] = {}
+counts: Counter[str] = Counter()
 
 
 def reset(**planned: Callable[[], object]) -> None:
-    """Plan what happens: `reset(step3=function)`."""
-    global steps
-    steps = 0
+    """Plan what happens: `reset(step3=function)` in training, `reset(eval1=function)` in
+    selection."""
+    counts.clear()
     faults.clear()
-    faults.update({int(name.removeprefix("step")): fault for name, fault in planned.items()})
+    faults.update({(name[:4], int(name[4:])): fault for name, fault in planned.items()})
 
 
 class Faulty(nn.Module):
@@ -31,11 +32,12 @@ class Faulty(nn.Module):
         self.last = nn.Conv2d(4, num_classes, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        global steps
         features = self.first(x)
-        if self.training and x.device.type != "meta":
-            steps += 1
-            faults.pop(steps, lambda: None)()
+        # Checks of the network itself take one image.
+        if len(x) > 1 and x.device.type != "meta":
+            kind = "step" if self.training else "eval"
+            counts[kind] += 1
+            faults.pop((kind, counts[kind]), lambda: None)()
         return self.last(features)
 
 

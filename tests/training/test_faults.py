@@ -8,7 +8,7 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -92,6 +92,27 @@ def test_a_killed_worker(
     assert f"The run is saved, at step {step}; go on with: " in shown
     assert f"--resume {run}" in shown and "Traceback" not in shown
     assert "died" in reason(run)
+    goes_on_to_the_same_bits(run, whole)
+
+
+@pytest.mark.parametrize(
+    ("fault", "epoch"),
+    [(kill_a_worker, 1), pytest.param(faulty.fill_memory, 2, marks=pytest.mark.extended)],
+)
+def test_faults_while_a_checkpoint_is_selected(
+    fault: Callable[[], object],
+    epoch: int,
+    data: Path,
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    faulty.reset(**{f"eval{epoch}": fault})
+    flags = ["--data", str(data), "--out", str(run), *SHORT, "--workers", "1"]
+    assert main(["train", *flags]) == 2
+    shown = capsys.readouterr().err
+    assert f"The run is saved, at step {3 * epoch}; go on with: " in shown, shown
     goes_on_to_the_same_bits(run, whole)
 
 
