@@ -15,9 +15,16 @@ _REPLACED = "\ufffd"
 
 
 def append_step(run: Path, line: dict[str, Any]) -> None:
-    """Add a line to history.jsonl; it must have "step"."""
-    with open(run / HISTORY, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    """Add a line to history.jsonl; it must have "step".
+
+    Raises:
+        OSError: it cannot be written; the error names the file.
+    """
+    try:
+        with open(run / HISTORY, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(run / HISTORY)) from error
 
 
 def append_epoch(run: Path, row: dict[str, Any]) -> None:

@@ -143,7 +143,11 @@ def test_the_disk_fills_up(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     shown = capsys.readouterr().err
     left = "The last checkpoint is whole" if step > 3 else "There is no checkpoint yet"
-    assert "File too large" in shown and left in shown and f"--resume {run}" in shown
+    assert (
+        f"{run / 'history.jsonl'}: File too large" in shown
+        and left in shown
+        and f"--resume {run}" in shown
+    )
     assert "its end is not recorded" in shown and "Traceback" not in shown
     goes_on_to_the_same_bits(run, whole)
     first, second = (json.loads(line) for line in (run / "attempts.jsonl").open())
