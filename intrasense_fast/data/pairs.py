@@ -15,7 +15,7 @@ of the corners, and no two pictures of different scale lie between 0.5 and 0.86.
 
 Rules bound the alignments, of which n pictures would need n * (n - 1) / 2. The same pictures,
 joined to a cluster of more than 8, are not compared with one another again. A picture of which 32
-candidates proved to be other pictures is given no further ones, after 6 none that only shares
+candidates proved to be other pictures is given no further ones, after 4 none that only shares
 features with it, and after 2 none that stands in its view already.
 """
 
@@ -44,7 +44,7 @@ LARGEST_ZOOM = 1.1
 SAME_VIEW_OTHERWISE = 0.7
 FULLY_COMPARED = 8
 MOST_FAILURES = 32
-MOST_FAILURES_OF_FEATURES = 6
+MOST_FAILURES_OF_FEATURES = 4
 MOST_FAILURES_IN_VIEW = 2
 
 _ROWS = 64

@@ -13,7 +13,7 @@ import numpy as np
 
 # Part of the name of every cached result: a change of anything below, or of the search, makes new
 # ones.
-VERSION = 4
+VERSION = 5
 
 SIDE = 128
 BITS = 143
