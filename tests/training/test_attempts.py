@@ -4,6 +4,7 @@ no longer those it began with."""
 import json
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from intrasense_fast.cli import main
 from intrasense_fast.provenance import read_trained_on
+from intrasense_fast.training import run_folds
 from intrasense_fast.training.attempts import Attempt, environment, read_attempts, remark
 from intrasense_fast.training.config import TrainConfig
 from tests.support.runs import interrupt, sha256, start, write_pairs
@@ -19,6 +21,14 @@ SMALL = (
     "--network unet --network-options widths=[2,2,2,2,4] --size 32 --batch-size 4 --epochs 2 "
     "--folds 0 --val-fraction 0.3 --device cpu --augment paper"
 ).split()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """Without tables and pictures at the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folds, "write_results", lambda *arguments: None)
+        yield
 
 
 @pytest.fixture(scope="module")
