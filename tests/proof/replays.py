@@ -162,7 +162,7 @@ def _first_difference(slow: list[tuple], other: list[tuple]) -> str:
 
 def _overlaps(planner: Any, kept: list) -> list[str]:
     """Pieces of the workspace that are too small or shared, by the temporaries' own sizes."""
-    from intrasense_fast.kernels._common.recorder import Pointer
+    from intrasense_fast.kernels._common.steps import Pointer
 
     plan = next(reversed(planner.plans.values()))
     steps = [step for step in plan.steps if hasattr(step, "arguments")]
@@ -265,7 +265,7 @@ def main(widen: bool) -> None:
 def _print_rows(
     driver: FakeDriver, name: str, what: str, args: Sequence[Any], changed: bool
 ) -> None:
-    from intrasense_fast.kernels._common import plan, recorder
+    from intrasense_fast.kernels._common import plan, steps
     from intrasense_fast.kernels._common.configs import assume
 
     planner = plan._planners[name]
@@ -286,7 +286,7 @@ def _print_rows(
         show(f"{name} {what}: sm_80", args)
     with _high():
         show(f"{name} {what}: high", args)
-    with mock.patch.object(recorder, "_is_direct", lambda run: False):
+    with mock.patch.object(steps, "_is_direct", lambda run: False):
         plan.enable(True)
         show(f"{name} {what}: through run()", args)
     plan.enable(True)
