@@ -160,8 +160,9 @@ def test_mixed_precision_and_schedules(
 
 
 def _weights(folder: Path) -> Path:
-    torch.save(IntraSenseNet().encoder.state_dict(), folder / "resnet50.pth")
-    return folder / "resnet50.pth"
+    weights = folder / "resnet18.pth"
+    torch.save(IntraSenseNet(encoder="resnet18").encoder.state_dict(), weights)
+    return weights
 
 
 @pytest.mark.extended
