@@ -21,7 +21,7 @@ min-width:3.5rem}
 thead th:last-child{min-width:6rem}
 td.best{font-weight:700}td.second{text-decoration:underline;text-underline-offset:3px}
 .note{font-size:.85rem;color:#555;margin:.3rem 0}
-.fault{background:#fff4e5;border-left:4px solid #d55e00;padding:.5rem .8rem}
+.fault{background:#fff4e5;border-left:4px solid #d55e00;padding:.3rem .8rem;margin:0}
 figure{margin:1rem 0}figcaption{font-size:.85rem;color:#555}
 .picture{overflow-x:auto}.picture img{max-width:100%;height:auto}
 .picture.large img{min-width:min(100%,40rem)}
