@@ -15,7 +15,7 @@ from intrasense_fast.data.phantom import phantom
 from intrasense_fast.losses import IntraSenseLoss
 from intrasense_fast.networks.health import StrideHealth, faults
 
-STEPS, BATCH, SIZE, IMAGES = 60, 4, 64, 48
+STEPS, BATCH, IMAGES = 60, 4, 48
 
 Parameters = Iterable[nn.Parameter]
 RECIPES: dict[str, tuple[Callable[[Parameters], torch.optim.Optimizer], bool]] = {
@@ -31,9 +31,8 @@ RECIPES: dict[str, tuple[Callable[[Parameters], torch.optim.Optimizer], bool]] =
 }
 
 
-@pytest.fixture(scope="module")
-def phantoms(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor]:
-    pairs = [phantom((request.config.seed, i), SIZE) for i in range(IMAGES)]
+def phantoms(seed: int, size: int) -> tuple[Tensor, Tensor]:
+    pairs = [phantom((seed, i), size) for i in range(IMAGES)]
     images, masks = (
         np.stack(arrays)[:, None].astype(np.float32) for arrays in zip(*pairs, strict=True)
     )
@@ -41,12 +40,12 @@ def phantoms(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor]:
 
 
 def health_after_training(
-    recipe: str, phantoms: tuple[Tensor, Tensor], encoder: str = "resnet18", **options: object
+    recipe: str, size: int, seed: int, **options: object
 ) -> dict[int, StrideHealth]:
     """Of the last eight phantoms, after STEPS steps on the others."""
-    images, masks = phantoms
-    channels = (64, 32, 16, 16, 16)
-    net = IntraSenseNet(encoder=encoder, decoder_channels=channels, **options).train()  # type: ignore[arg-type]
+    torch.manual_seed(seed)
+    images, masks = phantoms(seed, size)
+    net = IntraSenseNet(decoder_channels=(64, 32, 16, 16, 16), **options).train()  # type: ignore[arg-type]
     make, cycle = RECIPES[recipe]
     optimizer = make(net.parameters())
     schedule = OneCycleLR(optimizer, 1e-3, STEPS + 1, cycle_momentum=False) if cycle else None
@@ -62,27 +61,25 @@ def health_after_training(
 
 
 @pytest.mark.parametrize(
-    ("recipe", "encoder"),
+    ("recipe", "encoder", "size"),
     [
-        ("cpu-small", "resnet18"),
-        pytest.param("paper", "resnet50", marks=pytest.mark.extended),
-        pytest.param("AdamW", "resnet18", marks=pytest.mark.extended),
-        pytest.param("SGD", "resnet18", marks=pytest.mark.extended),
+        ("cpu-small", "resnet18", 64),
+        pytest.param("AdamW", "resnet18", 64, marks=pytest.mark.extended),
+        pytest.param("SGD", "resnet18", 64, marks=pytest.mark.extended),
+        # 2048 channels on the four positions of stride 32 that 64 pixels leave do saturate at
+        # times.
+        pytest.param("paper", "resnet50", 96, marks=pytest.mark.extended),
     ],
 )
-def test_every_module_lives(
-    recipe: str, encoder: str, phantoms: tuple[Tensor, Tensor], seed: int
-) -> None:
-    torch.manual_seed(seed)
-    health = health_after_training(recipe, phantoms, encoder)
+def test_every_module_lives(recipe: str, encoder: str, size: int, seed: int) -> None:
+    health = health_after_training(recipe, size, seed, encoder=encoder)
     assert list(health) == [8, 16, 32]
     assert all(math.isfinite(value) for record in health.values() for value in record)
     assert faults(health) == []
 
 
 @pytest.mark.extended
-def test_the_letter_dies(phantoms: tuple[Tensor, Tensor], seed: int) -> None:
-    torch.manual_seed(seed)
-    words = faults(health_after_training("cpu-small", phantoms, module_norm="none"))
+def test_the_letter_dies(seed: int) -> None:
+    words = faults(health_after_training("cpu-small", 64, seed, module_norm="none"))
     assert any("attention is one-hot" in fault for fault in words)
     assert all(fault.startswith("stride ") for fault in words)
