@@ -321,9 +321,12 @@ def test_statistics_and_gates_of_another_dtype(dtype, device, rng):
     )
     assert torch.equal(fused[1], plain[1])
     assert budget.error(fused[0], plain[0]) <= 1e-5
+    # The bias has one number, a sum that may cancel.
+    least = 1e-2 * max(gradient.norm().item() for gradient in plain[2])
     for name, actual, other in zip(NAMES, fused[2], plain[2], strict=True):
         assert actual.dtype == other.dtype and actual.shape == other.shape, name
-        assert budget.error(actual, other) <= max(1e-4, torch.finfo(actual.dtype).eps), name
+        bound = max(1e-4, torch.finfo(actual.dtype).eps)
+        assert budget.error(actual, other, least=least) <= bound, name
 
 
 def cropped(t):
