@@ -19,7 +19,7 @@ TABLES = sorted(FOLDER.glob("*.json"))
 
 
 @pytest.mark.aot
-@pytest.mark.extended
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_gate(operator):
     compilation = compilation_of(operator)

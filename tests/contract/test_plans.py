@@ -34,11 +34,11 @@ def check(contract: Contract, row: Row, rng: torch.Generator) -> None:
 
 @every_operator
 def test_a_replay_gives_the_same_bits(contract, device, rng):
-    # One program a launch: the other shapes are extended.
+    # One program a launch: the other shapes are slow.
     check(contract, Row((1, 4, 2, 3), torch.float32, torch.channels_last, device), rng)
 
 
-@pytest.mark.extended
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_format", FORMATS, ids=name)
 @pytest.mark.parametrize(
     "contract, shape",

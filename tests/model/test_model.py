@@ -316,7 +316,7 @@ def test_fused_has_one_source_of_truth() -> None:
     assert net.fused is True
 
 
-@pytest.mark.extended
+@pytest.mark.slow
 def test_compiles_whole() -> None:
     net = wake(
         IntraSenseNet(**SMALL, refine_strides=(16, 32), decoder_channels=(16, 8, 8, 8, 8))

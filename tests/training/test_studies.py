@@ -130,7 +130,11 @@ def test_how_a_run_failed_is_read_from_its_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda x: x.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    ids=lambda number: number.name,
+)
 def test_a_stopped_study_goes_on_to_the_same_bits(
     number: signal.Signals, whole: Path, tmp_path: Path, threads: int
 ) -> None:
