@@ -1,5 +1,6 @@
 """Traffic, FLOP and launch bounds of every operator, counted exactly (tests/proof/traffic.py)."""
 
+import math
 import os
 
 import pytest
@@ -35,6 +36,7 @@ from tests.proof.registry import OPERATORS, contract_of, cost_of
                     ),
                 )
             ),
+            marks=pytest.mark.slow if math.prod(bound.row.shape) > 2**19 else (),
         )
         for operator in OPERATORS
         for bound in cost_of(operator).bounds()

@@ -32,7 +32,7 @@ interpreted = pytest.mark.skipif(
 )
 
 
-@pytest.mark.extended
+@pytest.mark.slow
 @pytest.mark.parametrize("squeeze", SQUEEZES)
 @pytest.mark.parametrize(
     "shape, fast",

@@ -52,7 +52,7 @@ def assert_same(found: Path, wanted: Path) -> None:
     [
         (signal.SIGKILL, -9),
         pytest.param(signal.SIGINT, 130, marks=pytest.mark.extended),
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.extended),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
     ],
     ids=str,
 )
