@@ -23,6 +23,8 @@ GREEN, VERMILLION, SKY, BLUE, ORANGE, YELLOW, PURPLE = (
     (204, 121, 167),
 )
 INK = "#333333"
+# Inches between what is drawn and the border.
+_MARGIN = 0.06
 MAX_ROWS = 64
 
 
@@ -39,6 +41,9 @@ def new_figure(width: float, height: float) -> "Figure":
 
 def save_figure(figure: "Figure", path: str | os.PathLike[str], dpi: int = 150) -> None:
     """Write `figure` to `path` atomically, in the format that its suffix names."""
+    width, height = figure.get_size_inches()
+    x, y = _MARGIN / width, _MARGIN / height
+    figure.get_layout_engine().set(rect=(x, y, 1 - 2 * x, 1 - 2 * y))  # type: ignore[union-attr, call-arg]
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi)
 
