@@ -89,7 +89,7 @@ def test_lesions_and_distractors_are_counted_and_apart(seed: int) -> None:
 
 def test_distractors_match_lesions_in_level_and_differ_in_shape(seed: int) -> None:
     differences, elongation = [], {"lesion": [], "distractor": []}
-    for index in range(40):
+    for index in range(400):
         drawn = scene(
             np.random.default_rng((seed, index)),
             (256, 256),
@@ -110,8 +110,8 @@ def test_distractors_match_lesions_in_level_and_differ_in_shape(seed: int) -> No
             if 0 < rows.min() and rows.max() < 255 and 0 < columns.min() and columns.max() < 255:
                 axes = np.sqrt(np.linalg.eigvalsh(np.cov(rows, columns)))
                 elongation[name].append(axes[1] / axes[0])
-    # Their inner structure moves a median by up to 1.8 dB; levels lie up to 40 dB apart.
-    assert len(differences) >= 20 and np.median(differences) < 2.0
+    # 0.78 over many scenes; of 40 scenes the median would scatter by 0.17, of 400 by 0.05.
+    assert len(differences) >= 20 and np.median(differences) < 1.0
     assert np.percentile(elongation["lesion"], 90) < 2.0
     assert np.percentile(elongation["distractor"], 10) > 2.2
 
