@@ -68,18 +68,19 @@ def test_features_know_no_position_and_no_gain(seed: int) -> None:
 def test_index_is_high_where_texture_differs_and_half_where_it_does_not(seed: int) -> None:
     rng = np.random.default_rng(seed)
     told, alike = [], []
-    for i in range(24):
+    for i in range(160):
         mask = np.zeros((96, 96), np.uint8)
-        row, column = rng.integers(10, 50, 2)
+        # Any ninth of the image: a lesion meets the border, where features differ, as often as not.
+        row, column = 32 * rng.integers(0, 3, 2)
         mask[row : row + 32, column : column + 32] = 1
         noise = rng.random((96, 96))
         told.append(sample(f"{i}", np.where(mask > 0, 0.3 * noise, noise), mask))
         alike.append(sample(f"{i}", noise, mask))
-    splits = halves([str(i) for i in range(24)])
+    splits = halves([str(i) for i in range(160)])
     high, half = texture_index(told, splits), texture_index(alike, splits)
     assert min(high.values()) > 0.95
-    # Over 40 seeds the mean of 32 images is 0.525 with a deviation of 0.026.
-    assert np.mean(list(half.values())) == pytest.approx(0.525, abs=0.15)
+    # Five deviations of the mean of 160 images.
+    assert np.mean(list(half.values())) == pytest.approx(0.5, abs=0.06)
 
 
 def test_images_without_lesion_have_no_index(seed: int) -> None:
