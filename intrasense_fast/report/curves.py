@@ -83,7 +83,7 @@ def save_curves(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]])
         _finish(axes, epochs)
     for axes in grid.flat[len(drawn) :]:
         axes.remove()
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr, call-arg]
+    figures.arrange(figure, w_pad=0.08, h_pad=0.08)
     figures.save_figure(figure, path)
 
 

@@ -1,7 +1,7 @@
 """What the pictures share: a canvas without global state, colours, and images as 8-bit RGB."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,11 +39,16 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
+def arrange(figure: "Figure", **spaces: Any) -> None:
+    """Set spaces of the constrained layout that `new_figure` gives."""
+    figure.get_layout_engine().set(**spaces)  # type: ignore[union-attr]
+
+
 def save_figure(figure: "Figure", path: str | os.PathLike[str], dpi: int = 150) -> None:
     """Write `figure` to `path` atomically, in the format that its suffix names."""
     width, height = figure.get_size_inches()
     x, y = _MARGIN / width, _MARGIN / height
-    figure.get_layout_engine().set(rect=(x, y, 1 - 2 * x, 1 - 2 * y))  # type: ignore[union-attr, call-arg]
+    arrange(figure, rect=(x, y, 1 - 2 * x, 1 - 2 * y))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi)
 

@@ -96,8 +96,7 @@ def save_refinement_maps(
         fontsize=8,
         color=figures.INK,
     )
-    spaces = {"w_pad": 0.03, "h_pad": 0.03, "wspace": 0.01, "hspace": 0.02}
-    figure.get_layout_engine().set(**spaces)  # type: ignore[union-attr]
+    figures.arrange(figure, w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.02)
     figures.save_figure(figure, path)
 
 

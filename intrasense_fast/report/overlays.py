@@ -152,7 +152,7 @@ def save_overlays(
         _legend(figure)
     if title:
         figure.suptitle(title, fontsize=10, color=figures.INK)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
+    figures.arrange(figure, w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)
     figures.save_figure(figure, path)
 
 
