@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from intrasense_fast.kernels.runtime import fused_status, use_fused
+from intrasense_fast.networks.contract import evaluating
 from intrasense_fast.networks.decoder import UNetDecoder
 from intrasense_fast.networks.encoder import STRIDES, ResNetEncoder
 from intrasense_fast.networks.encoder_weights import load_encoder_weights
@@ -291,14 +292,9 @@ class IntraSenseNet(ResNetImages):
     @torch.no_grad()
     def _observe(self, x: Tensor, observer: Observer) -> None:
         """Show `observer` every module of the refined strides with its input, in eval mode."""
-        modes = [(module, module.training) for module in self.modules()]
-        try:
-            self.eval()
+        with evaluating(self):
             self._check_input(x)
             self._refined_maps(self._normalized(x), observer)
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
     def _refined_maps(
         self, x: Tensor, observer: Observer | None = None
