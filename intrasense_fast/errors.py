@@ -1,5 +1,8 @@
 """Errors that a command shows as one line and exit code 2."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UsageError(ValueError):
     """A command that cannot start: what came, what is needed, what to do."""
@@ -9,6 +12,12 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message that is not empty, or the name of its type where it has
     none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def nearest_of(name: str, known: Iterable[str]) -> str:
+    """What a message about an unknown name adds: the known one nearest to it, or nothing."""
+    near = difflib.get_close_matches(name, list(known), 1, 0.4)
+    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def pickle_fault(error: BaseException) -> str:

@@ -4,7 +4,6 @@
 may be asked is in `contract`. Nothing is imported before it is asked for.
 """
 
-import difflib
 import importlib
 import inspect
 import os
@@ -13,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from intrasense_fast.errors import first_line
+from intrasense_fast.errors import first_line, nearest_of
 from intrasense_fast.networks.contract import set_fused
 from intrasense_fast.networks.libraries import is_library, library_factory
 from intrasense_fast.networks.pretrained import CONFIG_FILE, load_folder, read_config, save_network
@@ -93,7 +92,7 @@ def build_network(
     unknown = [option for option in options if known is not None and option not in known]
     if unknown:
         raise ValueError(
-            f"{name} has no option {unknown[0]!r}{_nearest(unknown[0], known or ())}; "
+            f"{name} has no option {unknown[0]!r}{nearest_of(unknown[0], known or ())}; "
             f"it takes {', '.join(known or ()) or 'none'}"
         )
     net = _factory(name)(in_channels=in_channels, num_classes=num_classes, **options)
@@ -186,12 +185,7 @@ def _imported(target: str) -> Callable[..., Any]:
 
 def _unknown(name: str) -> str:
     return (
-        f"there is no network {name!r}{_nearest(name, list_networks())}; "
+        f"there is no network {name!r}{nearest_of(name, list_networks())}; "
         f"known: {', '.join(list_networks())}; one of your own is given as module:factory, "
         "one of a library as smp:Unet/resnet50, monai:DynUNet or transformers:Segformer"
     )
-
-
-def _nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, known, 1, 0.4)
-    return f", did you mean {near[0]!r}?" if near else ""

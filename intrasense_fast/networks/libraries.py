@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from intrasense_fast.errors import first_line
+from intrasense_fast.errors import first_line, nearest_of
 from intrasense_fast.networks.contract import NetworkOutput
 
 _SEMANTIC = "ForSemanticSegmentation"
@@ -191,9 +191,7 @@ def _transformers(
     # The library itself would keep an option that there is not, and use it for nothing.
     unknown = next((option for option in options if option not in known), None)
     if unknown is not None:
-        near = difflib.get_close_matches(unknown, list(known), 1, 0.4)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no option {unknown!r}{hint}")
+        raise ValueError(f"no option {unknown!r}{nearest_of(unknown, known)}")
     channels = {"num_channels": in_channels} if "num_channels" in known else {}
     return cls(cls.config_class(num_labels=num_classes, **channels, **options))
 
