@@ -3,12 +3,14 @@ takes."""
 
 import contextlib
 import functools
+import hashlib
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from intrasense_fast.errors import UsageError
 
@@ -151,6 +153,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_text(legible(text), encoding="utf-8")
+
+
+def stream_digest(stream: BinaryIO) -> str:
+    """SHA-256 of what a stream still holds, in hexadecimal."""
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def legible(name: str) -> str:

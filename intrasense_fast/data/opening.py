@@ -2,13 +2,14 @@
 parsed is one named failure."""
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 from xml.etree import ElementTree
+
+from intrasense_fast.files import stream_digest
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO (named pipe)",
@@ -59,11 +60,8 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a regular file's bytes, in hexadecimal; errors as in `open_regular`."""
-    digest = hashlib.sha256()
     with open_regular(path) as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+        return stream_digest(stream)
 
 
 def read_text(path: str | os.PathLike[str], errors: str = "strict") -> str:

@@ -1,10 +1,11 @@
 """checksums.json of a checkpoint's folder: the SHA-256 of each of its files."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from intrasense_fast.files import stream_digest
 
 CHECKSUM_FILE = "checksums.json"
 _DIGITS = frozenset("0123456789abcdef")
@@ -65,11 +66,8 @@ def check_files(folder: str | os.PathLike[str], names: Iterable[str] | None = No
 
 def digest_of(file: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
     with open(file, "rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+        return stream_digest(stream)
 
 
 def _is_digest(value: object) -> bool:

@@ -1,12 +1,12 @@
 """VGG-19 without BatchNorm as an encoder, with torchvision's names, and weights from a file."""
 
-import hashlib
 import os
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from intrasense_fast.networks.checksums import digest_of
 from intrasense_fast.networks.weight_files import (
     EncoderWeightsError,
     load_checked,
@@ -93,12 +93,9 @@ def _imagenet_file() -> Path:
 
 
 def _check_hash(path: Path) -> None:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if not digest.hexdigest().startswith(_SHA256):
+    digest = digest_of(path)
+    if not digest.startswith(_SHA256):
         raise EncoderWeightsError(
-            f"{path}: SHA-256 begins with {digest.hexdigest()[:8]}, not {_SHA256}; "
+            f"{path}: SHA-256 begins with {digest[:8]}, not {_SHA256}; "
             f"needed is {_NEEDED}: copy it again"
         )

@@ -19,6 +19,7 @@ import intrasense_fast
 from intrasense_fast.console import show
 from intrasense_fast.errors import first_line
 from intrasense_fast.files import write_text
+from intrasense_fast.networks.checksums import digest_of
 from intrasense_fast.provenance import former_digests
 from intrasense_fast.training import run_folder
 from intrasense_fast.training.config import TrainConfig
@@ -216,7 +217,7 @@ def _file_digest(network: str) -> str | None:
     """SHA-256 of the file of a network from outside."""
     module = sys.modules.get(network.partition(":")[0])
     file = getattr(module, "__file__", None)
-    return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return None if file is None else digest_of(Path(file))
 
 
 def _processor() -> str:
