@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,10 @@ import numpy as np
 import torch
 
 from intrasense_fast.cli import main
+from intrasense_fast.data.layouts import open_dataset
+from intrasense_fast.data.torch_dataset import SegmentationDataset
+from intrasense_fast.training.config import TrainConfig
+from intrasense_fast.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "--size 32 --batch-size 4 --epochs 3 --refine-strides 32 --lr 1e-3 --seed 3".split()
@@ -32,6 +37,23 @@ def write_pairs(folder: Path, count: int, seed: int, size: int = 40) -> Path:
         cv2.imwrite(str(folder / "images" / f"p{i}.png"), image)
         cv2.imwrite(str(folder / "masks" / f"p{i}.png"), mask)
     return folder
+
+
+def open_trainer(
+    data: Path, run: Path, config: TrainConfig, say: Callable[[str], object]
+) -> Trainer:
+    """A trainer of the first eight images of a data set, which selects on the next four."""
+    samples = open_dataset(data)
+    train, val = (SegmentationDataset(samples, part, size=32) for part in (range(8), range(8, 12)))
+    return Trainer(
+        run,
+        config,
+        train,
+        val,
+        device=torch.device("cpu"),
+        extra={"image_size": 32},
+        say=say,
+    )
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:

@@ -13,15 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from intrasense_fast.data.layouts import open_dataset
-from intrasense_fast.data.torch_dataset import SegmentationDataset
 from intrasense_fast.errors import UsageError, pickle_fault
 from intrasense_fast.networks import build_network, register_network
 from intrasense_fast.training.checkpoint import CheckpointError
 from intrasense_fast.training.config import TrainConfig
-from intrasense_fast.training.trainer import Trainer
 from tests.support import faulty
-from tests.support.runs import write_pairs
+from tests.support.runs import open_trainer, write_pairs
 
 CONFIG = TrainConfig(
     network=faulty.NAME,
@@ -46,7 +43,7 @@ def trained(data: Path) -> Path:
     faulty.reset()
     run = data.parent / "run"
     run.mkdir()
-    made = open_trainer(data, run)
+    made = open_trainer(data, run, CONFIG, print)
     torch.manual_seed(0)
     made.start(build_network(faulty.NAME))
     made.fit()
@@ -56,20 +53,6 @@ def trained(data: Path) -> Path:
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-def open_trainer(data: Path, run: Path, said: list[str] | None = None) -> Trainer:
-    samples = open_dataset(data)
-    train, val = (SegmentationDataset(samples, part, size=32) for part in (range(8), range(8, 12)))
-    return Trainer(
-        run,
-        CONFIG,
-        train,
-        val,
-        device=torch.device("cpu"),
-        extra={"image_size": 32},
-        say=(said if said is not None else []).append,
-    )
 
 
 def reseal(folder: Path, content: bytes | None = None) -> None:
@@ -147,7 +130,7 @@ def test_odd_content_is_told_and_previous_serves(kind: str, run: Path, data: Pat
     save(ODD[kind](state), run / "last" / "training_state.pt")
     reseal(run / "last")
     said: list[str] = []
-    found = open_trainer(data, run, said)
+    found = open_trainer(data, run, CONFIG, said.append)
     found.restore()
     assert "training_state.pt: holds" in said[0], said
     assert f"Going on from {run / 'previous'}, the checkpoint before it" in said[0]
@@ -163,7 +146,7 @@ def test_files_of_another_kind(content: bytes, run: Path, data: Path) -> None:
     for name in ("last", "previous"):
         reseal(run / name, content)
     with pytest.raises(CheckpointError, match="no checkpoint can be used") as caught:
-        open_trainer(data, run).restore()
+        open_trainer(data, run, CONFIG, print).restore()
     assert not isinstance(caught.value.__cause__, RecursionError)
     # PyTorch advises to read such files all the same.
     assert "weights_only" not in str(caught.value) and "trust" not in str(caught.value)
@@ -175,7 +158,7 @@ def test_a_sound_state_of_another_run_is_no_damage(run: Path, data: Path) -> Non
     torch.save(state, run / "last" / "training_state.pt")
     reseal(run / "last")
     with pytest.raises(UsageError, match=r"was made with lr = 0\.5, now 0\.001") as caught:
-        open_trainer(data, run).restore()
+        open_trainer(data, run, CONFIG, print).restore()
     assert not isinstance(caught.value, CheckpointError)
 
 

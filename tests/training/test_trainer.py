@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from intrasense_fast import IntraSenseNet
-from intrasense_fast.data.layouts import open_dataset
 from intrasense_fast.data.records import Sample
 from intrasense_fast.data.torch_dataset import ResumableSampler, SegmentationDataset
 from intrasense_fast.metrics import image_metrics
@@ -20,10 +19,9 @@ from intrasense_fast.training import checkpoint, logs
 from intrasense_fast.training.baselines import fit_baselines
 from intrasense_fast.training.checkpoint import CheckpointError
 from intrasense_fast.training.config import TrainConfig
-from intrasense_fast.training.signals import StopRequest
 from intrasense_fast.training.step_guard import DivergedError
 from intrasense_fast.training.trainer import Trainer
-from tests.support.runs import write_pairs
+from tests.support.runs import open_trainer, write_pairs
 
 CONFIG = TrainConfig(
     size=32,
@@ -39,20 +37,10 @@ CONFIG = TrainConfig(
 
 @pytest.fixture
 def trainer(tmp_path: Path, seed: int) -> Trainer:
-    data = open_dataset(write_pairs(tmp_path / "data", 12, seed=seed))
+    data = write_pairs(tmp_path / "data", 12, seed=seed)
     run = tmp_path / "run"
     run.mkdir()
-    train, val = (SegmentationDataset(data, part, size=32) for part in (range(8), range(8, 12)))
-    made = Trainer(
-        run,
-        CONFIG,
-        train,
-        val,
-        device=torch.device("cpu"),
-        extra={"image_size": 32},
-        stop=StopRequest(),
-        say=lambda text: None,
-    )
+    made = open_trainer(data, run, CONFIG, lambda text: None)
     torch.manual_seed(seed)
     made.start(IntraSenseNet(**CONFIG.model_arguments()))
     return made
