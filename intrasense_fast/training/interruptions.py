@@ -1,6 +1,8 @@
 """What may end a run from outside, in words: processes that load images, and memory."""
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 import torch
 
@@ -12,6 +14,20 @@ _DEAD_LOADER = ("DataLoader worker", "Pin memory thread")
 
 class InterruptedRun(UsageError):
     """A run that something from outside ended; the message says what, and what is saved."""
+
+
+class Wholeness:
+    """Whether the state of a run is one to save."""
+
+    def __init__(self) -> None:
+        self.holds = True
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """What an error in the block leaves behind is no state to save."""
+        self.holds = False
+        yield
+        self.holds = True
 
 
 def interruption(error: Exception) -> str | None:

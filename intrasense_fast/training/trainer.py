@@ -3,35 +3,30 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from intrasense_fast.console import progress
 from intrasense_fast.data.torch_dataset import ResumableSampler, SegmentationDataset
 from intrasense_fast.errors import UsageError, first_line
-from intrasense_fast.losses import IntraSenseLoss
-from intrasense_fast.networks.contract import health_of, scalars_of
-from intrasense_fast.networks.health import StrideHealth, faults
+from intrasense_fast.networks.health import faults
 from intrasense_fast.networks.selftest import SelfTestError, check_selftest
 from intrasense_fast.training import checkpoint, logs
 from intrasense_fast.training.config import RESUMABLE, TrainConfig, completed
-from intrasense_fast.training.epoch_log import EpochLog, add_step, step_values
-from intrasense_fast.training.interruptions import InterruptedRun, interruption
-from intrasense_fast.training.loss import loss_of
+from intrasense_fast.training.epoch_log import EpochLog, add_step
+from intrasense_fast.training.interruptions import InterruptedRun, Wholeness, interruption
 from intrasense_fast.training.position import Position
+from intrasense_fast.training.selection import health, validate
 from intrasense_fast.training.signals import Children, Stopped, StopRequest, collected
 from intrasense_fast.training.state import Optimisation, position_of
-from intrasense_fast.training.step_guard import StepGuard, diverged, has_diverged
-
-HEALTH_IMAGES = 8
-_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from intrasense_fast.training.step import TrainingStep
+from intrasense_fast.training.step_guard import diverged, has_diverged
 
 
 def steps_of(images: int, batch_size: int) -> int:
@@ -81,12 +76,28 @@ class Trainer:
         self.stop, self.say = stop or StopRequest(), say
         self.steps = steps_of(len(train), config.batch_size)
         self.position = Position()
-        self._is_whole, self._last_save = True, time.monotonic()
+        self._whole, self._last_save = Wholeness(), time.monotonic()
         self.sampler = ResumableSampler(len(train), seed=config.seed)
 
     def start(self, net: nn.Module) -> None:
-        """Begin with a new network."""
-        self._prepare(net)
+        """Begin with this network."""
+        self.training_step = TrainingStep(
+            net,
+            self.config,
+            self.device,
+            steps=self.steps * self.config.epochs,
+            whole=self._whole,
+        )
+
+    @property
+    def net(self) -> nn.Module:
+        """The network that is trained."""
+        return self.training_step.net
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """What changes its weights."""
+        return self.training_step.optimisation
 
     def restore(self) -> None:
         """Go on from RUN/last, or from RUN/previous where last is damaged; logs are cut back to it.
@@ -137,7 +148,7 @@ class Trainer:
 
     def _give_up(self, failure: str) -> None:
         left = checkpoint.what_is_left(self.run)
-        if self._is_whole:
+        if self._whole.holds:
             # A signal to all processes of the run ends those that load images too.
             self._stop_if_asked()
             try:
@@ -154,18 +165,11 @@ class Trainer:
         except UsageError as error:
             raise TypeError(str(error)) from error
         self._check_same(restored.path, state)
-        self._prepare(restored.net)
+        self.start(restored.net)
         self._check_operators(restored.path)
         self.optimisation.take(state)
         self.position = position_of(state, self.steps)
         torch.set_rng_state(state["rng"])
-
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
-        """What an error in the block leaves behind is no state to save."""
-        self._is_whole = False
-        yield
-        self._is_whole = True
 
     def _check_same(self, path: Path, state: dict[str, Any]) -> None:
         values = [("splits", state["extra"].get("splits"), self.extra.get("splits"))]
@@ -194,33 +198,6 @@ class Trainer:
         except SelfTestError as error:
             raise UsageError(str(error)) from error
 
-    def _prepare(self, net: nn.Module) -> None:
-        config = self.config
-        # Undecided in runs that began before the option.
-        last = self.device.type == "cuda" if config.channels_last is None else config.channels_last
-        self._format = torch.channels_last if last else torch.preserve_format
-        self.net = net.to(self.device, memory_format=self._format)  # type: ignore[call-overload]
-        optimizer = torch.optim.RMSprop(
-            net.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-        )
-        scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
-        total = self.steps * config.epochs
-        schedule: Any = None
-        if config.scheduler == "onecycle":
-            schedule = OneCycleLR(
-                optimizer, max_lr=config.lr, total_steps=total + 1, cycle_momentum=False
-            )
-        elif config.scheduler == "cosine":
-            schedule = CosineAnnealingLR(optimizer, T_max=total)
-        elif config.scheduler == "plateau":
-            schedule = ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=5)
-        self.optimisation = Optimisation(optimizer, schedule, scaler)
-        self._guard = StepGuard(net)
-        self.loss = loss_of(config, net)
-
     def _train_epoch(self) -> None:
         position, config = self.position, self.config
         self.train.set_epoch(position.epoch)
@@ -245,9 +222,9 @@ class Trainer:
                             self._step(batch, bar)
 
     def _step(self, batch: dict[str, Tensor], bar: Any) -> None:
-        values = self._train_step(batch["image"], batch["mask"])
         position = self.position
-        with self._changing():
+        values = self.training_step(batch["image"], batch["mask"], position)
+        with self._whole.changing():
             position.step += 1
             position.total += 1
             self._record(values)
@@ -258,39 +235,6 @@ class Trainer:
         minutes = self.config.save_every
         if minutes is not None and time.monotonic() - self._last_save >= 60 * minutes:
             self._save()
-
-    def _train_step(self, image: Tensor, mask: Tensor) -> dict[str, float]:
-        """One step; the values of its line in the history."""
-        optimizer, schedule, scaler = self.optimisation
-        self._guard.begin()
-        rate = optimizer.param_groups[0]["lr"]
-        with self._guard.undone():
-            image = image.to(self.device, non_blocking=True)
-            mask = mask.to(self.device, non_blocking=True)
-            with self._autocast():
-                output = self.net(image)
-            total = self.loss(output, mask)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(total).backward()
-        with self._changing():
-            scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(
-                self.net.parameters(),
-                self.config.clip if self.config.clip is not None else math.inf,
-            )
-            finite = self._guard.accept(total, norm, self.position)
-            if finite:
-                scaler.step(optimizer)
-            if self.config.amp == "fp16":
-                scaler.update()
-            if schedule is not None and self.config.scheduler != "plateau":
-                schedule.step()
-        values = step_values(total, self.loss.terms, norm, scalars_of(self.net))
-        return {**values, "learning_rate": rate, "skipped": float(not finite)}
-
-    def _autocast(self) -> torch.autocast:
-        enabled = self.config.amp != "off"
-        return torch.autocast(self.device.type, _AMP.get(self.config.amp), enabled=enabled)
 
     def _record(self, values: dict[str, float]) -> None:
         position = self.position
@@ -312,9 +256,9 @@ class Trainer:
             # Before metrics.csv and best/: where these stand without a checkpoint, it was lost, and
             # no kill came before it.
             self._save()
-        val_loss, val_dice = self._validate()
-        log = EpochLog(position, val_loss, val_dice, self._health())
-        with self._changing():
+        val_loss, val_dice = validate(self.training_step, self.val, self._stop_if_asked)
+        log = EpochLog(position, val_loss, val_dice, health(self.training_step, self.val))
+        with self._whole.changing():
             logs.append_epoch(self.run, log.row())
             if config.scheduler == "plateau":
                 self.optimisation.schedule.step(val_dice)
@@ -331,41 +275,6 @@ class Trainer:
         self.say(log.line(config.epochs, best=better))
         for fault in faults(log.health):
             self.say(f"warning: {fault}")
-
-    @torch.no_grad()
-    def _validate(self) -> tuple[float, float]:
-        """The common loss, whichever trains, and mean Dice over the images with a lesion, on the
-        network's grid."""
-        self.net.eval()
-        loss = IntraSenseLoss(self.config.loss_weights, fused=self.config.fused)
-        loader = DataLoader(
-            self.val,
-            self.config.batch_size,
-            num_workers=self.config.workers,
-            generator=torch.Generator(),
-        )
-        losses, dices = [], []
-        bar = progress(len(loader), "selection", "batch", iterable=loader, leave=False)
-        for batch in bar:
-            image, mask = batch["image"].to(self.device), batch["mask"].to(self.device)
-            with self._autocast():
-                logits = self.net(image)
-            losses.append((float(loss(logits, mask)), len(image)))
-            dices += _dice_of_lesions(logits, mask)
-            self._stop_if_asked()
-        if not dices:
-            raise UsageError(
-                "none of the selection images has a lesion: give more data, or another "
-                "--val-fraction or --seed"
-            )
-        return _mean(losses), sum(dices) / len(dices)
-
-    def _health(self) -> dict[int, StrideHealth]:
-        """Of a few selection images, the same in every epoch."""
-        chosen = range(0, len(self.val), max(1, len(self.val) // HEALTH_IMAGES))[:HEALTH_IMAGES]
-        images = torch.stack([self.val[index]["image"] for index in chosen]).to(self.device)
-        with self._autocast():
-            return health_of(self.net, images)
 
     def _stop_if_asked(self) -> None:
         if self.stop:
@@ -398,16 +307,3 @@ def _reproducible() -> contextlib.AbstractContextManager[None]:
         deterministic=True,
         allow_tf32=torch.backends.cudnn.allow_tf32,
     )
-
-
-def _dice_of_lesions(logits: Tensor, mask: Tensor) -> list[float]:
-    """Dice of each image whose mask (B, K, H, W) is not empty."""
-    prediction, truth = logits > 0, mask > 0.5
-    both = (prediction & truth).sum((1, 2, 3)).double()
-    areas = prediction.sum((1, 2, 3)) + truth.sum((1, 2, 3))
-    lesion = truth.sum((1, 2, 3)) > 0
-    return (2 * both / areas)[lesion].tolist()
-
-
-def _mean(pairs: Sequence[tuple[float, int]]) -> float:
-    return sum(value * count for value, count in pairs) / sum(count for _, count in pairs)

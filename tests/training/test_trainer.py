@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from intrasense_fast import IntraSenseNet
 from intrasense_fast.data.records import Sample
@@ -48,12 +49,13 @@ def trainer(tmp_path: Path, seed: int) -> Trainer:
 
 def poison(trainer: Trainer, steps: set[int]) -> None:
     """Make the input of some steps NaN, counted from 0."""
-    honest, count = trainer._train_step, iter(range(10**6))
+    count = iter(range(10**6))
 
-    def step(image: torch.Tensor, mask: torch.Tensor) -> dict[str, float]:
-        return honest(image * float("nan") if next(count) in steps else image, mask)
+    def spoil(net: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+        is_poisoned = net.training and next(count) in steps
+        return (inputs[0] * float("nan"),) if is_poisoned else None
 
-    trainer._train_step = step  # type: ignore[method-assign]
+    trainer.net.register_forward_pre_hook(spoil)
 
 
 def test_a_step_that_is_not_finite_leaves_no_trace(trainer: Trainer) -> None:
@@ -73,9 +75,8 @@ def test_a_skipped_step_changes_nothing(trainer: Trainer) -> None:
         if value.is_floating_point()
     }
     trainer.net.train()
-    values = trainer._train_step(
-        torch.full((4, 1, 32, 32), float("nan")), torch.zeros(4, 1, 32, 32)
-    )
+    image, mask = torch.full((4, 1, 32, 32), float("nan")), torch.zeros(4, 1, 32, 32)
+    values = trainer.training_step(image, mask, trainer.position)
     assert values["skipped"] == 1
     assert all(torch.equal(trainer.net.state_dict()[key], value) for key, value in before.items())
 
@@ -152,7 +153,8 @@ def test_a_really_full_disk(trainer: Trainer, tmp_path: Path) -> None:
 def test_patience(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer.config = CONFIG.__class__(**{**CONFIG.__dict__, "epochs": 50, "patience": 2})
     dice = iter([0.3, 0.5, 0.4, 0.5, 0.9])
-    monkeypatch.setattr(trainer, "_validate", lambda: (1.0, next(dice)))
+    validate = "intrasense_fast.training.trainer.validate"
+    monkeypatch.setattr(validate, lambda *arguments: (1.0, next(dice)))
     monkeypatch.setattr(checkpoint, "save_last", lambda *arguments: None)
     monkeypatch.setattr(checkpoint, "save_best", lambda *arguments: None)
     trainer.fit()
