@@ -27,7 +27,7 @@ _SHAKEN = 1e-3
 # Relative deviations (root mean square) that are never counted as faults, and the largest that is
 # ever let pass: on the same kind of device with the same operators, and otherwise.
 _SAME, _OTHER = (1e-3, 0.05), (0.02, 0.25)
-_STATISTICS = ("running_mean", "running_var")
+STATISTICS = ("running_mean", "running_var")
 _FORMAT = "1"
 
 
@@ -111,7 +111,7 @@ def check_finite(net: nn.Module, file: Path) -> None:
     Of the buffers only BatchNorm's statistics: others may be infinite, or NaN until they are known.
     """
     weights: dict[str, Tensor] = dict(net.named_parameters())
-    weights |= {name: one for name, one in net.named_buffers() if name.endswith(_STATISTICS)}
+    weights |= {name: one for name, one in net.named_buffers() if name.endswith(STATISTICS)}
     odd = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if odd:
         more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""

@@ -33,9 +33,11 @@ SCHEDULERS = ("none", "plateau", "cosine", "onecycle")
 SUBSETS = ("all", "lesions", "deduplicated", "curated")
 PRESETS = ("paper", "cpu-small", "quick")
 INTRASENSE = "intrasense"
+FILES, TENSORBOARD = "files", "tensorboard"
+LOGS = (FILES, TENSORBOARD)
 _IMAGE_SIZE = "image_size"
 # What may be given beside --resume.
-RESUMABLE = ("epochs", "workers", "device", "save_every")
+RESUMABLE = ("epochs", "workers", "device", "save_every", "log")
 # What runs had that began before these options.
 _BEFORE: dict[str, Any] = {
     "module_norm": "none",
@@ -49,6 +51,8 @@ _BEFORE: dict[str, Any] = {
     "pairs": None,
     "loss": "common",
     "save_every": None,
+    "ema": None,
+    "log": FILES,
 }
 MOST_WORKERS, MOST_MINUTES = 256, 60 * 24 * 7
 
@@ -76,6 +80,7 @@ _BATCH = Need(lambda value: value >= 2, "at least 2 (BatchNorm needs more than o
 _FOLDS = Need(lambda value: value is None or value == 0 or value >= 2, "0 or at least 2")
 _FOLD = Need(lambda value: value is None or value >= 0, "at least 0")
 _CLIP = Need(lambda value: value is None or 0 < value < math.inf, "finite and > 0, or none")
+_DECAY = Need(lambda value: value is None or 0 < value < 1, "between 0 and 1, or none")
 _PATIENCE = Need(lambda value: value is None or value >= 1, "at least 1, or none")
 _SEED = Need(lambda value: 0 <= value < 2**32, "at least 0 and below 2**32")
 _WEIGHTS = Need(lambda value: all(0 <= weight < math.inf for weight in value), "finite and >= 0")
@@ -143,6 +148,14 @@ class OptimisationConfig:
         _PATIENCE,
         shown_default="none",
     )
+    ema: float | None = option(
+        None,
+        "average the weights with this decay a step, such as 0.999: the average is validated and "
+        "is best/; or none",
+        _DECAY,
+        metavar="DECAY",
+        shown_default="none",
+    )
     augment: str = option(
         "paper",
         "paper: flips and rotations; us: no vertical flips, small rotations",
@@ -170,6 +183,11 @@ class OptimisationConfig:
         _MINUTES,
         metavar="MINUTES",
         shown_default="none",
+    )
+    log: str = option(
+        FILES,
+        "files: history.jsonl and metrics.csv; tensorboard: event files beside them",
+        choices=LOGS,
     )
     cache: str = option("memory", "keep decoded and resized images", choices=CACHES)
     cache_dir: str | None = option(None, "folder for --cache disk")

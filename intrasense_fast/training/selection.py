@@ -27,7 +27,7 @@ def validate(
     Raises:
         UsageError: no image has a lesion.
     """
-    step.net.eval()
+    net = step.candidate.eval()
     loss = IntraSenseLoss(step.config.loss_weights, fused=step.config.fused)
     loader = DataLoader(
         images,
@@ -40,7 +40,7 @@ def validate(
     for batch in bar:
         image, mask = batch["image"].to(step.device), batch["mask"].to(step.device)
         with step.autocast():
-            logits = step.net(image)
+            logits = net(image)
         losses.append((float(loss(logits, mask)), len(image)))
         dices += _dice_of_lesions(logits, mask)
         stop_if_asked()
@@ -57,7 +57,7 @@ def health(step: TrainingStep, images: SegmentationDataset) -> dict[int, StrideH
     chosen = range(0, len(images), max(1, len(images) // HEALTH_IMAGES))[:HEALTH_IMAGES]
     batch = torch.stack([images[index]["image"] for index in chosen]).to(step.device)
     with step.autocast():
-        return health_of(step.net, batch)
+        return health_of(step.candidate, batch)
 
 
 def _dice_of_lesions(logits: Tensor, mask: Tensor) -> list[float]:

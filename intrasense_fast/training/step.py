@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
 
 from intrasense_fast.networks.contract import scalars_of
+from intrasense_fast.training.averaging import WeightAverage
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.epoch_log import step_values
 from intrasense_fast.training.interruptions import Wholeness
@@ -29,6 +30,7 @@ class TrainingStep:
 
     Attributes:
         net, optimisation, loss: what it trains, with what, by which loss.
+        average: of its weights, with --ema, or None.
     """
 
     def __init__(
@@ -48,6 +50,12 @@ class TrainingStep:
         self.optimisation = _optimisation(self.net, config, device, steps)
         self.loss = loss_of(config, self.net)
         self._guard = StepGuard(self.net)
+        self.average = None if config.ema is None else WeightAverage(self.net, config.ema)
+
+    @property
+    def candidate(self) -> nn.Module:
+        """The network that is validated and becomes best/: the average where there is one."""
+        return self.net if self.average is None else self.average.net
 
     def __call__(self, image: Tensor, mask: Tensor, position: Position) -> dict[str, float]:
         """Make one step.
@@ -80,6 +88,8 @@ class TrainingStep:
             finite = self._guard.accept(total, norm, position)
             if finite:
                 scaler.step(optimizer)
+                if self.average is not None:
+                    self.average.update(self.net)
             if self.config.amp == "fp16":
                 scaler.update()
             if schedule is not None and self.config.scheduler != "plateau":

@@ -168,6 +168,8 @@ class Trainer:
         self.start(restored.net)
         self._check_operators(restored.path)
         self.optimisation.take(state)
+        if self.training_step.average is not None:
+            self.training_step.average.take(state["average"])
         self.position = position_of(state, self.steps)
         torch.set_rng_state(state["rng"])
 
@@ -270,7 +272,7 @@ class Trainer:
             position.finished = position.epoch >= config.epochs or self._out_of_patience()
             if better:
                 about = self.extra | {"epoch": position.epoch, "val_dice": val_dice}
-                checkpoint.save_best(self.run, self.net, about, self.beside)
+                checkpoint.save_best(self.run, self.training_step.candidate, about, self.beside)
             self._save()
         self.say(log.line(config.epochs, best=better))
         for fault in faults(log.health):
@@ -290,6 +292,8 @@ class Trainer:
             "extra": self.extra,
             "config": self.config.as_dict(),
         }
+        if self.training_step.average is not None:
+            state["average"] = self.training_step.average.state()
         about = self.extra | {"epoch": self.position.epoch}
         checkpoint.save_last(self.run, self.net, state, about, self.beside)
         self._last_save = time.monotonic()
