@@ -58,6 +58,10 @@ setup(
         ],
         # Intervals and tests of compare and ablate.
         "study": ["scipy>=1.11"],
+        # Event files beside a run's own logs: --log tensorboard.
+        "tensorboard": ["tensorboard>=2.15"],
+        # Grids on a cluster: --executor slurm.
+        "slurm": ["submitit>=1.5"],
         "lint": ["ruff>=0.9", "mypy>=1.14"],
         # The site under docs/, built strictly by CI.
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],

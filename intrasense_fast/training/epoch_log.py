@@ -11,6 +11,7 @@ from torch import Tensor
 
 from intrasense_fast.networks.health import StrideHealth
 from intrasense_fast.training.position import Position
+from intrasense_fast.training.run_clock import in_words
 
 TERMS = ("bce", "dice", "whitening")
 # What a step has of every network; the rest is what a network offered.
@@ -88,8 +89,9 @@ class EpochLog:
             "skipped_steps": self.skipped,
         }
 
-    def line(self, epochs: int, *, best: bool) -> str:
-        """What is printed; `epochs` is the run's number of them."""
+    def line(self, epochs: int, *, best: bool, left: float | None = None) -> str:
+        """What is printed: `epochs` is the run's number of them, `left` how many seconds it still
+        takes."""
         loss = self.means.get("loss", math.nan)
         note = " (best)" if best else ""
         if self.skipped:
@@ -97,6 +99,7 @@ class EpochLog:
         return (
             f"epoch {self.epoch}/{epochs}: loss {loss:.3f}, selection loss {self.val_loss:.3f}, "
             f"selection Dice {self.val_dice:.4f}{note}{self._scalars_in_words()}"
+            f"{'' if left is None else f'; about {in_words(left)} left'}"
         )
 
     def _scalars(self) -> dict[str, float]:

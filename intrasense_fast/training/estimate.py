@@ -54,15 +54,6 @@ def pace(config: TrainConfig, device: torch.device) -> Pace:
     return Pace(step, (_now(device) - began) / config.batch_size)
 
 
-def in_words(seconds: float) -> str:
-    """About so long: "40 s", "12 min", "3.5 h" or "2.1 days"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
-
-
 def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, _AMP.get(config.amp), enabled=config.amp != "off")
 

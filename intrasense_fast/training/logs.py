@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,34 @@ HISTORY, METRICS = "history.jsonl", "metrics.csv"
 _REPLACED = "\ufffd"
 
 
-def append_step(run: Path, line: dict[str, Any]) -> None:
+class FileLogger:
+    """The two files of a run as a `loggers.RunLogger`.
+
+    Args:
+        run: the folder of the run, or of a fold.
+        say: is told of damaged lines.
+    """
+
+    def __init__(self, run: Path, say: Callable[[str], None]) -> None:
+        self._run, self._say = run, say
+
+    def cut(self, step: int, epoch: int) -> None:
+        cut(self._run, step=step, epoch=epoch, say=self._say)
+
+    def log_step(self, values: Mapping[str, Any]) -> None:
+        append_step(self._run, values)
+
+    def log_epoch(self, values: Mapping[str, Any]) -> None:
+        append_epoch(self._run, values)
+
+    def flush(self) -> None:
+        """Every line is in its file already."""
+
+    def close(self) -> None:
+        """No file stays open."""
+
+
+def append_step(run: Path, line: Mapping[str, Any]) -> None:
     """Add a line to history.jsonl; it must have "step".
 
     Raises:
@@ -22,14 +49,14 @@ def append_step(run: Path, line: dict[str, Any]) -> None:
     """
     try:
         with open(run / HISTORY, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(dict(line)) + "\n")
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(run / HISTORY)) from error
 
 
-def append_epoch(run: Path, row: dict[str, Any]) -> None:
+def append_epoch(run: Path, row: Mapping[str, Any]) -> None:
     """Add a row to metrics.csv; it must have "epoch"."""
-    write_csv(run / METRICS, [*read_epochs(run), row])
+    write_csv(run / METRICS, [*read_epochs(run), dict(row)])
 
 
 def read_epochs(run: Path) -> list[dict[str, str]]:

@@ -46,3 +46,12 @@ class RunClock:
     def _passed(self) -> float:
         before, self._now = self._now, time.monotonic()
         return self._now - before
+
+
+def in_words(seconds: float) -> str:
+    """About so long: "40 s", "12 min", "3.5 h" or "2.1 days"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"

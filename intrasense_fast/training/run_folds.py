@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from intrasense_fast.training.checkpoint import BEST, LAST, PREVIOUS, Checkpoint
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.crossval import write_summary
 from intrasense_fast.training.interruptions import InterruptedRun, interruption
+from intrasense_fast.training.loggers import LoggerFactory
 from intrasense_fast.training.results import write_results
 from intrasense_fast.training.signals import Stopped
 from intrasense_fast.training.trainer import Trainer
@@ -40,6 +41,7 @@ class Work:
         record: what its config.json must hold.
         attempt: what attempts.jsonl will say of it.
         resumed: whether it began earlier.
+        loggers: make loggers beside those of the config.
     """
 
     config: TrainConfig
@@ -51,6 +53,7 @@ class Work:
     record: dict[str, Any]
     attempt: Attempt
     resumed: bool
+    loggers: Sequence[LoggerFactory] = ()
 
 
 def train_all(run: Path, work: Work) -> None:
@@ -157,7 +160,15 @@ def _train_fold(
     text = provenance.trained_on_text(work.whole.folds[number], work.digests, former)
     beside = {provenance.TRAINED_ON: text}
     trainer = Trainer(
-        run, config, train, val, device=work.device, extra=extra, beside=beside, say=say
+        run,
+        config,
+        train,
+        val,
+        device=work.device,
+        extra=extra,
+        beside=beside,
+        say=say,
+        loggers=work.loggers,
     )
     if (run / LAST).exists() or (run / PREVIOUS).exists():
         trainer.restore()
@@ -171,7 +182,7 @@ def _train_fold(
             )
         if work.resumed:
             say(f"{run} has no checkpoint yet: it begins again")
-        logs.cut(run, step=0, epoch=0, say=say)
+        trainer.logger.cut(0, 0)
         trainer.start(network_of(config))
     for folder, record in records.items():
         run_folder.write_record(folder, record)

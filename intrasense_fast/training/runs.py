@@ -23,16 +23,20 @@ from intrasense_fast.training import run_folder, sources
 from intrasense_fast.training.attempts import ATTEMPTS, Attempt, environment, read_attempts, remark
 from intrasense_fast.training.build import check_network
 from intrasense_fast.training.config import TrainConfig
+from intrasense_fast.training.loggers import LoggerFactory, check_logs
 from intrasense_fast.training.run_folds import Work, train_all
 from intrasense_fast.training.trainer import steps_of
 
 
-def begin(given: Mapping[str, Any], out: str | None) -> None:
+def begin(
+    given: Mapping[str, Any], out: str | None, *, loggers: Sequence[LoggerFactory] = ()
+) -> None:
     """Train a new run to its end.
 
     Args:
         given: values of `TrainConfig`; the preset has the others.
         out: the folder of the run, or None for runs/DATE-TIME.
+        loggers: make loggers of its figures, beside those of --log.
 
     Raises:
         UsageError, DataError: an impossible value, or data that cannot be used; nothing is left
@@ -46,6 +50,7 @@ def begin(given: Mapping[str, Any], out: str | None) -> None:
         config = replace(config, channels_last=device.type == "cuda" or config.amp == "bf16")
     # Built before anything is written: impossible options and missing weights are told at once.
     check_network(config)
+    check_logs(config)
     now = datetime.datetime.now()
     run = run_folder.new_place(out, now)
     with run_folder.claimed(run, phantoms=config.data is None):
@@ -71,7 +76,7 @@ def begin(given: Mapping[str, Any], out: str | None) -> None:
         run_folder.write_record(run, record)
         _announce(config, run, device)
         attempt = Attempt(run, [], environment(config, device))
-        work = Work(config, data, splits, splits, digests, device, record, attempt, resumed=False)
+        work = Work(config, data, splits, splits, digests, device, record, attempt, False, loggers)
         train_all(run, work)
 
 
@@ -91,13 +96,20 @@ def existing_run(name: str) -> Path:
     return run
 
 
-def resume(run: Path, changes: Mapping[str, Any], *, accept_changes: bool = False) -> None:
+def resume(
+    run: Path,
+    changes: Mapping[str, Any],
+    *,
+    accept_changes: bool = False,
+    loggers: Sequence[LoggerFactory] = (),
+) -> None:
     """Go on with a run, to its end.
 
     Args:
         run: its folder.
         changes: values of `TrainConfig` that may change: RESUMABLE.
         accept_changes: go on with other files than it began with, and record which.
+        loggers: as in `begin`; give them again.
 
     Raises:
         UsageError, DataError: the run, a change or the data cannot be used; nothing is changed.
@@ -108,6 +120,7 @@ def resume(run: Path, changes: Mapping[str, Any], *, accept_changes: bool = Fals
     with exclusive(run):
         record = run_folder.read_record(run)
         config = run_folder.changed(run, record, changes)
+        check_logs(config)
         device = _device(config)
         data, findings = sources.open_source(run, config)
         whole = Splits.load(run / run_folder.SPLITS)
@@ -123,11 +136,17 @@ def resume(run: Path, changes: Mapping[str, Any], *, accept_changes: bool = Fals
         )
         _check_roles(config, splits, findings)
         record |= {"config": config.as_dict()}
-        work = Work(config, data, splits, whole, digests, device, record, attempt, resumed=True)
+        work = Work(config, data, splits, whole, digests, device, record, attempt, True, loggers)
         train_all(run, work)
 
 
-def resume_or_start(given: Mapping[str, Any], out: str, *, accept_changes: bool = False) -> None:
+def resume_or_start(
+    given: Mapping[str, Any],
+    out: str,
+    *,
+    accept_changes: bool = False,
+    loggers: Sequence[LoggerFactory] = (),
+) -> None:
     """Go on with the run at `out`, or begin it: the same call however often a run was stopped.
 
     Args and errors as in `begin` and `resume`, and:
@@ -138,10 +157,10 @@ def resume_or_start(given: Mapping[str, Any], out: str, *, accept_changes: bool 
     run = Path(out)
     if (run / run_folder.CONFIG).exists():
         changes = run_folder.agreed(run, given)
-        resume(run, changes, accept_changes=accept_changes)
+        resume(run, changes, accept_changes=accept_changes, loggers=loggers)
         return
     run_folder.remove_beginning(run)
-    begin(given, out)
+    begin(given, out, loggers=loggers)
 
 
 def _changed_files(

@@ -13,9 +13,10 @@ from intrasense_fast.inference import default_device, usable_device
 from intrasense_fast.networks.encoder_weights import EncoderWeightsError
 from intrasense_fast.training import study_folder
 from intrasense_fast.training.build import check_network
-from intrasense_fast.training.estimate import Pace, in_words, pace
+from intrasense_fast.training.estimate import Pace, pace
 from intrasense_fast.training.grid import Grid
 from intrasense_fast.training.loss import OWN, has_own_loss
+from intrasense_fast.training.run_clock import in_words
 from intrasense_fast.training.study import PAPER, Row, Study
 
 _REPORT = "intrasense_fast.report.study"

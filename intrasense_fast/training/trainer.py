@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from intrasense_fast.console import progress
 from intrasense_fast.data.torch_dataset import ResumableSampler, SegmentationDataset
 from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.networks.health import faults
 from intrasense_fast.networks.selftest import SelfTestError, check_selftest
-from intrasense_fast.training import checkpoint, logs
+from intrasense_fast.training import checkpoint
 from intrasense_fast.training.config import RESUMABLE, TrainConfig, completed
 from intrasense_fast.training.epoch_log import EpochLog, add_step
 from intrasense_fast.training.interruptions import InterruptedRun, Wholeness, interruption
+from intrasense_fast.training.loggers import LoggerFactory, loggers_of
 from intrasense_fast.training.position import Position
+from intrasense_fast.training.run_clock import RunClock
 from intrasense_fast.training.selection import health, validate
 from intrasense_fast.training.signals import Children, Stopped, StopRequest, collected
 from intrasense_fast.training.state import Optimisation, position_of
@@ -56,6 +59,7 @@ class Trainer:
         stop: asked after every step; it need not be given, SIGINT and SIGTERM are collected while
             `fit` runs.
         say: prints a line.
+        loggers: make loggers of its figures, beside those that the config asks for.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Trainer:
         beside: Mapping[str, str] | None = None,
         stop: StopRequest | None = None,
         say: Callable[[str], None] = print,
+        loggers: Sequence[LoggerFactory] = (),
     ) -> None:
         self.run, self.config, self.train, self.val = run, config, train, val
         self.device, self.extra, self.beside = device, extra, beside
@@ -78,6 +83,8 @@ class Trainer:
         self.position = Position()
         self._whole, self._last_save = Wholeness(), time.monotonic()
         self.sampler = ResumableSampler(len(train), seed=config.seed)
+        self.logger = loggers_of(run, config, say, loggers)
+        self._clock = RunClock(self.steps, config.epochs)
 
     def start(self, net: nn.Module) -> None:
         """Begin with this network."""
@@ -111,7 +118,7 @@ class Trainer:
         restored = checkpoint.load_last(self.run, fused=config.fused, say=self.say, take=self._take)
         # --epochs may have been raised since the run finished.
         self.position.finished = self.position.epoch >= config.epochs or self._out_of_patience()
-        logs.cut(self.run, step=self.position.total, epoch=self.position.epoch, say=self.say)
+        self.logger.cut(self.position.total, self.position.epoch)
         self.say(
             f"going on from {restored.path}: epoch {self.position.epoch + 1}, step "
             f"{self.position.step} of {self.steps}"
@@ -127,7 +134,8 @@ class Trainer:
                 where its state was whole.
         """
         self._last_save = time.monotonic()
-        with collected(self.stop), _reproducible():
+        self._clock.begin()
+        with collected(self.stop), _reproducible(), contextlib.closing(self.logger):
             while not self.position.finished:
                 failure = self._epoch()
                 # Not in the handler of the error, which holds the memory of its step.
@@ -230,20 +238,25 @@ class Trainer:
             position.step += 1
             position.total += 1
             self._record(values)
-        shown = {"loss": f"{values['loss']:.3f}", "Dice": f"{1 - values['dice']:.3f}"}
-        bar.set_postfix(shown, refresh=False)
+        self._clock.step()
+        bar.set_postfix(self._shown(values), refresh=False)
         bar.update()
         self._stop_if_asked()
         minutes = self.config.save_every
         if minutes is not None and time.monotonic() - self._last_save >= 60 * minutes:
             self._save()
 
+    def _shown(self, values: dict[str, float]) -> dict[str, str]:
+        """What stands behind the bar of an epoch, whose own time it shows itself."""
+        shown = {"loss": f"{values['loss']:.3f}", "Dice": f"{1 - values['dice']:.3f}"}
+        seconds = self._clock.left(self.position.epoch, self.position.step)
+        return shown if seconds is None else {**shown, "run": tqdm.format_interval(seconds)}
+
     def _record(self, values: dict[str, float]) -> None:
         position = self.position
         line = {"step": position.total, "epoch": position.epoch + 1}
-        logs.append_step(
-            self.run,
-            line | {key: value if math.isfinite(value) else None for key, value in values.items()},
+        self.logger.log_step(
+            line | {key: value if math.isfinite(value) else None for key, value in values.items()}
         )
         if values["skipped"]:
             if has_diverged(position):
@@ -261,7 +274,7 @@ class Trainer:
         val_loss, val_dice = validate(self.training_step, self.val, self._stop_if_asked)
         log = EpochLog(position, val_loss, val_dice, health(self.training_step, self.val))
         with self._whole.changing():
-            logs.append_epoch(self.run, log.row())
+            self.logger.log_epoch(log.row())
             if config.scheduler == "plateau":
                 self.optimisation.schedule.step(val_dice)
             better = val_dice > position.best_dice
@@ -274,7 +287,9 @@ class Trainer:
                 about = self.extra | {"epoch": position.epoch, "val_dice": val_dice}
                 checkpoint.save_best(self.run, self.training_step.candidate, about, self.beside)
             self._save()
-        self.say(log.line(config.epochs, best=better))
+        self._clock.epoch()
+        seconds = None if position.finished else self._clock.left(position.epoch, 0)
+        self.say(log.line(config.epochs, best=better, left=seconds))
         for fault in faults(log.health):
             self.say(f"warning: {fault}")
 
@@ -285,6 +300,8 @@ class Trainer:
             raise Stopped(self.stop.signal_number)
 
     def _save(self) -> None:
+        # Before the checkpoint: a run that goes on from it repeats none of these figures.
+        self.logger.flush()
         state = {
             "position": asdict(self.position),
             **self.optimisation.state(),
