@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from intrasense_fast.commands.places import add_place_arguments, place_of
 from intrasense_fast.errors import UsageError
 from intrasense_fast.fields import add_flags, flag_of
 from intrasense_fast.fields import given as given_of
@@ -31,12 +32,20 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of both commands."""
     parser.add_argument("--out", help="new folder for the study, or that of the same study")
     parser.add_argument(
-        "--resume", metavar="OUT", help="go on with a study; only --jobs may be given beside it"
+        "--resume",
+        metavar="OUT",
+        help="go on with a study; only --jobs, --executor, --slurm and --report may be given "
+        "beside it",
     )
     parser.add_argument(
         "--seeds", type=int, help=f"runs of each network on each fold (default {_SEEDS})"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
+    add_place_arguments(parser)
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="with --resume: train nothing, write the report of the runs that have ended",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -60,9 +69,12 @@ def run_study(
     try:
         if args.resume is not None:
             _check_alone(args, own)
-            return studies.resume(_folder(args.resume, "--resume"), args.jobs)
+            out = _folder(args.resume, "--resume")
+            return studies.report(out) if args.report else studies.resume(out, place_of(args))
+        if args.report:
+            raise UsageError("--report is for a study that is there: give --resume OUT too")
         out = _folder(args.out, "--out")
-        return studies.begin(make(args), out, args.jobs, dry_run=args.dry_run)
+        return studies.begin(make(args), out, place_of(args), dry_run=args.dry_run)
     except Stopped as stopped:
         return stopped.exit_code
 

@@ -1,28 +1,22 @@
-"""Trains the cells of a study, one process a run, so many at a time, and goes on after any stop."""
+"""Trains the runs of a grid wherever its executor does, and goes on after any stop."""
 
 import contextlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
-from intrasense_fast.console import command_line
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import exclusive, write_text
 from intrasense_fast.training import logs, run_folder
-from intrasense_fast.training import study_folder as folder_of
+from intrasense_fast.training.execution import Ending, Executor, Running, Task
 from intrasense_fast.training.signals import Stopped, StopRequest, collected
-from intrasense_fast.training.step_guard import DIVERGED
-from intrasense_fast.training.study import Cell, Study
-from intrasense_fast.training.study_folder import CELLS, FAILED, LOGS
+from intrasense_fast.training.step_guard import DIVERGED as WORDS_OF_DIVERGENCE
 
-_PROCESS = "intrasense_fast.training.cell_process"
+FAILED, TIMES = "failed.txt", "times.json"
+DIVERGED = "diverged"
 # Exit codes of a run that someone else stopped.
 _STOPPED = {130: "SIGINT", 143: "SIGTERM"}
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -30,155 +24,166 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 
 @dataclass
 class Grid:
-    """The runs of a study in its folder.
+    """Runs and where they are trained.
 
     Attributes:
-        out: the folder; study.json is there.
-        study: what is in it.
-        cells: all runs.
-        jobs: so many processes at a time.
-        threads: of each process.
+        out: the folder that holds them; times.json is written there.
+        tasks: all runs.
+        executor: trains them.
+        again: the command that goes on after a stop.
         say: prints a line.
+        settled: is there nothing more to compute for a task?
     """
 
     out: Path
-    study: Study
-    cells: Sequence[Cell]
-    jobs: int
-    threads: int
+    tasks: Sequence[Task]
+    executor: Executor
+    again: str
     say: Callable[[str], None] = print
+    settled: Callable[[Task], bool] = lambda task: is_settled(task.folder)
     _waited_for: set[str] = field(default_factory=set)
 
     def run(self) -> dict[str, str]:
-        """Train every cell that is neither done nor diverged.
+        """Train every run that is neither done nor diverged.
 
         Returns:
-            The reasons of all cells that failed, by name.
+            The reasons of all runs that failed, by name.
 
         Raises:
-            Stopped: SIGINT or SIGTERM; the runs are saved.
+            Stopped: SIGINT or SIGTERM; the runs are saved, or go on where they are.
+            UsageError: the executor refuses runs.
             KeyboardInterrupt: a second SIGINT; the runs go on from their last checkpoints.
         """
-        waiting = [cell for cell in self.cells if not folder_of.is_settled(self.out, cell)]
-        if len(waiting) < len(self.cells):
-            self.say(
-                f"{len(self.cells) - len(waiting)} of {len(self.cells)} runs are there already"
-            )
-        running: list[_Run] = []
+        waiting = [task for task in self.tasks if not self.settled(task)]
+        if len(waiting) < len(self.tasks):
+            there = len(self.tasks) - len(waiting)
+            self.say(f"{there} of {len(self.tasks)} runs are there already")
+        running: list[Running] = []
         request = StopRequest()
-        with collected(request), _ended(running):
+        with collected(request), self._ended(running):
+            running += self._adopted(waiting)
             while waiting or running:
                 if request:
                     self._stop(running, request)
-                self._fill(running, waiting)
+                running += self._begun(waiting, len(running))
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
-                for run in [run for run in running if run.process.poll() is not None]:
-                    running.remove(run)
-                    if request:
-                        folder_of.add_time(self.out, run.cell, run.close())
-                    else:
-                        self._settle(run)
-        failures = {cell.name: folder_of.failure_of(self.out, cell) for cell in self.cells}
+                self._look(running, is_stopping=bool(request))
+        failures = {task.name: failure_of(task.folder) for task in self.tasks}
         return {name: reason for name, reason in failures.items() if reason is not None}
 
-    def _fill(self, running: list["_Run"], waiting: list[Cell]) -> None:
+    def _adopted(self, waiting: list[Task]) -> list[Running]:
+        running = self.executor.adopt(waiting)
+        for run in running:
+            waiting.remove(run.task)
+            self.say(f"{self._place(run.task)}: was handed over before")
+        return running
+
+    def _begun(self, waiting: list[Task], running: int) -> list[Running]:
         """Start runs while there is room; a folder in which an orphan still works waits for it."""
-        for cell in list(waiting):
-            if len(running) >= self.jobs:
-                return
-            folder = self.out / CELLS / cell.name
-            if _is_locked(folder):
-                if cell.name not in self._waited_for:
-                    self._waited_for.add(cell.name)
+        ready: list[Task] = []
+        for task in list(waiting):
+            if len(ready) >= self.executor.room(running):
+                break
+            if is_locked(task.folder):
+                if task.name not in self._waited_for:
+                    self._waited_for.add(task.name)
                     self.say(
-                        f"{cell.name}: another process still works in {folder}; waiting for it"
+                        f"{task.name}: another process still works in {task.folder}; waiting for it"
                     )
                 continue
-            waiting.remove(cell)
-            if not folder_of.is_settled(self.out, cell):
-                running.append(self._start(cell, folder))
+            waiting.remove(task)
+            if not self.settled(task):
+                ready.append(task)
+        words = [self._prepare(task) for task in ready]
+        begun = self.executor.start(ready) if ready else []
+        for task, word in zip(ready, words, strict=True):
+            self.say(f"{self._place(task)}: {word}")
+        return begun
 
-    def _start(self, cell: Cell, folder: Path) -> "_Run":
+    def _prepare(self, task: Task) -> str:
+        """Take away what an earlier failure left; whether the run begins or goes on."""
+        folder = task.folder
         (folder / FAILED).unlink(missing_ok=True)
-        if folder.exists() and not (folder / run_folder.CONFIG).exists():
+        is_begun = (folder / run_folder.CONFIG).exists()
+        if folder.exists() and not is_begun:
             # Stopped before it was a run: nothing is trained in it.
             shutil.rmtree(folder)
-        arguments = folder_of.arguments_of(self.out, self.study, cell)
-        going_on = arguments[0] == "--resume"
-        log = open(self.out / LOGS / f"{cell.name}.txt", "a", encoding="utf-8")
-        log.write(f"{command_line('train', *arguments)}\n")
-        log.flush()
-        process = subprocess.Popen(
-            [sys.executable, "-m", _PROCESS, *arguments],
-            env=_environment(self.threads),
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            # Ctrl-C in the terminal reaches this process alone, which stops its runs.
-            start_new_session=True,
-        )
-        self.say(f"{self._place(cell)}: {'goes on' if going_on else 'begins'}")
-        return _Run(cell, process, log, time.monotonic())
+        return "goes on" if is_begun else "begins"
 
-    def _settle(self, run: "_Run") -> None:
+    def _look(self, running: list[Running], *, is_stopping: bool) -> None:
+        """Take out the runs that have ended, and record how."""
+        for run in list(running):
+            ending = run.ending()
+            if ending is None:
+                continue
+            running.remove(run)
+            add_time(self.out, run.task.name, ending.seconds)
+            if not is_stopping:
+                self._settle(run.task, ending)
+
+    def _settle(self, task: Task, ending: Ending) -> None:
         """Record how a run ended."""
-        cell, folder = run.cell, self.out / CELLS / run.cell.name
-        seconds = run.close()
-        folder_of.add_time(self.out, cell, seconds)
-        reason = _failure(run.process.returncode, folder, self.out / LOGS / f"{cell.name}.txt")
+        reason = failure_in_words(ending, task.folder, task.log)
         if reason is None:
-            self.say(f"{self._place(cell)}: done in {seconds:.0f} s{_dice(folder)}")
+            dice = _dice(task.folder)
+            self.say(f"{self._place(task)}: done in {ending.seconds:.0f} s{dice}")
             return
-        folder.mkdir(exist_ok=True)
-        write_text(folder / FAILED, reason + "\n")
-        self.say(f"{self._place(cell)}: {reason}")
+        task.folder.mkdir(exist_ok=True)
+        write_text(task.folder / FAILED, reason + "\n")
+        self.say(f"{self._place(task)}: {reason}")
 
-    def _stop(self, running: list["_Run"], request: StopRequest) -> None:
+    def _stop(self, running: list[Running], request: StopRequest) -> None:
+        if self.executor.outlives and running:
+            names = ", ".join(run.task.name for run in running)
+            self.say(f"no longer watched; these go on: {names}. Collect them with: {self.again}")
+            running.clear()
+            raise Stopped(request.signal_number)
         for run in running:
-            run.process.terminate()
-        for run in running:
-            run.process.wait()
-            folder_of.add_time(self.out, run.cell, run.close())
-        running.clear()
-        again = command_line(self.study.kind, "--resume", self.out)
-        self.say(f"stopped and saved; go on with: {again}")
+            run.stop()
+        while running:
+            self._look(running, is_stopping=True)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        self.say(f"stopped and saved; go on with: {self.again}")
         raise Stopped(request.signal_number)
 
-    def _place(self, cell: Cell) -> str:
-        return f"[{self.cells.index(cell) + 1}/{len(self.cells)}] {cell.name}"
+    @contextlib.contextmanager
+    def _ended(self, running: list[Running]) -> Iterator[None]:
+        """No process outlives the block, however it ends, unless the executor's do."""
+        try:
+            yield
+        finally:
+            for run in running:
+                if not self.executor.outlives:
+                    run.kill()
+
+    def _place(self, task: Task) -> str:
+        return f"[{self.tasks.index(task) + 1}/{len(self.tasks)}] {task.name}"
 
 
-@dataclass
-class _Run:
-    """A process at work on a cell."""
-
-    cell: Cell
-    process: "subprocess.Popen[bytes]"
-    log: TextIO
-    started: float
-
-    def close(self) -> float:
-        """Close its files; the seconds it took."""
-        self.log.close()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        return time.monotonic() - self.started
+def failure_of(folder: Path) -> str | None:
+    """Why the run of a folder failed, or None where it did not."""
+    file = folder / FAILED
+    return file.read_text(encoding="utf-8").strip() if file.exists() else None
 
 
-@contextlib.contextmanager
-def _ended(running: list[_Run]) -> Iterator[None]:
-    """No process outlives the block, however it ends."""
-    try:
-        yield
-    finally:
-        for run in running:
-            run.process.kill()
-        for run in running:
-            run.process.wait()
-            run.close()
+def is_settled(folder: Path) -> bool:
+    """Is there nothing more to compute? A run that diverged would do so again."""
+    failure = failure_of(folder)
+    if failure is not None:
+        return failure.startswith(DIVERGED)
+    return (folder / run_folder.DONE).exists()
 
 
-def _is_locked(folder: Path) -> bool:
+def add_time(out: Path, name: str, seconds: float) -> None:
+    """Add to the seconds that a run has taken, in times.json."""
+    file = out / TIMES
+    times = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    times[name] = round(times.get(name, 0.0) + seconds, 3)
+    write_text(file, json.dumps(times, indent=1) + "\n")
+
+
+def is_locked(folder: Path) -> bool:
+    """Does another process work in a folder?"""
     if not folder.exists():
         return False
     try:
@@ -188,28 +193,23 @@ def _is_locked(folder: Path) -> bool:
         return True
 
 
-def _environment(threads: int) -> dict[str, str]:
-    """Fixed threads, no progress bars in logs, and the modules that this process finds."""
-    count = str(threads)
-    changed = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "TQDM_DISABLE": "1"}
-    path = os.pathsep.join(folder for folder in sys.path if folder)
-    return {**os.environ, **changed, "PYTHONPATH": path}
-
-
-def _failure(code: int, folder: Path, log: Path) -> str | None:
+def failure_in_words(ending: Ending, folder: Path, log: Path) -> str | None:
     """Why a run that ended did not succeed, or None."""
+    code = ending.code
     if code == 0:
         epochs = logs.read_epochs(folder)
         if epochs and epochs[-1].get("train_loss", "").casefold() in ("", "nan"):
             advice = "lower --lr, or set --clip 1"
-            return f"{folder_of.DIVERGED}: no step of the last epoch was finite; {advice}"
+            return f"{DIVERGED}: no step of the last epoch was finite; {advice}"
         return None
+    if ending.reason is not None:
+        return f"failed: {ending.reason}"
     if code in _STOPPED:
         return f"failed: stopped by {_STOPPED[code]} and saved; it goes on next time; see {log}"
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     message = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
-    if DIVERGED in message:
-        return f"{folder_of.DIVERGED}: {message}"
+    if WORDS_OF_DIVERGENCE in message:
+        return f"{DIVERGED}: {message}"
     if code < 0:
         return f"failed: ended by signal {-code} (9: often too little memory); see {log}"
     return f"failed: {message}; see {log}"

@@ -1,5 +1,6 @@
-"""While a run trains, signals wait for the end of its step: SIGINT, SIGTERM and SIGUSR1 ask it to
-stop, SIGCHLD tells that a process which loads images died. A second SIGINT stops it at once."""
+"""While a run trains, signals wait for the end of its step: SIGINT, SIGTERM, SIGUSR1 and SIGUSR2
+ask it to stop, SIGCHLD tells that a process which loads images died. A second SIGINT stops it at
+once."""
 
 import contextlib
 import signal
@@ -7,9 +8,10 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-# Schedulers send SIGUSR1 a while before the time is over; Windows has none.
+# Schedulers send SIGUSR1 a while before the time is over, submitit SIGUSR2, to every process of the
+# job; Windows has none.
 TERMINATING = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 _SIGCHLD = getattr(signal, "SIGCHLD", None)
 
@@ -23,7 +25,7 @@ class Stopped(Exception):
 
     @property
     def exit_code(self) -> int:
-        """130 after SIGINT, 143 after SIGTERM and SIGUSR1."""
+        """130 after SIGINT, 143 after SIGTERM and the others."""
         number = signal.SIGTERM if self.signal_number in TERMINATING else self.signal_number
         return 128 + number
 
@@ -40,8 +42,8 @@ class StopRequest:
 
 @contextlib.contextmanager
 def collected(request: StopRequest) -> Iterator[None]:
-    """Write SIGINT, SIGTERM and SIGUSR1 into `request` while the block runs; the handlers before it
-    come back afterwards."""
+    """Write SIGINT and those of TERMINATING into `request` while the block runs; the handlers
+    before it come back afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

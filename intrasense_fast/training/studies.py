@@ -4,9 +4,7 @@ import importlib
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from intrasense_fast.console import show
+from intrasense_fast.console import command_line, show
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import exclusive
 from intrasense_fast.inference import default_device, usable_device
@@ -16,19 +14,20 @@ from intrasense_fast.training.build import check_network
 from intrasense_fast.training.estimate import Pace, pace
 from intrasense_fast.training.grid import Grid
 from intrasense_fast.training.loss import OWN, has_own_loss
+from intrasense_fast.training.place import Place
 from intrasense_fast.training.run_clock import in_words
 from intrasense_fast.training.study import PAPER, Row, Study
 
 _REPORT = "intrasense_fast.report.study"
 
 
-def begin(study: Study, out: Path, jobs: int, *, dry_run: bool = False) -> int:
+def begin(study: Study, out: Path, place: Place, *, dry_run: bool = False) -> int:
     """Train every run of a study that is not done yet, and write the report.
 
     Args:
         study: what is asked for.
         out: a new folder, or that of the same study.
-        jobs: processes at a time.
+        place: where its runs are trained.
         dry_run: only print the runs and how long they would take; nothing is written.
 
     Returns:
@@ -38,7 +37,7 @@ def begin(study: Study, out: Path, jobs: int, *, dry_run: bool = False) -> int:
         UsageError, DataError, EncoderWeightsError: nothing was trained.
         Stopped: a signal; the runs are saved.
     """
-    _check_jobs(jobs)
+    place.check()
     there = (out / study_folder.STUDY).exists()
     if not there:
         study_folder.check_free(out)
@@ -46,28 +45,42 @@ def begin(study: Study, out: Path, jobs: int, *, dry_run: bool = False) -> int:
     if there:
         study_folder.check_same(out, study)
     if dry_run:
-        _show_plan(study, parameters, jobs)
+        _show_plan(study, parameters, place)
         return 0
     if not there:
-        threads = max(1, torch.get_num_threads() // jobs)
-        study_folder.create(out, study, parameters, threads)
-    return resume(out, jobs)
+        study_folder.create(out, study, parameters, place.threads())
+    return resume(out, place)
 
 
-def resume(out: Path, jobs: int) -> int:
+def resume(out: Path, place: Place) -> int:
     """Go on with the study of a folder; see `begin`."""
-    _check_jobs(jobs)
+    place.check()
     study, record = study_folder.read_study(out)
     with exclusive(out):
         cells = study.cells(len(record["folds"]))
-        show(f"{len(cells)} runs in {out / study_folder.CELLS}; Ctrl-C saves and stops")
-        failures = Grid(out, study, cells, jobs, record["threads"], show).run()
+        executor = place.executor(out, record["threads"])
+        stop = "stops watching" if executor.outlives else "saves and stops"
+        show(f"{len(cells)} runs in {out / study_folder.CELLS}; Ctrl-C {stop}")
+        tasks = [study_folder.task_of(out, study, cell) for cell in cells]
+        again = command_line(study.kind, "--resume", out, *place.flags())
+        failures = Grid(out, tasks, executor, again, show).run()
         for name, reason in failures.items():
             show(f"{name}: {reason}")
         count = f"{len(cells) - len(failures)} of {len(cells)} runs are complete"
         show(f"{count}, in {out / study_folder.CELLS}")
         _report(out)
     return 1 if failures else 0
+
+
+def report(out: Path) -> int:
+    """Write the report of what has ended, while the rest may be at work.
+
+    Raises:
+        UsageError: it is no study, or nothing has ended.
+    """
+    study_folder.read_study(out)
+    _report(out)
+    return 0
 
 
 def _checked(study: Study) -> tuple[Study, dict[str, int]]:
@@ -91,7 +104,7 @@ def _checked(study: Study) -> tuple[Study, dict[str, int]]:
     return replace(study, rows=tuple(rows)), parameters
 
 
-def _show_plan(study: Study, parameters: dict[str, int], jobs: int) -> None:
+def _show_plan(study: Study, parameters: dict[str, int], place: Place) -> None:
     shared = study.shared
     counts = [(shared.phantom_train, shared.phantom_val, shared.phantom_test)]
     if shared.data is not None:
@@ -100,7 +113,7 @@ def _show_plan(study: Study, parameters: dict[str, int], jobs: int) -> None:
     elif shared.folds:
         counts = _counts_of_folds(sum(counts[0]), shared.folds, shared.val_fraction)
     device = usable_device(default_device() if shared.device == "auto" else shared.device)
-    total = 0.0
+    total, jobs = 0.0, place.jobs or 1
     show(f"{'network':<28}{'parameters':>12}{'loss':>8}{'runs':>6}{'a run':>10}  encoder")
     for row in study.rows:
         config = row.config(shared)
@@ -119,8 +132,8 @@ def _show_plan(study: Study, parameters: dict[str, int], jobs: int) -> None:
         f"{shared.batch_size}, on {device}"
     )
     show(
-        f"about {in_words(total / jobs)} with {jobs} at a time, from one measured step of each; "
-        "nothing was written"
+        f"about {in_words(total / jobs)} with {jobs} at a time, from one measured step of each on "
+        "this machine; nothing was written"
     )
 
 
@@ -136,11 +149,6 @@ def _counts_of_folds(images: int, folds: int, val_fraction: float) -> list[tuple
     test = images // folds
     val = round((images - test) * val_fraction)
     return [(images - test - val, val, test)] * folds
-
-
-def _check_jobs(jobs: int) -> None:
-    if jobs < 1:
-        raise UsageError(f"--jobs must be at least 1, got {jobs}")
 
 
 def _report(out: Path) -> None:

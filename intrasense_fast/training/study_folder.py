@@ -16,13 +16,12 @@ from intrasense_fast.files import atomic_folder, write_text
 from intrasense_fast.report.tables import write_csv
 from intrasense_fast.training import run_folder, sources
 from intrasense_fast.training.config import TrainConfig
+from intrasense_fast.training.execution import Task
 from intrasense_fast.training.study import Cell, Study, changes
 from intrasense_fast.training.trainer import steps_of
 
 STUDY, IMAGES = "study.json", "images.csv"
 CELLS, LOGS, DATA, FOLDS = "cells", "logs", "data", "splits"
-FAILED, TIMES = "failed.txt", "times.json"
-DIVERGED = "diverged"
 
 
 def read_study(out: Path) -> tuple[Study, dict[str, Any]]:
@@ -142,6 +141,21 @@ def arguments_of(out: Path, study: Study, cell: Cell) -> list[str]:
     trusted = ["--network", cell.row.network] if ":" in cell.row.network else []
     if (folder / run_folder.CONFIG).exists():
         return ["--resume", str(folder), *trusted]
+    return _beginning(out, study, cell)
+
+
+def task_of(out: Path, study: Study, cell: Cell) -> Task:
+    """The run of a cell, for an executor."""
+    return Task(
+        cell.name,
+        out / CELLS / cell.name,
+        out / LOGS / f"{cell.name}.txt",
+        lambda: arguments_of(out, study, cell),
+        lambda: [*_beginning(out, study, cell), "--resume-or-start"],
+    )
+
+
+def _beginning(out: Path, study: Study, cell: Cell) -> list[str]:
     shared = study.shared
     if shared.data is None:
         shared = replace(shared, data=str(out / DATA), layout="generic")
@@ -159,29 +173,7 @@ def arguments_of(out: Path, study: Study, cell: Cell) -> list[str]:
         for item in fields(TrainConfig)
         if getattr(config, item.name) != getattr(paper, item.name)
     }
-    return ["--preset=paper", *as_flags(TrainConfig, values), "--out", str(folder)]
-
-
-def failure_of(out: Path, cell: Cell) -> str | None:
-    """Why a cell failed, or None where it did not."""
-    file = out / CELLS / cell.name / FAILED
-    return file.read_text(encoding="utf-8").strip() if file.exists() else None
-
-
-def is_settled(out: Path, cell: Cell) -> bool:
-    """Is there nothing more to compute? A cell that diverged would do so again."""
-    failure = failure_of(out, cell)
-    if failure is not None:
-        return failure.startswith(DIVERGED)
-    return (out / CELLS / cell.name / run_folder.DONE).exists()
-
-
-def add_time(out: Path, cell: Cell, seconds: float) -> None:
-    """Add to the seconds that a cell has taken, in times.json."""
-    file = out / TIMES
-    times = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    times[cell.name] = round(times.get(cell.name, 0.0) + seconds, 3)
-    write_text(file, json.dumps(times, indent=1) + "\n")
+    return ["--preset=paper", *as_flags(TrainConfig, values), "--out", str(out / CELLS / cell.name)]
 
 
 def _fold_file(number: int) -> str:
