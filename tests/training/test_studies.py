@@ -22,6 +22,7 @@ from intrasense_fast.training import config as configuration
 from intrasense_fast.training import grid, study_folder
 from intrasense_fast.training.build import check_network
 from intrasense_fast.training.config import TrainConfig
+from intrasense_fast.training.execution import Ending
 from intrasense_fast.training.step_guard import DIVERGED
 from intrasense_fast.training.study import Cell, ablation, changes, comparison
 from tests.support.runs import ROOT
@@ -121,12 +122,15 @@ def test_a_cell_that_diverges_is_named_and_the_rest_go_on(
 
 def test_how_a_run_failed_is_read_from_its_log(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
+
+    def told(code: int) -> str:
+        return grid.failure_in_words(Ending(code, 1.0), tmp_path, log) or ""
+
     log.write_text(f"begins\ntrain: 20 {DIVERGED} (the last at step 20)\n")
-    assert (grid._failure(2, tmp_path, log) or "").startswith("diverged: train: 20 steps")
+    assert told(2).startswith("diverged: train: 20 steps")
     log.write_text("begins\ntrain: x.png: cannot be read\n\n")
-    assert "failed: train: x.png: cannot be read" in (grid._failure(2, tmp_path, log) or "")
-    assert "stopped by SIGTERM" in (grid._failure(143, tmp_path, log) or "")
-    assert "ended by signal 9" in (grid._failure(-9, tmp_path, log) or "")
+    assert "failed: train: x.png: cannot be read" in told(2)
+    assert "stopped by SIGTERM" in told(143) and "ended by signal 9" in told(-9)
 
 
 @pytest.mark.extended
