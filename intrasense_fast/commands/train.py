@@ -3,10 +3,12 @@
 import argparse
 
 from intrasense_fast.commands.arguments import trust
+from intrasense_fast.commands.places import add_place_arguments, place_of
 from intrasense_fast.errors import UsageError
 from intrasense_fast.fields import flag_of
 from intrasense_fast.training import config as configuration
 from intrasense_fast.training import runs
+from intrasense_fast.training.place import ONE_BY_ONE, Place
 from intrasense_fast.training.signals import Stopped
 
 _QUICK = "quick"
@@ -17,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         metavar="RUN",
-        help="go on with a run; only --epochs, --workers, --device and --save-every may be given "
-        "beside it",
+        help="go on with a run; only --epochs, --workers, --device, --save-every, --log, --jobs, "
+        "--executor and --slurm may be given beside it, and --fold to train this fold alone",
     )
     parser.add_argument(
         "--resume-or-start",
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="every file within 90 seconds, no promise on Dice",
     )
+    add_place_arguments(parser)
     configuration.add_flags(parser)
 
 
@@ -48,20 +51,40 @@ def run(args: argparse.Namespace) -> int:
     trust(args.network)
     if args.accept_changes and args.resume is None and not args.resume_or_start:
         raise UsageError("--accept-changes is for a run that goes on: give --resume RUN too")
+    place = place_of(args)
     try:
         if args.resume_or_start:
-            runs.resume_or_start(_given(args), _place(args), accept_changes=args.accept_changes)
+            runs.resume_or_start(
+                _given(args), _out(args), accept_changes=args.accept_changes, place=place
+            )
         elif args.resume is None:
-            runs.begin(_given(args), args.out)
+            runs.begin(_given(args), args.out, place=place)
+        elif args.fold is not None:
+            _resume_fold(args, place)
         else:
             run_folder = runs.existing_run(args.resume)
-            runs.resume(run_folder, _changes(args), accept_changes=args.accept_changes)
+            runs.resume(run_folder, _changes(args), accept_changes=args.accept_changes, place=place)
     except Stopped as stopped:
         return stopped.exit_code
     return 0
 
 
-def _place(args: argparse.Namespace) -> str:
+def _resume_fold(args: argparse.Namespace, place: Place) -> None:
+    """Train one fold of a run that began, and nothing else of it.
+
+    Raises:
+        UsageError: something is given that is of the whole run.
+    """
+    if args.accept_changes or place != ONE_BY_ONE:
+        raise UsageError(
+            "--resume RUN --fold N trains this fold alone, here: --accept-changes, --jobs, "
+            "--executor and --slurm are of the whole run; leave them out, or --fold"
+        )
+    changes = _changes(args)
+    runs.resume_fold(runs.existing_run(args.resume), args.fold, changes)
+
+
+def _out(args: argparse.Namespace) -> str:
     """Where --resume-or-start finds its run, or begins it.
 
     Raises:
@@ -93,6 +116,7 @@ def _changes(args: argparse.Namespace) -> dict[str, object]:
         UsageError: something that only a new run may be given.
     """
     given = configuration.given(args)
+    given.pop("fold", None)
     refused = [name for name in given if name not in configuration.RESUMABLE]
     refused += [name for name in ("out", "quick") if getattr(args, name) is not None]
     if ":" in given.get("network", ""):

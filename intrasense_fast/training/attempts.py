@@ -40,12 +40,14 @@ class Attempt:
         environment: what `environment` says of this process.
         accepted: files that are not those of the attempt before, see `provenance.Changes.record`;
             empty where there are none.
+        of_run: the entries of the run that this is a fold of, where it keeps its own.
     """
 
     run: Path
     earlier: list[dict[str, Any]]
     environment: dict[str, Any]
     accepted: dict[str, Any] = field(default_factory=dict)
+    of_run: list[dict[str, Any]] = field(default_factory=list)
     _entry: dict[str, Any] | None = None
 
     def begin(self) -> None:
@@ -68,7 +70,8 @@ class Attempt:
 
     def all_accepted(self) -> list[dict[str, Any]]:
         """Of the attempts before it, and its own."""
-        return [*(entry.get("accepted") or {} for entry in self.earlier), self.accepted]
+        before = [*self.of_run, *self.earlier]
+        return [*(entry.get("accepted") or {} for entry in before), self.accepted]
 
     @contextlib.contextmanager
     def ended(self) -> Iterator[None]:

@@ -30,8 +30,8 @@ class Place:
 
     @property
     def is_default(self) -> bool:
-        """Was nothing asked for?"""
-        return self == Place()
+        """One after the other on this machine."""
+        return self.kind == LOCAL and self.jobs in (None, 1)
 
     def check(self) -> None:
         """Raise a UsageError where no run could be trained so."""
@@ -59,3 +59,6 @@ class Place:
         flags = [] if self.jobs is None else ["--jobs", str(self.jobs)]
         flags += [] if self.kind == LOCAL else ["--executor", self.kind]
         return flags + (["--slurm", *self.options] if self.options else [])
+
+
+ONE_BY_ONE = Place()

@@ -1,5 +1,6 @@
 """Trains what a run holds, one split or folds, and says what is left when something ends it."""
 
+import contextlib
 import csv
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from intrasense_fast.data.records import DataError, SegmentationData
 from intrasense_fast.data.splits import Fold, Splits
 from intrasense_fast.data.torch_dataset import SegmentationDataset
 from intrasense_fast.errors import UsageError
+from intrasense_fast.files import exclusive
 from intrasense_fast.metrics import summarize
 from intrasense_fast.provenance import FileDigests
 from intrasense_fast.training import checkpoint, logs, run_folder
@@ -24,8 +26,11 @@ from intrasense_fast.training.build import network_of
 from intrasense_fast.training.checkpoint import BEST, LAST, PREVIOUS, CheckpointError
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.crossval import write_summary
+from intrasense_fast.training.fold_jobs import train_apart
+from intrasense_fast.training.grid import FAILED
 from intrasense_fast.training.interruptions import InterruptedRun, interruption
 from intrasense_fast.training.loggers import LoggerFactory
+from intrasense_fast.training.place import ONE_BY_ONE, Place
 from intrasense_fast.training.results import write_results
 from intrasense_fast.training.signals import Stopped
 from intrasense_fast.training.trainer import Trainer
@@ -41,6 +46,8 @@ class Work:
         record: what its config.json must hold.
         attempt: what attempts.jsonl will say of it.
         resumed: whether it began earlier.
+        root: the folder of the run, also where one of its folds is trained alone.
+        place: where folds are trained.
         loggers: make loggers beside those of the config.
     """
 
@@ -53,28 +60,43 @@ class Work:
     record: dict[str, Any]
     attempt: Attempt
     resumed: bool
+    root: Path
     loggers: Sequence[LoggerFactory] = ()
+    place: Place = ONE_BY_ONE
 
 
-def train_all(run: Path, work: Work) -> None:
+def train_all(run: Path, work: Work, fold: int | None = None) -> None:
     """Train to the end, and record why the attempt ended.
+
+    Args:
+        fold: train this fold alone, in its folder, beside other processes in those of others.
 
     Raises:
         Stopped: a signal stopped it, and it is saved.
         UsageError, DataError: something else did; the message says what is left and how to go on.
     """
+    again = command_line(
+        "train",
+        "--resume",
+        run,
+        *([] if fold is None else ["--fold", fold]),
+        *work.place.flags(),
+    )
     try:
         with work.attempt.ended():
-            _train_folds(run, work)
+            if fold is None:
+                _train_folds(run, work)
+            else:
+                _train_one(run, work, fold, {})
     except Stopped:
         # The folder of a fold is no run of its own.
-        show(f"go on with: {_going_on(run)}")
+        show(f"go on with: {again}")
         raise
     except DataError as error:
         # A worker's error carries its traceback; the last line is the message.
         raise DataError(str(error).splitlines()[-1]) from error
     except InterruptedRun as error:
-        raise UsageError(f"{error}; go on with: {_going_on(run)}") from error
+        raise UsageError(f"{error}; go on with: {again}") from error
     except (MemoryError, RuntimeError, OSError) as error:
         reason = interruption(error)
         if reason is None and isinstance(error, OSError):
@@ -82,10 +104,10 @@ def train_all(run: Path, work: Work) -> None:
         if reason is None:
             raise
         left = checkpoint.what_is_left(run)
-        raise UsageError(f"{reason}. {left}; go on with: {_going_on(run)}") from error
+        raise UsageError(f"{reason}. {left}; go on with: {again}") from error
     except KeyboardInterrupt:
         left = checkpoint.what_is_left(run)
-        show(f"\nstopped at once. {left}; go on with: {_going_on(run)}", sys.stderr)
+        show(f"\nstopped at once. {left}; go on with: {again}", sys.stderr)
         raise
 
 
@@ -97,22 +119,42 @@ def _train_folds(run: Path, work: Work) -> None:
         _show_next(run)
         return
     folds = len(work.splits.folds)
-    for number in range(folds) if work.config.fold is None else [work.config.fold]:
-        folder = run / f"fold-{number}"
-        begun = replace(work, resumed=folder.exists())
-        folder.mkdir(exist_ok=True)
-        checkpoint.tidy(folder)
-        records = {run: work.record, folder: work.record | {"fold": number}}
-        _train_fold(folder, begun, number, records, partial(_show_of_fold, number))
+    numbers = range(folds) if work.config.fold is None else [work.config.fold]
+    failures: dict[str, str] = {}
+    if work.place.is_default:
+        for number in numbers:
+            _train_one(run, work, number, {run: work.record})
+    else:
+        work.attempt.begin()
+        _write_images(work, show)
+        failures = train_apart(run, work.record, work.config, numbers, work.place, show)
     done = {
         number: _rows(run / f"fold-{number}")
         for number in range(folds)
         if (run / f"fold-{number}" / run_folder.DONE).exists()
     }
-    show(write_summary(run, done, work.config.subset, len(work.data)))
+    if done:
+        show(write_summary(run, done, work.config.subset, len(work.data)))
+    if failures:
+        again = command_line("train", "--resume", run, *work.place.flags())
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise UsageError(f"{len(failures)} of {folds} folds failed: {reasons}. Try again: {again}")
     if len(done) < folds:
         show(f"{len(done)} of {folds} folds are trained")
     _show_next(run / f"fold-{min(done)}")
+
+
+def _train_one(run: Path, work: Work, number: int, records: Mapping[Path, dict[str, Any]]) -> None:
+    """Train a fold in its folder, and keep others out of that."""
+    folder = run / f"fold-{number}"
+    begun = replace(work, resumed=(folder / run_folder.CONFIG).exists())
+    folder.mkdir(exist_ok=True)
+    # A fold that is trained alone holds the lock of its folder already.
+    with exclusive(folder) if records else contextlib.nullcontext():
+        checkpoint.tidy(folder)
+        (folder / FAILED).unlink(missing_ok=True)
+        every = {**records, folder: work.record | {"fold": number}}
+        _train_fold(folder, begun, number, every, partial(_show_of_fold, number))
 
 
 def _show_next(folder: Path) -> None:
@@ -187,11 +229,7 @@ def _train_fold(
     for folder, record in records.items():
         run_folder.write_record(folder, record)
     work.attempt.begin()
-    images = next(iter(records)) / provenance.IMAGES
-    if not images.exists() or work.attempt.accepted:
-        if not images.exists():
-            say(f"{images}: was missing; written of the files as they are now")
-        provenance.write_images(images, work.splits, work.digests)
+    _write_images(work, say)
     if trainer.position.finished and (run / run_folder.DONE).exists():
         say("finished already")
         return
@@ -199,8 +237,14 @@ def _train_fold(
     write_results(run, config, data, roles, train, work.device, say)
 
 
-def _going_on(run: Path) -> str:
-    return command_line("train", "--resume", run)
+def _write_images(work: Work, say: Callable[[str], None]) -> None:
+    """Write images.csv where it is missing, or other files were accepted."""
+    images = work.root / provenance.IMAGES
+    if images.exists() and not work.attempt.accepted:
+        return
+    if not images.exists():
+        say(f"{images}: was missing; written of the files as they are now")
+    provenance.write_images(images, work.splits, work.digests)
 
 
 def _show_of_fold(number: int, text: str) -> None:

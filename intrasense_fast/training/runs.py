@@ -24,18 +24,24 @@ from intrasense_fast.training.attempts import ATTEMPTS, Attempt, environment, re
 from intrasense_fast.training.build import check_network
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.loggers import LoggerFactory, check_logs
+from intrasense_fast.training.place import ONE_BY_ONE, Place
 from intrasense_fast.training.run_folds import Work, train_all
 from intrasense_fast.training.trainer import steps_of
 
 
 def begin(
-    given: Mapping[str, Any], out: str | None, *, loggers: Sequence[LoggerFactory] = ()
+    given: Mapping[str, Any],
+    out: str | None,
+    *,
+    place: Place = ONE_BY_ONE,
+    loggers: Sequence[LoggerFactory] = (),
 ) -> None:
     """Train a new run to its end.
 
     Args:
         given: values of `TrainConfig`; the preset has the others.
         out: the folder of the run, or None for runs/DATE-TIME.
+        place: where folds are trained; elsewhere than here, loggers are those of --log alone.
         loggers: make loggers of its figures, beside those of --log.
 
     Raises:
@@ -51,6 +57,7 @@ def begin(
     # Built before anything is written: impossible options and missing weights are told at once.
     check_network(config)
     check_logs(config)
+    place.check()
     now = datetime.datetime.now()
     run = run_folder.new_place(out, now)
     with run_folder.claimed(run, phantoms=config.data is None):
@@ -60,6 +67,7 @@ def begin(
         splits = sources.split(config, data, findings)
         config = replace(config, folds=len(splits.folds) if len(splits.folds) > 1 else 0)
         _check_roles(config, splits, findings)
+        _check_place(config, place)
         digests = provenance.digests_of(data.records, progress=True)
         splits.save(run / run_folder.SPLITS)
         provenance.write_images(run / provenance.IMAGES, splits, digests)
@@ -76,7 +84,20 @@ def begin(
         run_folder.write_record(run, record)
         _announce(config, run, device)
         attempt = Attempt(run, [], environment(config, device))
-        work = Work(config, data, splits, splits, digests, device, record, attempt, False, loggers)
+        work = Work(
+            config,
+            data,
+            splits,
+            splits,
+            digests,
+            device,
+            record,
+            attempt,
+            resumed=False,
+            root=run,
+            loggers=loggers,
+            place=place,
+        )
         train_all(run, work)
 
 
@@ -101,6 +122,7 @@ def resume(
     changes: Mapping[str, Any],
     *,
     accept_changes: bool = False,
+    place: Place = ONE_BY_ONE,
     loggers: Sequence[LoggerFactory] = (),
 ) -> None:
     """Go on with a run, to its end.
@@ -109,35 +131,88 @@ def resume(
         run: its folder.
         changes: values of `TrainConfig` that may change: RESUMABLE.
         accept_changes: go on with other files than it began with, and record which.
-        loggers: as in `begin`; give them again.
+        place, loggers: as in `begin`; give them again.
 
     Raises:
         UsageError, DataError: the run, a change or the data cannot be used; nothing is changed.
         Stopped: a signal stopped it, and it is saved.
     """
+    place.check()
     # Nothing is read before the lock, and nothing written before every check: a refused resume
     # changes nothing.
     with exclusive(run):
         record = run_folder.read_record(run)
         config = run_folder.changed(run, record, changes)
-        check_logs(config)
-        device = _device(config)
-        data, findings = sources.open_source(run, config)
-        whole = Splits.load(run / run_folder.SPLITS)
-        if whole.digest != record["splits"]:
-            raise UsageError(
-                f"{run / run_folder.SPLITS}: is not the one this run began with; put it back, or "
-                f"start a new run"
-            )
-        digests = provenance.digests_of(data.records, progress=True)
-        attempt = _attempt(run, config, device, _changed_files(run, whole, digests, accept_changes))
-        splits = whole.without(
-            name for fold in whole.folds for role in fold for name in role if name not in digests
-        )
-        _check_roles(config, splits, findings)
-        record |= {"config": config.as_dict()}
-        work = Work(config, data, splits, whole, digests, device, record, attempt, True, loggers)
+        _check_place(config, place)
+        work = _work(run, record, config, accept_changes=accept_changes)
+        work = replace(work, loggers=loggers, place=place)
+        show(remark(work.attempt, read_attempts(run)[1]))
         train_all(run, work)
+
+
+def resume_fold(run: Path, number: int, changes: Mapping[str, Any]) -> None:
+    """Begin or go on with one fold of a run that began; other processes may train its others.
+
+    Args:
+        run: the folder of the run; of it nothing is changed but the folder of the fold.
+        number: from 0.
+        changes: values of `TrainConfig` that may change for this fold: RESUMABLE without epochs.
+
+    Raises:
+        UsageError, DataError, Stopped: as in `resume`.
+    """
+    record = run_folder.read_record(run)
+    config = run_folder.changed(run, record, changes)
+    if not config.folds:
+        raise UsageError(f"--fold needs --folds: {run} has one split")
+    if number not in range(config.folds):
+        raise UsageError(f"--fold must be below the number of folds, {config.folds}, got {number}")
+    if "epochs" in changes:
+        raise UsageError("--epochs is of all folds: leave --fold out, or --epochs")
+    folder = run / f"fold-{number}"
+    folder.mkdir(exist_ok=True)
+    with exclusive(folder):
+        work = _work(run, record, config, fold=number)
+        earlier, damaged = read_attempts(folder)
+        attempt = replace(work.attempt, run=folder, earlier=earlier, of_run=work.attempt.earlier)
+        if earlier or damaged:
+            show(remark(attempt, damaged))
+        train_all(run, replace(work, attempt=attempt), fold=number)
+
+
+def _work(
+    run: Path,
+    record: dict[str, Any],
+    config: TrainConfig,
+    *,
+    accept_changes: bool = False,
+    fold: int | None = None,
+) -> Work:
+    """What a run that began goes on with; where a fold is given it alone is checked.
+
+    Raises:
+        UsageError, DataError: the data cannot be used.
+    """
+    check_logs(config)
+    device = _device(config)
+    data, findings = sources.open_source(run, config)
+    whole = Splits.load(run / run_folder.SPLITS)
+    if whole.digest != record["splits"]:
+        raise UsageError(
+            f"{run / run_folder.SPLITS}: is not the one this run began with; put it back, or "
+            f"start a new run"
+        )
+    digests = provenance.digests_of(data.records, progress=True)
+    accepted = _changed_files(run, whole, digests, accept_changes)
+    attempt = Attempt(run, read_attempts(run)[0], environment(config, device), accepted)
+    splits = whole.without(
+        name for part in whole.folds for role in part for name in role if name not in digests
+    )
+    _check_roles(config if fold is None else replace(config, fold=fold), splits, findings)
+    record |= {"config": config.as_dict()}
+    return Work(
+        config, data, splits, whole, digests, device, record, attempt, resumed=True, root=run
+    )
 
 
 def resume_or_start(
@@ -145,6 +220,7 @@ def resume_or_start(
     out: str,
     *,
     accept_changes: bool = False,
+    place: Place = ONE_BY_ONE,
     loggers: Sequence[LoggerFactory] = (),
 ) -> None:
     """Go on with the run at `out`, or begin it: the same call however often a run was stopped.
@@ -157,10 +233,10 @@ def resume_or_start(
     run = Path(out)
     if (run / run_folder.CONFIG).exists():
         changes = run_folder.agreed(run, given)
-        resume(run, changes, accept_changes=accept_changes, loggers=loggers)
+        resume(run, changes, accept_changes=accept_changes, place=place, loggers=loggers)
         return
     run_folder.remove_beginning(run)
-    begin(given, out, loggers=loggers)
+    begin(given, out, place=place, loggers=loggers)
 
 
 def _changed_files(
@@ -186,13 +262,12 @@ def _changed_files(
     return changes.record()
 
 
-def _attempt(
-    run: Path, config: TrainConfig, device: torch.device, accepted: dict[str, Any]
-) -> Attempt:
-    earlier, damaged = read_attempts(run)
-    attempt = Attempt(run, earlier, environment(config, device), accepted)
-    show(remark(attempt, damaged))
-    return attempt
+def _check_place(config: TrainConfig, place: Place) -> None:
+    if not place.is_default and not config.folds:
+        raise UsageError(
+            f"{' '.join(place.flags())}: only folds are trained side by side, and there is one "
+            "split of these data; give --folds, or leave it out"
+        )
 
 
 def _check_roles(config: TrainConfig, splits: Splits, findings: Sequence[Finding]) -> None:
