@@ -26,7 +26,7 @@ SLURM, SUBMITIT_LOCAL = "slurm", "submitit-local"
 FOLDER, JOBS = "jobs", "jobs.json"
 # Shorter names of options that submitit calls otherwise.
 _NAMES = {"gpus": "gpus_per_node", "cpus": "cpus_per_task"}
-_TIME, _MEMORY = "time", "mem"
+_TIME = "time"
 # A run saves itself within a step; loading data and results are to fit too.
 _SECONDS_TO_SAVE = 120
 _MINUTES_WITHOUT_LIMIT = 60 * 24 * 365
@@ -217,7 +217,7 @@ class _ClusterRun:
 
 
 def _parameters(options: Sequence[str]) -> dict[str, Any]:
-    """The options under submitit's names: minutes for the time, gigabytes for the memory."""
+    """The options under submitit's names, the time in minutes."""
     values: dict[str, Any] = {}
     for text in options:
         key, mark, value = text.partition("=")
@@ -227,8 +227,6 @@ def _parameters(options: Sequence[str]) -> dict[str, Any]:
         key = _NAMES.get(key, key)
         if key == _TIME:
             values[key] = _minutes(value)
-        elif key == _MEMORY:
-            values[key] = _gigabytes(value)
         else:
             values[key] = int(value) if value.isdecimal() else value
     for key in (*_NAMES.values(), "signal_delay_s"):
@@ -246,14 +244,6 @@ def _minutes(text: str) -> int:
     if text.isdecimal() and int(text) > 0:
         return int(text)
     raise UsageError(f"--slurm time must be MINUTES, H:MM:SS or D-HH:MM:SS, got {text!r}")
-
-
-def _gigabytes(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(G|GB|M|MB)?", text, re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
-        raise UsageError(f"--slurm mem must be gigabytes, such as 32 or 32GB, got {text!r}")
-    is_megabytes = (match[2] or "G").upper().startswith("M")
-    return float(match[1]) / (1024 if is_megabytes else 1)
 
 
 def _is_controller(process: int) -> bool:

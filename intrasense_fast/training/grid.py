@@ -54,14 +54,17 @@ class Grid:
             UsageError: the executor refuses runs.
             KeyboardInterrupt: a second SIGINT; the runs go on from their last checkpoints.
         """
-        waiting = [task for task in self.tasks if not self.settled(task)]
-        if len(waiting) < len(self.tasks):
-            there = len(self.tasks) - len(waiting)
+        # Also those that are done: how long they took is not known yet.
+        running = self.executor.adopt(self.tasks)
+        for run in running:
+            self.say(f"{self._place(run.task)}: was handed over before")
+        adopted = [run.task for run in running]
+        waiting = [task for task in self.tasks if task not in adopted and not self.settled(task)]
+        there = len(self.tasks) - len(waiting) - len(adopted)
+        if there:
             self.say(f"{there} of {len(self.tasks)} runs are there already")
-        running: list[Running] = []
         request = StopRequest()
         with collected(request), self._ended(running):
-            running += self._adopted(waiting)
             while waiting or running:
                 if request:
                     self._stop(running, request)
@@ -70,13 +73,6 @@ class Grid:
                 self._look(running, is_stopping=bool(request))
         failures = {task.name: failure_of(task.folder) for task in self.tasks}
         return {name: reason for name, reason in failures.items() if reason is not None}
-
-    def _adopted(self, waiting: list[Task]) -> list[Running]:
-        running = self.executor.adopt(waiting)
-        for run in running:
-            waiting.remove(run.task)
-            self.say(f"{self._place(run.task)}: was handed over before")
-        return running
 
     def _begun(self, waiting: list[Task], running: int) -> list[Running]:
         """Start runs while there is room; a folder in which an orphan still works waits for it."""
