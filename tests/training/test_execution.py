@@ -352,18 +352,38 @@ def test_a_killed_grid_of_jobs_gives_the_same_tables(tmp_path: Path) -> None:
 
 @pytest.mark.extended
 def test_a_job_whose_time_is_over_goes_on_in_the_next(tmp_path: Path) -> None:
-    """A limit of time that training does not keep: submitit's signal, the save, the next job."""
+    """submitit's signal, as at the end of a job's time: the save, and the next job of the run."""
     pytest.importorskip("submitit", reason="submitit is not installed")
     out = tmp_path / "study"
     arguments = compared(out)
-    arguments[arguments.index("--epochs") + 1] = "40"
+    arguments[arguments.index("--epochs") + 1] = "30"
     del arguments[arguments.index(UNETS[1])]
-    assert main([*arguments, "--slurm", "time=1", "signal_delay_s=48"]) == 0
+    told: list[int] = []
+
+    def end_the_time() -> None:
+        """Once it has trained for some steps."""
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            (history,) = list(out.glob("cells/*/history.jsonl")) or [None]
+            if history is not None and history.read_text().count("\n") >= 4:
+                ((_, entry),) = json.loads((out / "jobs" / "jobs.json").read_text()).items()
+                watcher = entry["job"]
+                children = Path(f"/proc/{watcher}/task/{watcher}/children").read_text().split()
+                told.extend(map(int, children))
+                os.kill(told[0], signal.SIGUSR2)
+                return
+            time.sleep(0.02)
+
+    worker = threading.Thread(target=end_the_time)
+    worker.start()
+    assert main(arguments) == 0
+    worker.join(10)
+    assert len(told) == 1
     (log,) = (path.read_text() for path in (out / "logs").iterdir())
-    begun = log.count("intrasense-fast train ")
-    assert begun == 1 or (begun > 1 and "stopped and saved" in log and "bitwise" in log)
+    assert log.count("--resume-or-start") == 2
+    assert "stopped and saved" in log and "bitwise: files, code" in log
     (run,) = (out / "cells").iterdir()
-    assert len((run / "history.jsonl").read_text().splitlines()) == 40 * 3
+    assert len((run / "history.jsonl").read_text().splitlines()) == 30 * 3
 
 
 @pytest.mark.extended
