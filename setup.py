@@ -51,6 +51,9 @@ setup(
             # scipy.
             "scikit-learn>=1.4",
             "scipy>=1.11",
+            # Event files, and jobs of a cluster on one machine.
+            "tensorboard>=2.15",
+            "submitit>=1.5",
             # Hugging Face's package of that name, which ours must live beside; setuptools to build
             # the wheel under test.
             "kernels>=0.10",
