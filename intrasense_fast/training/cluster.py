@@ -76,6 +76,8 @@ class ClusterExecutor:
     def __init__(
         self, kind: str, out: Path, options: Sequence[str], jobs: int | None, threads: int
     ) -> None:
+        # Each look asks a file system that all nodes share, once a run.
+        self.pause = 5.0 if kind == SLURM else 0.2
         self._kind, self._folder = kind, (out / FOLDER).absolute()
         self._jobs, self._threads = jobs, threads
         self._options = _parameters(options)

@@ -12,7 +12,7 @@ from typing import Any
 from intrasense_fast.training.execution import Task, TaskProcess
 from intrasense_fast.training.grid import is_locked
 
-_SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_TRIES = 0.2, 2.0
 # After SIGTERM to all processes of a job its end follows, and the queue has it again.
 _SECONDS_OF_GRACE = 60
 
@@ -46,7 +46,7 @@ class TrainingJob:
         """Train; the exit code, and the seconds of all jobs of the run."""
         while is_locked(self._folder):
             # Another job of this run, or an orphan: once it has ended there is little left to do.
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_SECONDS_BETWEEN_TRIES)
         task = Task(
             self._name, self._folder, self._log, lambda: self._arguments, lambda: self._arguments
         )

@@ -69,6 +69,10 @@ class Executor(Protocol):
     def outlives(self) -> bool:
         """Do tasks go on when this process ends?"""
 
+    @property
+    def pause(self) -> float:
+        """Seconds to wait before tasks are asked again."""
+
     def room(self, running: int) -> int:
         """How many more tasks may be handed over while so many are."""
 
@@ -92,6 +96,7 @@ class LocalExecutor:
     """
 
     outlives = False
+    pause = 0.1
 
     def __init__(self, jobs: int, threads: int) -> None:
         self._jobs, self._threads = jobs, threads

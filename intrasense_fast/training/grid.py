@@ -19,7 +19,6 @@ FAILED, TIMES = "failed.txt", "times.json"
 DIVERGED = "diverged"
 # Exit codes of a run that someone else stopped.
 _STOPPED = {130: "SIGINT", 143: "SIGTERM"}
-_SECONDS_BETWEEN_LOOKS = 0.1
 
 
 @dataclass
@@ -69,7 +68,7 @@ class Grid:
                 if request:
                     self._stop(running, request)
                 running += self._begun(waiting, len(running))
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                time.sleep(self.executor.pause)
                 self._look(running, is_stopping=bool(request))
         failures = {task.name: failure_of(task.folder) for task in self.tasks}
         return {name: reason for name, reason in failures.items() if reason is not None}
@@ -138,7 +137,7 @@ class Grid:
             run.stop()
         while running:
             self._look(running, is_stopping=True)
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(self.executor.pause)
         self.say(f"stopped and saved; go on with: {self.again}")
         raise Stopped(request.signal_number)
 

@@ -70,6 +70,8 @@ class Handed:
 class Elsewhere:
     """An executor of the test."""
 
+    pause = 0.05
+
     def __init__(self, endings: dict[str, Ending | None], room: int, outlives: bool = True) -> None:
         self.endings, self._room, self.outlives = endings, room, outlives
         self.handed: list[Handed] = []
@@ -169,6 +171,7 @@ def test_a_job_waits_while_another_has_its_folder(
 ) -> None:
     monkeypatch.setattr(execution, "_PROCESS", STUB)
     (tmp_path / "a").mkdir()
+    monkeypatch.setattr(cluster_job, "_SECONDS_BETWEEN_TRIES", 0.1)
     job = TrainingJob("a", tmp_path / "a", tmp_path / "log.txt", ["ends"], threads=1)
     with exclusive(tmp_path / "a"):
         worker = threading.Thread(target=job)
@@ -241,6 +244,34 @@ def test_runs_are_an_array_of_slurm(slurm: Path, tmp_path: Path) -> None:
     submitit.SlurmJob.watcher.register_job("42_0")
     ending = adopted.ending()
     assert ending is not None and ending.code == 1 and "NODE_FAIL" in (ending.reason or "")
+    assert json.loads((tmp_path / "jobs" / "jobs.json").read_text()) == {}
+
+
+@pytest.mark.extended
+def test_jobs_of_an_array_tell_how_they_ended(slurm: Path, tmp_path: Path) -> None:
+    """sbatch and srun that start the tasks of an array here: one that succeeds, one that does
+    not."""
+    (slurm / "sbatch").write_text(
+        "#!/bin/bash\n"
+        "for i in 0 1; do\n"
+        "  SLURM_JOB_ID=1$i SLURM_ARRAY_JOB_ID=42 SLURM_ARRAY_TASK_ID=$i SLURM_PROCID=0 "
+        'setsid bash "$1" > /dev/null 2>&1 &\n'
+        "done\n"
+        "echo Submitted batch job 42\n"
+    )
+    (slurm / "srun").write_text(
+        '#!/bin/bash\nwhile [ "$1" != --error ]; do shift; done; shift 2; exec "$@"\n'
+    )
+    tasks = [task(tmp_path, "a", "--help"), task(tmp_path, "b", "--nothing")]
+    executor = ClusterExecutor(SLURM, tmp_path, ("time=10",), None, 1)
+    endings: dict[str, Ending] = {}
+    running = executor.start(tasks)
+    deadline = time.monotonic() + 120
+    while len(endings) < 2 and time.monotonic() < deadline:
+        endings |= {run.task.name: end for run in running if (end := run.ending()) is not None}
+        time.sleep(0.1)
+    assert (endings["a"].code, endings["b"].code) == (0, 2)
+    assert "unrecognized arguments: --nothing" in (tmp_path / "b.txt").read_text()
     assert json.loads((tmp_path / "jobs" / "jobs.json").read_text()) == {}
 
 
