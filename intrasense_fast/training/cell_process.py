@@ -1,4 +1,4 @@
-"""The process of a run of a study: `train`, which stops and saves when its starter is gone."""
+"""The process of a run of a grid: `train`, which stops and saves when its starter is gone."""
 
 import os
 import signal

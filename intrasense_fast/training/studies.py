@@ -78,7 +78,6 @@ def report(out: Path) -> int:
     Raises:
         UsageError: it is no study, or nothing has ended.
     """
-    study_folder.read_study(out)
     _report(out)
     return 0
 

@@ -19,7 +19,7 @@ import torch
 from intrasense_fast.cli import main
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import exclusive
-from intrasense_fast.training import cluster, cluster_job, execution, grid
+from intrasense_fast.training import cluster, cluster_job, execution
 from intrasense_fast.training.cluster import SLURM, ClusterExecutor
 from intrasense_fast.training.cluster_job import TrainingJob
 from intrasense_fast.training.execution import Ending, LocalExecutor, Running, Task
@@ -466,10 +466,26 @@ def test_one_split_has_no_folds_to_share_out(
     assert not run.exists()
 
 
+def test_the_report_alone_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[Path] = []
+
+    def write_report(out: Path) -> list[Path]:
+        made.append(out)
+        return [out / "report.html"]
+
+    monkeypatch.setattr("intrasense_fast.report.study.write_report", write_report)
+    # A study at work holds the lock of its folder.
+    with exclusive(tmp_path):
+        assert main(["compare", "--resume", str(tmp_path), "--report"]) == 0
+    assert made == [tmp_path] and "report.html" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_report_alone_needs_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "study")
     assert main(["compare", "--networks", "unet", "--report", "--out", out]) == 2
     assert "--report is for a study that is there" in capsys.readouterr().err
     assert main(["compare", "--resume", out, "--report"]) == 2
     assert "is no folder of a study" in capsys.readouterr().err
-    assert grid.is_settled(tmp_path) is False
