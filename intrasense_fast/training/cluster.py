@@ -147,6 +147,7 @@ class ClusterExecutor:
     def _executor(self) -> Any:
         import submitit
 
+        executor: Any
         if self._kind == SLURM:
             executor = submitit.SlurmExecutor(self._folder, max_num_timeout=_MOST_JOBS)
             values = {"signal_delay_s": _SECONDS_TO_SAVE, "job_name": "intrasense-fast"}
