@@ -1,15 +1,20 @@
 """`intrasense-fast train`: a new run, or a run that goes on."""
 
 import argparse
+from typing import Any
 
 from intrasense_fast.commands.arguments import trust
 from intrasense_fast.commands.places import add_place_arguments, place_of
+from intrasense_fast.data.records import DataError
 from intrasense_fast.errors import UsageError
 from intrasense_fast.fields import flag_of
 from intrasense_fast.training import config as configuration
 from intrasense_fast.training import runs
+from intrasense_fast.training.distributed import Ranks
+from intrasense_fast.training.joining import joined
 from intrasense_fast.training.place import ONE_BY_ONE, Place
 from intrasense_fast.training.signals import Stopped
+from intrasense_fast.training.step_guard import DivergedError
 
 _QUICK = "quick"
 
@@ -51,25 +56,44 @@ def run(args: argparse.Namespace) -> int:
     trust(args.network)
     if args.accept_changes and args.resume is None and not args.resume_or_start:
         raise UsageError("--accept-changes is for a run that goes on: give --resume RUN too")
-    place = place_of(args)
-    try:
-        if args.resume_or_start:
-            runs.resume_or_start(
-                _given(args), _out(args), accept_changes=args.accept_changes, place=place
-            )
-        elif args.resume is None:
-            runs.begin(_given(args), args.out, place=place)
-        elif args.fold is not None:
-            _resume_fold(args, place)
-        else:
-            run_folder = runs.existing_run(args.resume)
-            runs.resume(run_folder, _changes(args), accept_changes=args.accept_changes, place=place)
-    except Stopped as stopped:
-        return stopped.exit_code
+    with joined() as ranks:
+        try:
+            if not ranks.is_first:
+                return _follow(ranks)
+            with ranks.ending_together():
+                _lead(args, ranks)
+        except Stopped as stopped:
+            return stopped.exit_code
     return 0
 
 
-def _resume_fold(args: argparse.Namespace, place: Place) -> None:
+def _lead(args: argparse.Namespace, ranks: Ranks) -> None:
+    place = place_of(args)
+    options: dict[str, Any] = {"place": place, "ranks": ranks}
+    if args.resume_or_start:
+        options["accept_changes"] = args.accept_changes
+        runs.resume_or_start(_given(args), _out(args), **options)
+    elif args.resume is None:
+        runs.begin(_given(args), args.out, **options)
+    elif args.fold is not None:
+        _resume_fold(args, place, ranks)
+    else:
+        options["accept_changes"] = args.accept_changes
+        runs.resume(runs.existing_run(args.resume), _changes(args), **options)
+
+
+def _follow(ranks: Ranks) -> int:
+    """What another process than the first does; its errors say which it is."""
+    try:
+        return runs.follow(ranks)
+    except DivergedError:
+        # All processes found it; the first one tells.
+        return 2
+    except (UsageError, DataError) as error:
+        raise UsageError(f"process {ranks.rank}: {error}") from error
+
+
+def _resume_fold(args: argparse.Namespace, place: Place, ranks: Ranks) -> None:
     """Train one fold of a run that began, and nothing else of it.
 
     Raises:
@@ -81,7 +105,7 @@ def _resume_fold(args: argparse.Namespace, place: Place) -> None:
             "--executor and --slurm are of the whole run; leave them out, or --fold"
         )
     changes = _changes(args)
-    runs.resume_fold(runs.existing_run(args.resume), args.fold, changes)
+    runs.resume_fold(runs.existing_run(args.resume), args.fold, changes, ranks)
 
 
 def _out(args: argparse.Namespace) -> str:

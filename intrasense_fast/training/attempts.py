@@ -138,9 +138,9 @@ def _is_sound(entry: Any) -> bool:
     return True
 
 
-def environment(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+def environment(config: TrainConfig, device: torch.device, processes: int = 1) -> dict[str, Any]:
     """What the last bits of a run depend on beside its files and values: code, versions, device,
-    CPU and threads."""
+    CPU, threads and processes."""
     on_gpu = device.type == "cuda"
     found = {
         "commit": run_folder.commit(),
@@ -150,6 +150,7 @@ def environment(config: TrainConfig, device: torch.device) -> dict[str, Any]:
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "processes": processes,
     }
     if ":" in config.network:
         found["network_sha256"] = _file_digest(config.network)
@@ -170,6 +171,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     pairs = [(name, then["versions"].get(name), value) for name, value in now["versions"].items()]
     names = ("network_sha256", "device", "processor", "instructions", "threads")
     pairs += [(_LABELS.get(name, name), then.get(name), now.get(name)) for name in names]
+    pairs.append(("processes", then.get("processes", 1), now["processes"]))
     found += [f"{name} {one}, now {other}" for name, one, other in pairs if one != other]
     return found
 

@@ -53,6 +53,8 @@ _BEFORE: dict[str, Any] = {
     "save_every": None,
     "ema": None,
     "log": FILES,
+    "accumulate": 1,
+    "sync_batchnorm": True,
 }
 MOST_WORKERS, MOST_MINUTES = 256, 60 * 24 * 7
 
@@ -135,7 +137,16 @@ class OptimisationConfig:
     """
 
     size: int = option(256, "side of the square images in pixels", _AT_LEAST_32, _SIZE)
-    batch_size: int = option(4, "images a step", _BATCH)
+    batch_size: int = option(4, "images a step, of all processes together", _BATCH)
+    accumulate: int = option(
+        1,
+        "micro-batches of a batch, to save memory; BatchNorm and the Dice loss see one at a time",
+        _AT_LEAST_1,
+        metavar="N",
+    )
+    sync_batchnorm: bool = option(
+        True, "with several processes BatchNorm sees the batch of all, not its own part"
+    )
     epochs: int = option(100, "times that every training image is seen", _AT_LEAST_1)
     lr: float = option(1e-4, "learning rate of RMSprop", _FINITE_POSITIVE)
     momentum: float = option(0.9, "of RMSprop", _MOMENTUM)

@@ -14,26 +14,31 @@ from intrasense_fast.training.position import Position
 from intrasense_fast.training.run_clock import in_words
 
 TERMS = ("bce", "dice", "whitening")
+GRADIENT_NORM = "gradient_norm"
 # What a step has of every network; the rest is what a network offered.
-_COMMON = ("loss", *TERMS, "gradient_norm", "learning_rate", "skipped", "steps")
+_COMMON = ("loss", *TERMS, GRADIENT_NORM, "learning_rate", "skipped", "steps")
 _LOSS = "_loss"
 
 
-def step_values(
-    loss: Tensor, terms: Mapping[str, Tensor], gradient_norm: Tensor, scalars: Mapping[str, Tensor]
-) -> dict[str, float]:
-    """The numbers of a step, in the order of the history; auxiliary losses other than L_IW are
-    called NAME_loss.
+def step_numbers(
+    loss: Tensor, terms: Mapping[str, Tensor], scalars: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The numbers of a step, scalars in the order of the history; auxiliary losses other than L_IW
+    are called NAME_loss. The gradient's norm is 0 until it is known.
     """
-    tensors = {
+    return {
         "loss": loss.detach(),
         **{name if name in TERMS else f"{name}{_LOSS}": term for name, term in terms.items()},
-        "gradient_norm": gradient_norm,
+        GRADIENT_NORM: loss.new_zeros(()),
         **scalars,
     }
+
+
+def step_values(numbers: Mapping[str, Tensor]) -> dict[str, float]:
+    """The numbers of a step on the host."""
     # One transfer: every float() of its own would wait for the device.
-    numbers = torch.stack([tensor.double() for tensor in tensors.values()]).tolist()
-    return dict(zip(tensors, numbers, strict=True))
+    values = torch.stack([tensor.double() for tensor in numbers.values()]).tolist()
+    return dict(zip(numbers, values, strict=True))
 
 
 def add_step(position: Position, values: Mapping[str, float]) -> None:

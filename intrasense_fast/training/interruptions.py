@@ -1,4 +1,4 @@
-"""What may end a run from outside, in words: processes that load images, and memory."""
+"""What may end a run from outside, in words: other processes, and memory."""
 
 import contextlib
 import errno
@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import torch
 
 from intrasense_fast.errors import UsageError, first_line
+from intrasense_fast.training.distributed import LostProcess
+from intrasense_fast.training.signals import is_dead_loader
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "Cannot allocate")
-_DEAD_LOADER = ("DataLoader worker", "Pin memory thread")
 
 
 class InterruptedRun(UsageError):
@@ -33,6 +34,8 @@ class Wholeness:
 def interruption(error: Exception) -> str | None:
     """What ended a run, and what helps; None for errors that come from within."""
     text = str(error)
+    if isinstance(error, LostProcess):
+        return text
     if isinstance(error, torch.OutOfMemoryError):
         return (
             f"the GPU's memory is full ({first_line(error)}): end what else runs on it; a smaller "
@@ -47,7 +50,7 @@ def interruption(error: Exception) -> str | None:
             f"this machine's memory is full ({first_line(error)}): end what else runs, or give "
             "fewer --workers; a smaller --batch-size or --size needs a new run"
         )
-    if isinstance(error, RuntimeError) and text.startswith(_DEAD_LOADER):
+    if is_dead_loader(error):
         return (
             f"a process that loads images died ({first_line(error)}): often for lack of memory; "
             "give fewer --workers"

@@ -26,6 +26,7 @@ from intrasense_fast.training.build import network_of
 from intrasense_fast.training.checkpoint import BEST, LAST, PREVIOUS, CheckpointError
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.crossval import write_summary
+from intrasense_fast.training.distributed import ALONE, LostProcess, Ranks
 from intrasense_fast.training.fold_jobs import train_apart
 from intrasense_fast.training.grid import FAILED
 from intrasense_fast.training.interruptions import InterruptedRun, interruption
@@ -49,6 +50,7 @@ class Work:
         root: the folder of the run, also where one of its folds is trained alone.
         place: where folds are trained.
         loggers: make loggers beside those of the config.
+        ranks: the processes that train it together.
     """
 
     config: TrainConfig
@@ -63,6 +65,11 @@ class Work:
     root: Path
     loggers: Sequence[LoggerFactory] = ()
     place: Place = ONE_BY_ONE
+    ranks: Ranks = ALONE
+
+    def show(self, text: str) -> None:
+        """Print it, in the first process."""
+        self.ranks.on_first(show, text)
 
 
 def train_all(run: Path, work: Work, fold: int | None = None) -> None:
@@ -82,6 +89,8 @@ def train_all(run: Path, work: Work, fold: int | None = None) -> None:
         *([] if fold is None else ["--fold", fold]),
         *work.place.flags(),
     )
+    if work.ranks.world > 1:
+        work.ranks.advice = partial(_advice, run, again)
     try:
         with work.attempt.ended():
             if fold is None:
@@ -90,8 +99,10 @@ def train_all(run: Path, work: Work, fold: int | None = None) -> None:
                 _train_one(run, work, fold, {})
     except Stopped:
         # The folder of a fold is no run of its own.
-        show(f"go on with: {again}")
+        work.show(f"go on with: {again}")
         raise
+    except LostProcess as error:
+        raise UsageError(f"{error}. {_advice(run, again)}") from error
     except DataError as error:
         # A worker's error carries its traceback; the last line is the message.
         raise DataError(str(error).splitlines()[-1]) from error
@@ -103,20 +114,18 @@ def train_all(run: Path, work: Work, fold: int | None = None) -> None:
             reason = f"{error.filename or run}: {error.strerror or error}"
         if reason is None:
             raise
-        left = checkpoint.what_is_left(run)
-        raise UsageError(f"{reason}. {left}; go on with: {again}") from error
+        raise UsageError(f"{reason}. {_advice(run, again)}") from error
     except KeyboardInterrupt:
-        left = checkpoint.what_is_left(run)
-        show(f"\nstopped at once. {left}; go on with: {again}", sys.stderr)
+        show(f"\nstopped at once. {_advice(run, again)}", sys.stderr)
         raise
 
 
 def _train_folds(run: Path, work: Work) -> None:
-    checkpoint.tidy(run)
-    (run / run_folder.BEGINNING).unlink(missing_ok=True)
+    work.ranks.on_first(checkpoint.tidy, run)
+    work.ranks.on_first((run / run_folder.BEGINNING).unlink, missing_ok=True)
     if not work.config.folds:
-        _train_fold(run, work, 0, {run: work.record}, show)
-        _show_next(run)
+        _train_fold(run, work, 0, {run: work.record}, work.show)
+        work.ranks.on_first(_show_next, run)
         return
     folds = len(work.splits.folds)
     numbers = range(folds) if work.config.fold is None else [work.config.fold]
@@ -128,6 +137,11 @@ def _train_folds(run: Path, work: Work) -> None:
         work.attempt.begin()
         _write_images(work, show)
         failures = train_apart(run, work.record, work.config, numbers, work.place, show)
+    work.ranks.on_first(_summarise_folds, run, work, failures)
+
+
+def _summarise_folds(run: Path, work: Work, failures: Mapping[str, str]) -> None:
+    folds = len(work.splits.folds)
     done = {
         number: _rows(run / f"fold-{number}")
         for number in range(folds)
@@ -148,13 +162,14 @@ def _train_one(run: Path, work: Work, number: int, records: Mapping[Path, dict[s
     """Train a fold in its folder, and keep others out of that."""
     folder = run / f"fold-{number}"
     begun = replace(work, resumed=(folder / run_folder.CONFIG).exists())
-    folder.mkdir(exist_ok=True)
-    # A fold that is trained alone holds the lock of its folder already.
-    with exclusive(folder) if records else contextlib.nullcontext():
-        checkpoint.tidy(folder)
-        (folder / FAILED).unlink(missing_ok=True)
+    work.ranks.on_first(folder.mkdir, exist_ok=True)
+    # A fold that is trained alone holds the lock of its folder already, other processes none.
+    is_locked = bool(records) and work.ranks.is_first
+    with exclusive(folder) if is_locked else contextlib.nullcontext():
+        work.ranks.on_first(checkpoint.tidy, folder)
+        work.ranks.on_first((folder / FAILED).unlink, missing_ok=True)
         every = {**records, folder: work.record | {"fold": number}}
-        _train_fold(folder, begun, number, every, partial(_show_of_fold, number))
+        _train_fold(folder, begun, number, every, partial(_show_of_fold, work, number))
 
 
 def _show_next(folder: Path) -> None:
@@ -211,30 +226,46 @@ def _train_fold(
         beside=beside,
         say=say,
         loggers=work.loggers,
+        ranks=work.ranks,
     )
-    if (run / LAST).exists() or (run / PREVIOUS).exists():
+    if work.ranks.agreed((run / LAST).exists() or (run / PREVIOUS).exists()):
         trainer.restore()
     else:
-        left = [name for name in (BEST, logs.METRICS, run_folder.DONE) if (run / name).exists()]
-        if left:
-            raise CheckpointError(
-                f"{run}: {LAST}/ and {PREVIOUS}/ are missing, and {', '.join(left)} would be "
-                f"overwritten: "
-                f"put {LAST}/ back from a copy, or start a new run with --out"
-            )
-        if work.resumed:
-            say(f"{run} has no checkpoint yet: it begins again")
+        work.ranks.on_first(_begin_anew, run, work, say)
         trainer.logger.cut(0, 0)
         trainer.start(network_of(config))
+    work.ranks.on_first(_record, records, work, say)
+    if work.ranks.agreed(trainer.position.finished and (run / run_folder.DONE).exists()):
+        say("finished already")
+        return
+    trainer.fit()
+    work.ranks.on_first(write_results, run, config, data, roles, train, work.device, say)
+    work.ranks.wait()
+
+
+def _begin_anew(run: Path, work: Work, say: Callable[[str], None]) -> None:
+    """Check that a run without a checkpoint had none.
+
+    Raises:
+        CheckpointError: it had one.
+    """
+    left = [name for name in (BEST, logs.METRICS, run_folder.DONE) if (run / name).exists()]
+    if left:
+        raise CheckpointError(
+            f"{run}: {LAST}/ and {PREVIOUS}/ are missing, and {', '.join(left)} would be "
+            f"overwritten: "
+            f"put {LAST}/ back from a copy, or start a new run with --out"
+        )
+    if work.resumed:
+        say(f"{run} has no checkpoint yet: it begins again")
+
+
+def _record(records: Mapping[Path, dict[str, Any]], work: Work, say: Callable[[str], None]) -> None:
+    """Write what a run is and what it uses, and that this attempt begins."""
     for folder, record in records.items():
         run_folder.write_record(folder, record)
     work.attempt.begin()
     _write_images(work, say)
-    if trainer.position.finished and (run / run_folder.DONE).exists():
-        say("finished already")
-        return
-    trainer.fit()
-    write_results(run, config, data, roles, train, work.device, say)
 
 
 def _write_images(work: Work, say: Callable[[str], None]) -> None:
@@ -247,10 +278,14 @@ def _write_images(work: Work, say: Callable[[str], None]) -> None:
     provenance.write_images(images, work.splits, work.digests)
 
 
-def _show_of_fold(number: int, text: str) -> None:
+def _advice(run: Path, again: str) -> str:
+    return f"{checkpoint.what_is_left(run)}; go on with: {again}"
+
+
+def _show_of_fold(work: Work, number: int, text: str) -> None:
     # An empty line stays above the fold's number, not between it and the text.
     message = text.lstrip("\n")
-    show(text[: -len(message)] + f"fold {number}: {message}")
+    work.show(text[: -len(message)] + f"fold {number}: {message}")
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:

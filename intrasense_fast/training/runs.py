@@ -1,6 +1,7 @@
 """A new run, or one that goes on: everything that is checked before it trains."""
 
 import datetime
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,9 @@ from intrasense_fast.training import run_folder, sources
 from intrasense_fast.training.attempts import ATTEMPTS, Attempt, environment, read_attempts, remark
 from intrasense_fast.training.build import check_network
 from intrasense_fast.training.config import TrainConfig
+from intrasense_fast.training.distributed import ALONE, Ranks
 from intrasense_fast.training.loggers import LoggerFactory, check_logs
+from intrasense_fast.training.parts import check_parts
 from intrasense_fast.training.place import ONE_BY_ONE, Place
 from intrasense_fast.training.run_folds import Work, train_all
 from intrasense_fast.training.trainer import steps_of
@@ -35,6 +38,7 @@ def begin(
     *,
     place: Place = ONE_BY_ONE,
     loggers: Sequence[LoggerFactory] = (),
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train a new run to its end.
 
@@ -43,6 +47,7 @@ def begin(
         out: the folder of the run, or None for runs/DATE-TIME.
         place: where folds are trained; elsewhere than here, loggers are those of --log alone.
         loggers: make loggers of its figures, beside those of --log.
+        ranks: the processes that train it; this is the first, the others `follow`.
 
     Raises:
         UsageError, DataError: an impossible value, or data that cannot be used; nothing is left
@@ -50,7 +55,8 @@ def begin(
         Stopped: a signal stopped it, and it is saved.
     """
     config = configuration.resolve(given, gpu=torch.cuda.is_available())
-    device = _device(config)
+    _check_parts(config, place, ranks)
+    device = _device(config, ranks)
     if config.channels_last is None:
         # Written into the record: another layout has other last bits.
         config = replace(config, channels_last=device.type == "cuda" or config.amp == "bf16")
@@ -83,7 +89,7 @@ def begin(
         }
         run_folder.write_record(run, record)
         _announce(config, run, device)
-        attempt = Attempt(run, [], environment(config, device))
+        attempt = Attempt(run, [], environment(config, device, ranks.world))
         work = Work(
             config,
             data,
@@ -98,7 +104,7 @@ def begin(
             loggers=loggers,
             place=place,
         )
-        train_all(run, work)
+        _train_together(run, work, ranks)
 
 
 def existing_run(name: str) -> Path:
@@ -124,6 +130,7 @@ def resume(
     accept_changes: bool = False,
     place: Place = ONE_BY_ONE,
     loggers: Sequence[LoggerFactory] = (),
+    ranks: Ranks = ALONE,
 ) -> None:
     """Go on with a run, to its end.
 
@@ -132,6 +139,7 @@ def resume(
         changes: values of `TrainConfig` that may change: RESUMABLE.
         accept_changes: go on with other files than it began with, and record which.
         place, loggers: as in `begin`; give them again.
+        ranks: as in `begin`; their number may be another than before.
 
     Raises:
         UsageError, DataError: the run, a change or the data cannot be used; nothing is changed.
@@ -144,19 +152,51 @@ def resume(
         record = run_folder.read_record(run)
         config = run_folder.changed(run, record, changes)
         _check_place(config, place)
-        work = _work(run, record, config, accept_changes=accept_changes)
+        _check_parts(config, place, ranks)
+        work = _work(run, record, config, ranks, accept_changes=accept_changes)
         work = replace(work, loggers=loggers, place=place)
         show(remark(work.attempt, read_attempts(run)[1]))
-        train_all(run, work)
+        _train_together(run, work, ranks)
 
 
-def resume_fold(run: Path, number: int, changes: Mapping[str, Any]) -> None:
+def follow(ranks: Ranks) -> int:
+    """Train with the first process what it begins or resumes, to its end; the exit code.
+
+    Errors as in `begin` and `resume`, told by this process alone.
+    """
+    handed = ranks.receive()
+    if handed is None:
+        return 2
+    run, work, fold = handed
+    if not run.is_dir():
+        raise UsageError(
+            f"{run}: is not seen from here ({socket.gethostname()}): all processes need the same "
+            "folders, on a disk that they share"
+        )
+    device = _device(work.config, ranks)
+    ranks.use(device)
+    train_all(run, replace(work, device=device, ranks=ranks), fold)
+    return 0
+
+
+def _train_together(run: Path, work: Work, ranks: Ranks, fold: int | None = None) -> None:
+    if ranks.world > 1:
+        # Loggers are of the first process.
+        ranks.hand_out((run.resolve(), replace(work, loggers=()), fold))
+        images = work.config.batch_size // ranks.world
+        show(f"{ranks.world} processes, each with {images} images of a batch")
+        ranks.use(work.device)
+    train_all(run, replace(work, ranks=ranks), fold)
+
+
+def resume_fold(run: Path, number: int, changes: Mapping[str, Any], ranks: Ranks = ALONE) -> None:
     """Begin or go on with one fold of a run that began; other processes may train its others.
 
     Args:
         run: the folder of the run; of it nothing is changed but the folder of the fold.
         number: from 0.
         changes: values of `TrainConfig` that may change for this fold: RESUMABLE without epochs.
+        ranks: as in `resume`.
 
     Raises:
         UsageError, DataError, Stopped: as in `resume`.
@@ -169,21 +209,23 @@ def resume_fold(run: Path, number: int, changes: Mapping[str, Any]) -> None:
         raise UsageError(f"--fold must be below the number of folds, {config.folds}, got {number}")
     if "epochs" in changes:
         raise UsageError("--epochs is of all folds: leave --fold out, or --epochs")
+    _check_parts(config, ONE_BY_ONE, ranks)
     folder = run / f"fold-{number}"
     folder.mkdir(exist_ok=True)
     with exclusive(folder):
-        work = _work(run, record, config, fold=number)
+        work = _work(run, record, config, ranks, fold=number)
         earlier, damaged = read_attempts(folder)
         attempt = replace(work.attempt, run=folder, earlier=earlier, of_run=work.attempt.earlier)
         if earlier or damaged:
             show(remark(attempt, damaged))
-        train_all(run, replace(work, attempt=attempt), fold=number)
+        _train_together(run, replace(work, attempt=attempt), ranks, number)
 
 
 def _work(
     run: Path,
     record: dict[str, Any],
     config: TrainConfig,
+    ranks: Ranks,
     *,
     accept_changes: bool = False,
     fold: int | None = None,
@@ -194,7 +236,7 @@ def _work(
         UsageError, DataError: the data cannot be used.
     """
     check_logs(config)
-    device = _device(config)
+    device = _device(config, ranks)
     data, findings = sources.open_source(run, config)
     whole = Splits.load(run / run_folder.SPLITS)
     if whole.digest != record["splits"]:
@@ -204,7 +246,9 @@ def _work(
         )
     digests = provenance.digests_of(data.records, progress=True)
     accepted = _changed_files(run, whole, digests, accept_changes)
-    attempt = Attempt(run, read_attempts(run)[0], environment(config, device), accepted)
+    attempt = Attempt(
+        run, read_attempts(run)[0], environment(config, device, ranks.world), accepted
+    )
     splits = whole.without(
         name for part in whole.folds for role in part for name in role if name not in digests
     )
@@ -222,6 +266,7 @@ def resume_or_start(
     accept_changes: bool = False,
     place: Place = ONE_BY_ONE,
     loggers: Sequence[LoggerFactory] = (),
+    ranks: Ranks = ALONE,
 ) -> None:
     """Go on with the run at `out`, or begin it: the same call however often a run was stopped.
 
@@ -233,10 +278,12 @@ def resume_or_start(
     run = Path(out)
     if (run / run_folder.CONFIG).exists():
         changes = run_folder.agreed(run, given)
-        resume(run, changes, accept_changes=accept_changes, place=place, loggers=loggers)
+        resume(
+            run, changes, accept_changes=accept_changes, place=place, loggers=loggers, ranks=ranks
+        )
         return
     run_folder.remove_beginning(run)
-    begin(given, out, place=place, loggers=loggers)
+    begin(given, out, place=place, loggers=loggers, ranks=ranks)
 
 
 def _changed_files(
@@ -289,9 +336,25 @@ def _check_roles(config: TrainConfig, splits: Splits, findings: Sequence[Finding
         check_memory(max(len(fold.train) + len(fold.val) for _, fold in folds), config.size)
 
 
-def _device(config: TrainConfig) -> torch.device:
+def _check_parts(config: TrainConfig, place: Place, ranks: Ranks) -> None:
+    if ranks.world > 1 and not place.is_default:
+        raise UsageError(
+            f"{' '.join(place.flags())}: the {ranks.world} processes of torchrun train one fold "
+            "after another; leave it out, or torchrun"
+        )
+    check_parts(
+        config.batch_size,
+        config.accumulate,
+        ranks.world,
+        synced=config.sync_batchnorm,
+        size=config.size,
+    )
+
+
+def _device(config: TrainConfig, ranks: Ranks) -> torch.device:
     """The device, and whether --fused can be had on it."""
-    device = usable_device(default_device() if config.device == "auto" else config.device)
+    asked = ranks.device(config.device)
+    device = usable_device(default_device() if asked == "auto" else asked)
     if config.fused:
         status = fused_status(torch.zeros(1, device=device))
         if not status.available:

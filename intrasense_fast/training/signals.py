@@ -13,6 +13,7 @@ from types import FrameType
 TERMINATING = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
+_DEAD_LOADER = ("DataLoader worker", "Pin memory thread")
 _SIGCHLD = getattr(signal, "SIGCHLD", None)
 
 
@@ -59,6 +60,11 @@ def collected(request: StopRequest) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def is_dead_loader(error: Exception) -> bool:
+    """Does it tell that a process which loads images died? It may be raised anywhere."""
+    return isinstance(error, RuntimeError) and str(error).startswith(_DEAD_LOADER)
 
 
 class Children:

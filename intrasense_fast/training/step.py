@@ -10,12 +10,15 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPl
 from intrasense_fast.networks.contract import scalars_of
 from intrasense_fast.training.averaging import WeightAverage
 from intrasense_fast.training.config import TrainConfig
-from intrasense_fast.training.epoch_log import step_values
+from intrasense_fast.training.distributed import ALONE, Ranks
+from intrasense_fast.training.epoch_log import GRADIENT_NORM, step_numbers, step_values
 from intrasense_fast.training.interruptions import Wholeness
 from intrasense_fast.training.loss import loss_of
 from intrasense_fast.training.position import Position
 from intrasense_fast.training.state import Optimisation
 from intrasense_fast.training.step_guard import StepGuard
+from intrasense_fast.training.sync_norm import synchronise
+from intrasense_fast.training.whole_batch import whole
 
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -27,10 +30,12 @@ class TrainingStep:
         net: moved to `device`, in the run's memory format.
         steps: of the whole run, for the schedule.
         whole: told while a step changes the run's state.
+        ranks: the processes that share each batch.
 
     Attributes:
         net, optimisation, loss: what it trains, with what, by which loss.
         average: of its weights, with --ema, or None.
+        unsynchronised: kinds of BatchNorm that see the images of one process alone.
     """
 
     def __init__(
@@ -41,14 +46,16 @@ class TrainingStep:
         *,
         steps: int,
         whole: Wholeness,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.config, self.device, self._whole = config, device, whole
+        self.config, self.device, self._whole, self.ranks = config, device, whole, ranks
         # Undecided in runs that began before the option.
         last = device.type == "cuda" if config.channels_last is None else config.channels_last
         memory_format = torch.channels_last if last else torch.preserve_format
         self.net = net.to(device, memory_format=memory_format)  # type: ignore[call-overload]
         self.optimisation = _optimisation(self.net, config, device, steps)
         self.loss = loss_of(config, self.net)
+        self.unsynchronised = synchronise(self.net, ranks, batchnorm=config.sync_batchnorm)
         self._guard = StepGuard(self.net)
         self.average = None if config.ema is None else WeightAverage(self.net, config.ema)
 
@@ -61,7 +68,8 @@ class TrainingStep:
         """Make one step.
 
         Args:
-            image: (B, C, H, W) float32, on any device.
+            image: (B, C, H, W) float32, on any device: this process's part of the batch, one
+                micro-batch after another.
             mask: (B, K, H, W) float32 in {0, 1}.
             position: counts the steps that are skipped because they are not finite.
 
@@ -74,18 +82,15 @@ class TrainingStep:
         with self._guard.undone():
             image = image.to(self.device, non_blocking=True)
             mask = mask.to(self.device, non_blocking=True)
-            with self.autocast():
-                output = self.net(image)
-            total = self.loss(output, mask)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(total).backward()
+            self.ranks.share(list(self.net.buffers()))
+            numbers = self.ranks.add_gradients(self.net, self._backward(image, mask))
         with self._whole.changing():
             scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(
                 self.net.parameters(),
                 self.config.clip if self.config.clip is not None else math.inf,
             )
-            finite = self._guard.accept(total, norm, position)
+            finite = self._guard.accept(numbers["loss"], norm, position)
             if finite:
                 scaler.step(optimizer)
                 if self.average is not None:
@@ -94,8 +99,24 @@ class TrainingStep:
                 scaler.update()
             if schedule is not None and self.config.scheduler != "plateau":
                 schedule.step()
-        values = step_values(total, self.loss.terms, norm, scalars_of(self.net))
+        values = step_values({**numbers, GRADIENT_NORM: norm})
         return {**values, "learning_rate": rate, "skipped": float(not finite)}
+
+    def _backward(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Take the gradients of the loss, the mean over micro-batches; the numbers of the step."""
+        parts = self.config.accumulate
+        found: list[dict[str, Tensor]] = []
+        for images, masks in zip(image.chunk(parts), mask.chunk(parts), strict=True):
+            with self.autocast():
+                output = self.net(images)
+            loss = self.loss(whole(output, self.ranks), whole(masks, self.ranks))
+            if not found:
+                self.optimisation.optimizer.zero_grad(set_to_none=True)
+            self.optimisation.scaler.scale(loss / parts).backward()
+            found.append(step_numbers(loss, self.loss.terms, scalars_of(self.net)))
+        if parts == 1:
+            return found[0]
+        return {name: torch.stack([one[name] for one in found]).mean() for name in found[0]}
 
     def autocast(self) -> torch.autocast:
         """The precision of the run's forward passes."""

@@ -20,9 +20,11 @@ from intrasense_fast.networks.health import faults
 from intrasense_fast.networks.selftest import SelfTestError, check_selftest
 from intrasense_fast.training import checkpoint
 from intrasense_fast.training.config import RESUMABLE, TrainConfig, completed
+from intrasense_fast.training.distributed import ALONE, Ranks
 from intrasense_fast.training.epoch_log import EpochLog, add_step
 from intrasense_fast.training.interruptions import InterruptedRun, Wholeness, interruption
-from intrasense_fast.training.loggers import LoggerFactory, loggers_of
+from intrasense_fast.training.loggers import AllLoggers, LoggerFactory, loggers_of
+from intrasense_fast.training.parts import Batches
 from intrasense_fast.training.position import Position
 from intrasense_fast.training.run_clock import RunClock
 from intrasense_fast.training.selection import health, validate
@@ -60,6 +62,7 @@ class Trainer:
             `fit` runs.
         say: prints a line.
         loggers: make loggers of its figures, beside those that the config asks for.
+        ranks: the processes that train the network together; the first one writes.
     """
 
     def __init__(
@@ -75,15 +78,16 @@ class Trainer:
         stop: StopRequest | None = None,
         say: Callable[[str], None] = print,
         loggers: Sequence[LoggerFactory] = (),
+        ranks: Ranks = ALONE,
     ) -> None:
         self.run, self.config, self.train, self.val = run, config, train, val
         self.device, self.extra, self.beside = device, extra, beside
-        self.stop, self.say = stop or StopRequest(), say
+        self.stop, self.say, self.ranks = stop or StopRequest(), say, ranks
         self.steps = steps_of(len(train), config.batch_size)
         self.position = Position()
         self._whole, self._last_save = Wholeness(), time.monotonic()
         self.sampler = ResumableSampler(len(train), seed=config.seed)
-        self.logger = loggers_of(run, config, say, loggers)
+        self.logger = loggers_of(run, config, say, loggers) if ranks.is_first else AllLoggers([])
         self._clock = RunClock(self.steps, config.epochs)
 
     def start(self, net: nn.Module) -> None:
@@ -94,6 +98,7 @@ class Trainer:
             self.device,
             steps=self.steps * self.config.epochs,
             whole=self._whole,
+            ranks=self.ranks,
         )
 
     @property
@@ -136,6 +141,9 @@ class Trainer:
         self._last_save = time.monotonic()
         self._clock.begin()
         with collected(self.stop), _reproducible(), contextlib.closing(self.logger):
+            self.ranks.begin(self.net, asdict(self.position))
+            for kind in self.training_step.unsynchronised:
+                self.say(f"warning: {kind} sees the images of one process: it is not synchronised")
             while not self.position.finished:
                 failure = self._epoch()
                 # Not in the handler of the error, which holds the memory of its step.
@@ -155,10 +163,15 @@ class Trainer:
         return None
 
     def _give_up(self, failure: str) -> None:
+        # The others may be anywhere: nothing more is exchanged.
+        self.ranks.leave()
         left = checkpoint.what_is_left(self.run)
-        if self._whole.holds:
+        if self._whole.holds and self.stop:
             # A signal to all processes of the run ends those that load images too.
-            self._stop_if_asked()
+            if self.ranks.world > 1:
+                self.say(f"\n{failure}")
+            self._stop()
+        if self._whole.holds and self.ranks.is_first:
             try:
                 self._save()
                 left = f"The run is saved, at step {self.position.total}"
@@ -214,16 +227,15 @@ class Trainer:
         self.sampler.set_position(position.epoch, position.step * config.batch_size)
         loader = DataLoader(
             self.train,
-            config.batch_size,
-            sampler=self.sampler,
+            batch_sampler=Batches(self.sampler, config.batch_size, self.ranks, config.accumulate),
             num_workers=config.workers,
-            drop_last=True,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),
         )
         self.net.train()
         title = f"epoch {position.epoch + 1}/{config.epochs}"
-        with progress(self.steps, title, "step", initial=position.step, leave=False) as bar:
+        shown = self.ranks.bar(leave=False)
+        with progress(self.steps, title, "step", initial=position.step, **shown) as bar:
             if position.step < self.steps:
                 batches, children = iter(loader), Children()
                 with children.watched():
@@ -233,6 +245,7 @@ class Trainer:
 
     def _step(self, batch: dict[str, Tensor], bar: Any) -> None:
         position = self.position
+        self.ranks.seed(self.config.seed, position.total)
         values = self.training_step(batch["image"], batch["mask"], position)
         with self._whole.changing():
             position.step += 1
@@ -241,9 +254,9 @@ class Trainer:
         self._clock.step()
         bar.set_postfix(self._shown(values), refresh=False)
         bar.update()
-        self._stop_if_asked()
         minutes = self.config.save_every
-        if minutes is not None and time.monotonic() - self._last_save >= 60 * minutes:
+        due = minutes is not None and time.monotonic() - self._last_save >= 60 * minutes
+        if self._stop_if_asked(due):
             self._save()
 
     def _shown(self, values: dict[str, float]) -> dict[str, str]:
@@ -261,6 +274,7 @@ class Trainer:
         if values["skipped"]:
             if has_diverged(position):
                 self._save()
+                self.ranks.wait()
                 raise diverged(self.run, position)
             return
         add_step(position, values)
@@ -285,7 +299,8 @@ class Trainer:
             position.finished = position.epoch >= config.epochs or self._out_of_patience()
             if better:
                 about = self.extra | {"epoch": position.epoch, "val_dice": val_dice}
-                checkpoint.save_best(self.run, self.training_step.candidate, about, self.beside)
+                candidate = self.training_step.candidate
+                self.ranks.on_first(checkpoint.save_best, self.run, candidate, about, self.beside)
             self._save()
         self._clock.epoch()
         seconds = None if position.finished else self._clock.left(position.epoch, 0)
@@ -293,15 +308,27 @@ class Trainer:
         for fault in faults(log.health):
             self.say(f"warning: {fault}")
 
-    def _stop_if_asked(self) -> None:
-        if self.stop:
-            self._save()
-            self.say("\nstopped and saved")
-            raise Stopped(self.stop.signal_number)
+    def _stop_if_asked(self, due: bool = False) -> bool:
+        """Stop where any process was asked to; whether a save is due in any."""
+        number, due_somewhere = self.ranks.most(self.stop.signal_number, due)
+        if number:
+            self.stop.signal_number = number
+            self._stop()
+        return bool(due_somewhere)
+
+    def _stop(self) -> None:
+        self._save()
+        self.say("\nstopped and saved")
+        self.ranks.wait()
+        raise Stopped(self.stop.signal_number)
 
     def _save(self) -> None:
         # Before the checkpoint: a run that goes on from it repeats none of these figures.
         self.logger.flush()
+        self.ranks.on_first(self._save_last)
+        self._last_save = time.monotonic()
+
+    def _save_last(self) -> None:
         state = {
             "position": asdict(self.position),
             **self.optimisation.state(),
@@ -313,7 +340,6 @@ class Trainer:
             state["average"] = self.training_step.average.state()
         about = self.extra | {"epoch": self.position.epoch}
         checkpoint.save_last(self.run, self.net, state, about, self.beside)
-        self._last_save = time.monotonic()
 
     def _out_of_patience(self) -> bool:
         position, patience = self.position, self.config.patience
