@@ -390,6 +390,21 @@ def test_a_signal_to_one_stops_all_and_resume_is_bitwise(
     assert_same(run, uninterrupted)
 
 
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.extended)])
+def test_micro_batches_go_on_to_the_same_bits(world: int, data: Path, tmp_path: Path) -> None:
+    """In the middle of an epoch."""
+    options = ["--data", data, *SMALL, "--accumulate", 2]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    forked = train_together(*options, "--out", whole, folder=tmp_path / "a", world=world)
+    assert codes(forked) == [0] * world, forked.printed(0)
+    stop = kill_at(3, signal.SIGUSR1, 0)
+    forked = train_together(*options, "--out", run, folder=tmp_path / "b", patch=stop, world=world)
+    assert codes(forked) == [143] * world, forked.printed(0)
+    forked = train_together("--resume", run, folder=tmp_path / "c", world=world)
+    assert codes(forked) == [0] * world, forked.printed(0)
+    assert_same(run, whole)
+
+
 def test_a_killed_process_ends_the_others_with_a_message(data: Path, tmp_path: Path) -> None:
     run, began = tmp_path / "run", time.monotonic()
     forked = train_together(
