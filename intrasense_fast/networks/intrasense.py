@@ -315,7 +315,7 @@ class IntraSenseNet(ResNetImages):
             if str(stride) in self.cdr:
                 if observer is not None:
                     observer(stride, self.cdr[str(stride)], refined)
-                refined, loss = self.cdr[str(stride)](refined)
+                refined, loss = self.cdr[str(stride)](refined, terms=self.training)
                 losses.append(loss)
             maps.append(refined)
             if self.placement == "trunk":

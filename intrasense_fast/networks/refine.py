@@ -205,11 +205,12 @@ class ChannelDecoupling(nn.Module):
                 for layer in (self.reduce, self.expand):
                     layer.weight.mul_(layer.in_features**0.5)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, *, terms: bool = True) -> tuple[Tensor, Tensor]:
         """Decouple and re-weight a map.
 
         Args:
             x: (B, C, H, W), NCHW or channels_last.
+            terms: False = L_IW is not wanted, and may be 0.
 
         Returns:
             (reweighted, loss): (B, C, H, W) in x's dtype and memory format, and L_IW of this map, a
@@ -224,6 +225,7 @@ class ChannelDecoupling(nn.Module):
             ridge=self.ridge,
             squeeze=self.squeeze,
             fused=self.fused,
+            terms=terms,
         )
         return reweighted, (self.alpha * rank_gap + self.beta * distance).sum() / max(1, x.shape[0])
 
@@ -257,7 +259,9 @@ class ChannelDecoupling(nn.Module):
         if self.squeeze == "decoupled":
             # With all weights zero w is 1/2 everywhere.
             zeros = [torch.zeros_like(parameter) for parameter in self.parameters()]
-            halved, _, _ = channel_decoupling(x, *zeros, ridge=self.ridge, fused=self.fused)
+            halved, _, _ = channel_decoupling(
+                x, *zeros, ridge=self.ridge, fused=self.fused, terms=False
+            )
             x = 2 * halved
         return x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
 

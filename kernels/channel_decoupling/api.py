@@ -28,6 +28,7 @@ def channel_decoupling(
     ridge: float = 10.0,
     squeeze: str = "input",
     fused: bool | None = None,
+    terms: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Suppress what all channels share, re-weight the channels, and measure both (Eq. 8-12).
 
@@ -48,6 +49,8 @@ def channel_decoupling(
         squeeze: what Eq. 10 averages: "input" (F) or "decoupled" (F_dec).
         fused: True = the Triton kernels or an error; False = the path without them; None = the
             kernels where they can run.
+        terms: False = rank_gap and distance are not wanted: without the kernels, which have them
+            at no cost, they are not computed and are 0.
 
     Returns:
         (reweighted, rank_gap, distance): (B, C, H, W) in the features' dtype and memory format, and
@@ -68,9 +71,8 @@ def channel_decoupling(
         return channel_decoupling_fused(
             features, reduce_weight, reduce_bias, expand_weight, expand_bias, float(ridge), squeeze
         )
-    return eager(
-        features, reduce_weight, reduce_bias, expand_weight, expand_bias, float(ridge), squeeze
-    )
+    weights = (reduce_weight, reduce_bias, expand_weight, expand_bias)
+    return eager(features, *weights, float(ridge), squeeze, terms)
 
 
 @once_a_signature

@@ -59,6 +59,7 @@ def eager(
     expand_bias: Tensor,
     ridge: float,
     squeeze: str,
+    terms: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Arguments and results as channel_decoupling's, all matrices in the statistics' dtype."""
     dtype = statistics_dtype(features.dtype)
@@ -75,7 +76,9 @@ def eager(
         # are tiny or huge.
         gram = unscaled / trace.masked_fill(zero_map, 1)[:, None, None] * r
         matrix = RidgeInverse.apply(gram, ridge)
-        rank_gap, distance = _terms(gram, matrix, zero_map, r, ridge)
+        rank_gap = distance = torch.zeros_like(trace)
+        if terms:
+            rank_gap, distance = _terms(gram, matrix, zero_map, r, ridge)
 
         if squeeze == "input":
             squeezed = rows.mean(1)

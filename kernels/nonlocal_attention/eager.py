@@ -32,7 +32,14 @@ def eager(
         ]
         attended = torch.cat(chunks, 1) if len(chunks) > 1 else chunks[0]
         features = attended + residual.to(attended.dtype)
-        return features.to(query.dtype), features.mean(-1), features.max(-1).values
+        # In this order: gradients are added up in the reverse of it.
+        return features.to(query.dtype), features.mean(-1), _maximum(features)
+
+
+def _maximum(features: Tensor) -> Tensor:
+    """Over the last axis; which channel attains it matters to its gradient alone."""
+    recorded = torch.is_grad_enabled() and features.requires_grad
+    return features.max(-1).values if recorded else features.amax(-1)
 
 
 def _attend(query: Tensor, keys: Tensor, value: Tensor, scale: float) -> Tensor:
