@@ -64,17 +64,18 @@ def evaluate_samples(
         threshold: probability above which a pixel is lesion.
         empty: the rule for empty masks; see `image_metrics`.
     """
-    rows, failures = _measured(net, samples, size, threshold, empty)
+    rows, failures = _measured(Segmenter(net, size), samples, threshold, empty)
     if failures:
         raise NotFiniteError(failures[0])
     return rows
 
 
 def _measured(
-    net: nn.Module, samples: Sequence[Sample], size: int, threshold: float, empty: str
+    segmenter: Segmenter, samples: Sequence[Sample], threshold: float, empty: str
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of `evaluate_samples`, and a line for each image that the network fails on."""
-    maps = probability_maps(net, [sample.image for sample in samples], size)
+    images = [sample.image for sample in samples]
+    maps = probability_maps(segmenter.net, images, segmenter.size, segmenter.amp)
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
     for sample, probability in zip(samples, maps, strict=True):
@@ -155,8 +156,8 @@ def evaluate_data(
         for samples, unreadable in _chunks(data):
             if samples and not rows:
                 images = [sample.image for sample in samples]
-                health = network_health(segmenter.net, images, segmenter.size)
-            measured, failed = _measured(segmenter.net, samples, segmenter.size, threshold, empty)
+                health = network_health(segmenter.net, images, segmenter.size, segmenter.amp)
+            measured, failed = _measured(segmenter, samples, threshold, empty)
             rows += [{"seen": seen[row["name"]], **row} for row in measured]
             failures += [*unreadable, *failed]
             bar.update(len(samples) + len(unreadable))
@@ -238,7 +239,9 @@ def _drawn(
     items = []
     for index in worst_to_best(rows, _DRAWN):
         sample = data[places[rows[index]["name"]]]
-        (probability,) = predict_probabilities(segmenter.net, [sample.image], segmenter.size)
+        (probability,) = predict_probabilities(
+            segmenter.net, [sample.image], segmenter.size, segmenter.amp
+        )
         item = OverlayItem(sample.name, sample.image, sample.mask, probability > threshold)
         items.append(drawn_size(item))
     return items

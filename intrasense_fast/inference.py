@@ -21,6 +21,7 @@ from intrasense_fast.networks.health import StrideHealth
 from intrasense_fast.networks.pretrained import WEIGHTS_FILE
 from intrasense_fast.networks.selftest import SELFTEST_FILE, SelfTestError, check_selftest
 
+OFF, BF16 = AMPS = ("off", "bf16")
 SMALLEST_SIZE, MOST_SIZE = 32, 8192
 NOT_FINITE = (
     "the network's output is NaN or infinite: no answer; take another checkpoint, or --no-fused"
@@ -37,7 +38,8 @@ class Segmenter:
 
     `size` is the side in pixels of the square that it sees, `levels` the value of white of the
     images that it was trained on (--levels), or None; `weights_sha256` the digest of the file that
-    its weights come from, in hexadecimal, `remark` what the checkpoint could not be checked for.
+    its weights come from, in hexadecimal, `remark` what the checkpoint could not be checked for,
+    `amp` the precision that it works in, "off" or "bf16".
     """
 
     net: nn.Module
@@ -45,10 +47,11 @@ class Segmenter:
     levels: int | None = None
     weights_sha256: str = ""
     remark: str = ""
+    amp: str = OFF
 
 
 def predict_probabilities(
-    net: nn.Module, images: Sequence[np.ndarray], size: int
+    net: nn.Module, images: Sequence[np.ndarray], size: int, amp: str = OFF
 ) -> list[np.ndarray]:
     """Lesion probability of each image, on the image's own grid.
 
@@ -60,7 +63,7 @@ def predict_probabilities(
     Raises:
         NotFiniteError: the network's output for an image is NaN or infinite.
     """
-    maps = probability_maps(net, images, size)
+    maps = probability_maps(net, images, size, amp)
     failed = [index for index, probability in enumerate(maps) if probability is None]
     if failed:
         raise NotFiniteError(f"predict: image {failed[0]}: {NOT_FINITE}")
@@ -68,7 +71,7 @@ def predict_probabilities(
 
 
 def probability_maps(
-    net: nn.Module, images: Sequence[np.ndarray], size: int
+    net: nn.Module, images: Sequence[np.ndarray], size: int, amp: str = OFF
 ) -> list[np.ndarray | None]:
     """Lesion probability of each image, on the image's own grid; None where the network fails.
 
@@ -77,6 +80,7 @@ def probability_maps(
             its modules is put back. Several threads may use one network at a time.
         images: float32 (H, W) in [0, 1], each of its own size.
         size: side in pixels of the square the network sees.
+        amp: "off", or "bf16", products in bfloat16 by automatic mixed precision.
 
     Returns:
         One float32 (H, W) in [0, 1] an image, None where a logit is NaN or infinite.
@@ -94,8 +98,9 @@ def probability_maps(
             raise ValueError(
                 f"predict: image {i} has pixels that are NaN or infinite; repair it first"
             )
-    with evaluating(net), torch.inference_mode():
-        logits = net(_batch(net, images, size)).float()[:, 0]
+    batch = _batch(net, images, size)
+    with evaluating(net), torch.inference_mode(), _precision(batch, amp):
+        logits = net(batch).float()[:, 0]
         finite = torch.isfinite(logits).flatten(1).all(dim=1).tolist()
         maps = torch.sigmoid(logits).cpu().numpy()
     return [
@@ -105,12 +110,18 @@ def probability_maps(
 
 
 def network_health(
-    net: nn.Module, images: Sequence[np.ndarray], size: int
+    net: nn.Module, images: Sequence[np.ndarray], size: int, amp: str = OFF
 ) -> dict[int, StrideHealth]:
     """How the parts of a network fare on images as `predict_probabilities` takes them; see
     `health_of`.
     """
-    return health_of(net, _batch(net, images, size))
+    batch = _batch(net, images, size)
+    with _precision(batch, amp):
+        return health_of(net, batch)
+
+
+def _precision(batch: Tensor, amp: str) -> torch.autocast:
+    return torch.autocast(batch.device.type, torch.bfloat16, enabled=amp == BF16)
 
 
 def _batch(net: nn.Module, images: Sequence[np.ndarray], size: int) -> Tensor:
@@ -147,6 +158,7 @@ def open_segmenter(
     size: int | None = None,
     device: str | None = None,
     fused: bool | None = None,
+    amp: str = OFF,
 ) -> Segmenter:
     """The network of a checkpoint on a device, ready for `predict_probabilities`.
 
@@ -155,6 +167,7 @@ def open_segmenter(
         size: side in pixels of the square the network sees; None = the checkpoint's image size.
         device: None = a GPU if there is one.
         fused: the Triton kernels, eager operators, or None, whichever can run.
+        amp: "off", or "bf16": bfloat16 by automatic mixed precision, in channels_last.
 
     Raises:
         UsageError: one of them cannot be used; the message names its flag.
@@ -184,8 +197,9 @@ def open_segmenter(
             f"gigabytes for each image that is larger), got {side!r}{advice}"
         )
     place = usable_device(device or default_device())
+    layout = torch.channels_last if amp == BF16 else torch.preserve_format
     try:
-        net.to(place)
+        net.to(place, memory_format=layout)  # type: ignore[call-overload]
     except RuntimeError as error:
         raise UsageError(
             f"--device {place}: the network cannot be put there ({first_line(error)})"
@@ -198,7 +212,8 @@ def open_segmenter(
         except SelfTestError as error:
             raise UsageError(f"--checkpoint {error}") from error
     weights = sha256_of(Path(checkpoint) / WEIGHTS_FILE)
-    return Segmenter(net, side, stored_levels(config), weights, _unchecked(Path(checkpoint)))
+    remark = _unchecked(Path(checkpoint))
+    return Segmenter(net, side, stored_levels(config), weights, remark, amp)
 
 
 def _unchecked(checkpoint: Path) -> str:

@@ -119,6 +119,7 @@ def predict_files(
         "levels": levels,
         "threshold": threshold,
         "probabilities": probabilities,
+        "amp": segmenter.amp,
     }
     work = _Work(Path(out), segmenter, levels, threshold, probabilities, options.max_pixels)
     with claimed(work.folder, settings, go_on=go_on) as begun:
@@ -188,7 +189,8 @@ def _rows(chunk: Sequence[tuple[Path, Path]], done: frozenset[str], work: _Work)
             remarks[relative] = low_range(decoded.pixels, work.levels) or ""
         except (ImageError, OSError) as error:
             yield _failed(relative, digests.get(relative, ""), _reason(error, path))
-    maps = probability_maps(work.segmenter.net, list(images.values()), work.segmenter.size)
+    segmenter = work.segmenter
+    maps = probability_maps(segmenter.net, list(images.values()), segmenter.size, segmenter.amp)
     for (relative, image), probability in zip(images.items(), maps, strict=True):
         if _name(relative) in done:
             continue

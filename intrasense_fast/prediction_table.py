@@ -37,6 +37,8 @@ COLUMNS = (
 )
 # What --continue calls the settings that must stay, where they are not flags of that name.
 _NAMES = {"weights_sha256": "the checkpoint's weights", "arguments": "the checkpoint's network"}
+# What folders were made with that began before these settings.
+_BEFORE = {"amp": "off"}
 
 Row = dict[str, Any]
 
@@ -226,10 +228,10 @@ def _rows(path: Path) -> tuple[list[Row], int]:
 
 def _check_same(file: Path, settings: Mapping[str, Any]) -> None:
     try:
-        then = json.loads(read_text(file))
+        then = {**_BEFORE, **json.loads(read_text(file))}
         now = json.loads(json.dumps(settings))
         changed = [key for key in now if then.get(key) != now[key]]
-    except (OSError, ValueError, RecursionError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, TypeError) as error:
         raise UsageError(f"{file}: is damaged ({error}): choose a new folder with --out") from error
     if changed:
         parts = [f"{_NAMES.get(key, f'--{key}')} {_shown(then.get(key))}" for key in changed]

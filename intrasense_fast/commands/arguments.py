@@ -7,7 +7,7 @@ from intrasense_fast.console import show
 from intrasense_fast.data.layouts import LAYOUTS
 from intrasense_fast.data.reading import HELP
 from intrasense_fast.errors import UsageError
-from intrasense_fast.inference import Segmenter, open_segmenter
+from intrasense_fast.inference import AMPS, OFF, Segmenter, open_segmenter
 from intrasense_fast.networks import list_networks, register_network
 
 
@@ -39,6 +39,13 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         help="Triton kernels or eager operators",
     )
     parser.add_argument(
+        "--amp",
+        choices=AMPS,
+        default=OFF,
+        help="bf16: products in bfloat16, 1.6 to 1.8 times as fast on processors that have it "
+        "(default off)",
+    )
+    parser.add_argument(
         "--network",
         metavar="MODULE:FACTORY",
         help="code of your own that the checkpoint names and that you trust",
@@ -49,6 +56,7 @@ def checkpoint_flags(args: argparse.Namespace) -> list[str]:
     """The options above as they were given."""
     flags = ["--checkpoint", args.checkpoint, "--out", args.out]
     flags += ["--threshold", str(args.threshold)]
+    flags += ["--amp", args.amp] if args.amp != OFF else []
     for name in ("size", "device", "network"):
         if getattr(args, name) is not None:
             flags += [f"--{name}", str(getattr(args, name))]
@@ -65,7 +73,7 @@ def segmenter_of(args: argparse.Namespace) -> Segmenter:
     """
     trust(args.network)
     segmenter = open_segmenter(
-        args.checkpoint, size=args.size, device=args.device, fused=args.fused
+        args.checkpoint, size=args.size, device=args.device, fused=args.fused, amp=args.amp
     )
     if segmenter.remark:
         show(f"warning: {segmenter.remark}", sys.stderr)

@@ -288,10 +288,10 @@ def test_images_in_memory_stay_within_the_pixel_bound(
     maps = evaluation.probability_maps
 
     def counted(
-        net: torch.nn.Module, images: Sequence[np.ndarray], size: int
+        net: torch.nn.Module, images: Sequence[np.ndarray], size: int, amp: str
     ) -> list[np.ndarray | None]:
         at_once.append(sum(image.size for image in images))
-        return maps(net, images, size)
+        return maps(net, images, size, amp)
 
     monkeypatch.setattr(evaluation, "probability_maps", counted)
     network = Segmenter(Refusing(limit=2.0), 32)

@@ -120,6 +120,25 @@ def test_probabilities_equal_the_network_at_its_own_size(
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+def test_bfloat16_is_near_and_is_kept_by_continue(
+    checkpoint: Path,
+    picture: np.ndarray,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, out = tmp_path / "a.png", tmp_path / "out"
+    cv2.imwrite(str(source), picture)
+    flags = ["predict", "--checkpoint", str(checkpoint), str(source), "--probabilities"]
+    for amp in ("off", "bf16"):
+        assert main([*flags, "--out", str(tmp_path / amp), "--amp", amp]) == 0
+    exact, near = (read(tmp_path / amp / "a_probability.png") / 65535 for amp in ("off", "bf16"))
+    assert not np.array_equal(exact, near)
+    assert np.abs(exact - near).mean() < 0.05
+    out = tmp_path / "bf16"
+    assert main([*flags, "--out", str(out), "--continue"]) == 2
+    assert "was made with --amp bf16, now off" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "kind", ["grey", "RGB", "RGBA", "palette", "16-bit", "jpeg", "bmp", "tiff"]
 )
