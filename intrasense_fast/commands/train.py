@@ -24,8 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         metavar="RUN",
-        help="go on with a run; only --epochs, --workers, --device, --save-every, --log, --jobs, "
-        "--executor and --slurm may be given beside it, and --fold to train this fold alone",
+        help="go on with a run; only --epochs, --workers, --device, --save-every, --log, "
+        "--cuda-graph, --jobs, --executor and --slurm may be given beside it, and --fold to train "
+        "this fold alone",
     )
     parser.add_argument(
         "--resume-or-start",

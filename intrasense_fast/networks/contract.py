@@ -9,7 +9,9 @@ num_classes, H, W) in eval mode. In training mode it returns logits, or a NamedT
 
 It may offer `own_loss(output, target)`, a scalar that its authors train with, from the output of
 training mode; `scalars()`, the figures of its last forward for the log; `health(x)`, a record of
-how its parts fare; and an attribute `fused`, where it has fused operators.
+how its parts fare; an attribute `fused`, where it has fused operators; and an attribute
+`host_work`, the words for what it computes on the host in every training step, which no CUDA graph
+can hold.
 """
 
 import contextlib

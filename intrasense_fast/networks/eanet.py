@@ -127,6 +127,8 @@ class EANet(nn.Module):
         EncoderWeightsError: encoder weights that cannot be found, read or matched.
     """
 
+    host_work = "the edges of its images are OpenCV's"
+
     def __init__(
         self,
         in_channels: int = 1,

@@ -37,7 +37,7 @@ FILES, TENSORBOARD = "files", "tensorboard"
 LOGS = (FILES, TENSORBOARD)
 _IMAGE_SIZE = "image_size"
 # What may be given beside --resume.
-RESUMABLE = ("epochs", "workers", "device", "save_every", "log")
+RESUMABLE = ("epochs", "workers", "device", "save_every", "log", "cuda_graph")
 # What runs had that began before these options.
 _BEFORE: dict[str, Any] = {
     "module_norm": "none",
@@ -53,6 +53,7 @@ _BEFORE: dict[str, Any] = {
     "save_every": None,
     "ema": None,
     "log": FILES,
+    "cuda_graph": False,
     "accumulate": 1,
     "sync_batchnorm": True,
 }
@@ -180,6 +181,11 @@ class OptimisationConfig:
     )
     fused: bool | None = option(
         None, "Triton kernels or eager operators", shown_default="kernels where they can run"
+    )
+    cuda_graph: bool = option(
+        False,
+        "record a training step as CUDA graphs and replay it: the host no longer waits for Python; "
+        "needs a GPU, and --amp off or bf16",
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1 ...")
     workers: int = option(

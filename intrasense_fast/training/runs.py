@@ -25,6 +25,7 @@ from intrasense_fast.training.attempts import ATTEMPTS, Attempt, environment, re
 from intrasense_fast.training.build import check_network
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.distributed import ALONE, Ranks
+from intrasense_fast.training.graphed import check_gpu, check_graph
 from intrasense_fast.training.loggers import LoggerFactory, check_logs
 from intrasense_fast.training.parts import check_parts
 from intrasense_fast.training.place import ONE_BY_ONE, Place
@@ -61,7 +62,9 @@ def begin(
         # Written into the record: another layout has other last bits.
         config = replace(config, channels_last=device.type == "cuda" or config.amp == "bf16")
     # Built before anything is written: impossible options and missing weights are told at once.
-    check_network(config)
+    net = check_network(config)
+    if config.cuda_graph:
+        check_graph(config, net)
     check_logs(config)
     place.check()
     now = datetime.datetime.now()
@@ -337,6 +340,11 @@ def _check_roles(config: TrainConfig, splits: Splits, findings: Sequence[Finding
 
 
 def _check_parts(config: TrainConfig, place: Place, ranks: Ranks) -> None:
+    if ranks.world > 1 and config.cuda_graph:
+        raise UsageError(
+            f"--cuda-graph: a step of {ranks.world} processes is not recorded; leave it out, or "
+            "torchrun"
+        )
     if ranks.world > 1 and not place.is_default:
         raise UsageError(
             f"{' '.join(place.flags())}: the {ranks.world} processes of torchrun train one fold "
@@ -352,9 +360,11 @@ def _check_parts(config: TrainConfig, place: Place, ranks: Ranks) -> None:
 
 
 def _device(config: TrainConfig, ranks: Ranks) -> torch.device:
-    """The device, and whether --fused can be had on it."""
+    """The device, and whether --fused and --cuda-graph can be had on it."""
     asked = ranks.device(config.device)
     device = usable_device(default_device() if asked == "auto" else asked)
+    if config.cuda_graph:
+        check_gpu(device)
     if config.fused:
         status = fused_status(torch.zeros(1, device=device))
         if not status.available:

@@ -20,9 +20,9 @@ class Optimisation(NamedTuple):
     scaler: torch.amp.GradScaler
 
     def state(self) -> dict[str, Any]:
-        """Its part of a checkpoint."""
+        """Its part of a checkpoint, the same whether steps are CUDA graphs or not."""
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": _capturable(self.optimizer.state_dict(), False),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
@@ -34,7 +34,9 @@ class Optimisation(NamedTuple):
             ValueError, TypeError, KeyError or another: it is of something else.
         """
         fresh = [dict(group) for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
+        # Where torch keeps the count of steps hangs on it.
+        capturable = self.optimizer.defaults["capturable"]
+        self.optimizer.load_state_dict(_capturable(state["optimizer"], capturable))
         for before, group in zip(fresh, self.optimizer.param_groups, strict=True):
             _check_numbers(before, group)
         for parameter, values in self.optimizer.state.items():
@@ -66,6 +68,12 @@ def position_of(state: Mapping[str, Any], steps: int) -> Position:
     # Images that are gone may have made the epoch shorter.
     position.step = min(position.step, steps)
     return position
+
+
+def _capturable(state: Mapping[str, Any], capturable: bool) -> dict[str, Any]:
+    """An optimizer's state, whose steps a CUDA graph can hold, or not."""
+    groups = [{**group, "capturable": capturable} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}
 
 
 def _check_numbers(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

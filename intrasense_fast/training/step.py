@@ -38,6 +38,8 @@ class TrainingStep:
         unsynchronised: kinds of BatchNorm that see the images of one process alone.
     """
 
+    _autocast_cache = True
+
     def __init__(
         self,
         net: nn.Module,
@@ -86,10 +88,7 @@ class TrainingStep:
             numbers = self.ranks.add_gradients(self.net, self._backward(image, mask))
         with self._whole.changing():
             scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(
-                self.net.parameters(),
-                self.config.clip if self.config.clip is not None else math.inf,
-            )
+            norm = self._clipped_norm()
             finite = self._guard.accept(numbers["loss"], norm, position)
             if finite:
                 scaler.step(optimizer)
@@ -120,8 +119,17 @@ class TrainingStep:
 
     def autocast(self) -> torch.autocast:
         """The precision of the run's forward passes."""
-        enabled = self.config.amp != "off"
-        return torch.autocast(self.device.type, _AMP.get(self.config.amp), enabled=enabled)
+        return torch.autocast(
+            self.device.type,
+            _AMP.get(self.config.amp),
+            enabled=self.config.amp != "off",
+            cache_enabled=self._autocast_cache,
+        )
+
+    def _clipped_norm(self) -> Tensor:
+        """The norm of all gradients together, which are clipped to the run's largest."""
+        largest = math.inf if self.config.clip is None else self.config.clip
+        return nn.utils.clip_grad_norm_(self.net.parameters(), largest)
 
 
 def _optimisation(
@@ -132,6 +140,8 @@ def _optimisation(
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
+        # Its count of steps lies on the GPU then, where a graph can move it.
+        capturable=config.cuda_graph and device.type == "cuda",
     )
     scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
     schedule: Any = None

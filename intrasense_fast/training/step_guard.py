@@ -54,6 +54,10 @@ class StepGuard:
         skipped.
         """
         finite = bool(torch.isfinite(loss.detach()) & torch.isfinite(gradient_norm))
+        return self.judge(finite, position)
+
+    def judge(self, finite: bool, position: Position) -> bool:
+        """`accept` of a step that was already found finite or not; returns `finite`."""
         if finite:
             position.skipped_in_a_row = 0
             return True

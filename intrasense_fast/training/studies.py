@@ -4,6 +4,8 @@ import importlib
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from intrasense_fast.console import command_line, show
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import exclusive
@@ -11,7 +13,9 @@ from intrasense_fast.inference import default_device, usable_device
 from intrasense_fast.networks.encoder_weights import EncoderWeightsError
 from intrasense_fast.training import study_folder
 from intrasense_fast.training.build import check_network
+from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.estimate import Pace, pace
+from intrasense_fast.training.graphed import check_gpu, check_graph
 from intrasense_fast.training.grid import Grid
 from intrasense_fast.training.loss import OWN, has_own_loss
 from intrasense_fast.training.place import Place
@@ -88,10 +92,15 @@ def _checked(study: Study) -> tuple[Study, dict[str, int]]:
     Raises:
         UsageError, EncoderWeightsError: a network that cannot be built, or not for this size.
     """
+    if study.shared.cuda_graph:
+        check_gpu(_device(study.shared))
     rows, parameters = [], {}
     for row in study.rows:
         try:
-            net = check_network(row.config(study.shared))
+            config = row.config(study.shared)
+            net = check_network(config)
+            if config.cuda_graph:
+                check_graph(config, net)
         except EncoderWeightsError as error:
             raise EncoderWeightsError(f"{row.name}: {error}") from error
         except UsageError as error:
@@ -103,6 +112,10 @@ def _checked(study: Study) -> tuple[Study, dict[str, int]]:
     return replace(study, rows=tuple(rows)), parameters
 
 
+def _device(shared: TrainConfig) -> torch.device:
+    return usable_device(default_device() if shared.device == "auto" else shared.device)
+
+
 def _show_plan(study: Study, parameters: dict[str, int], place: Place) -> None:
     shared = study.shared
     counts = [(shared.phantom_train, shared.phantom_val, shared.phantom_test)]
@@ -111,7 +124,7 @@ def _show_plan(study: Study, parameters: dict[str, int], place: Place) -> None:
         counts = [(len(fold.train), len(fold.val), len(fold.test)) for fold in splits.folds]
     elif shared.folds:
         counts = _counts_of_folds(sum(counts[0]), shared.folds, shared.val_fraction)
-    device = usable_device(default_device() if shared.device == "auto" else shared.device)
+    device = _device(shared)
     total, jobs = 0.0, place.jobs or 1
     show(f"{'network':<28}{'parameters':>12}{'loss':>8}{'runs':>6}{'a run':>10}  encoder")
     for row in study.rows:

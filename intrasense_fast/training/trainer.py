@@ -22,6 +22,7 @@ from intrasense_fast.training import checkpoint
 from intrasense_fast.training.config import RESUMABLE, TrainConfig, completed
 from intrasense_fast.training.distributed import ALONE, Ranks
 from intrasense_fast.training.epoch_log import EpochLog, add_step
+from intrasense_fast.training.graphed import GraphedStep
 from intrasense_fast.training.interruptions import InterruptedRun, Wholeness, interruption
 from intrasense_fast.training.loggers import AllLoggers, LoggerFactory, loggers_of
 from intrasense_fast.training.parts import Batches
@@ -92,7 +93,8 @@ class Trainer:
 
     def start(self, net: nn.Module) -> None:
         """Begin with this network."""
-        self.training_step = TrainingStep(
+        kind = GraphedStep if self.config.cuda_graph else TrainingStep
+        self.training_step = kind(
             net,
             self.config,
             self.device,

@@ -35,6 +35,7 @@ from intrasense_fast.training.interruptions import Wholeness
 from intrasense_fast.training.joining import joined
 from intrasense_fast.training.parts import Batches, check_parts, part_of
 from intrasense_fast.training.position import Position
+from intrasense_fast.training.runs import begin
 from intrasense_fast.training.step import TrainingStep
 from tests.support.ranks import Forked, free_port, together, variables
 from tests.support.runs import ROOT, write_pairs
@@ -225,6 +226,11 @@ def test_batches_that_cannot_be_shared_are_refused(
     with pytest.raises(ValueError, match=message.replace("(", "\\(")):
         check_parts(batch, accumulate, world, synced=synced, size=size)
     check_parts(16, 2, 4, synced=True, size=64)
+
+
+def test_processes_record_no_step() -> None:
+    with pytest.raises(ValueError, match="--cuda-graph: a step of 2 processes is not recorded"):
+        begin({"cuda_graph": True}, None, ranks=Ranks(0, 2, 0))
 
 
 @pytest.mark.parametrize(
