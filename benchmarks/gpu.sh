@@ -7,6 +7,7 @@
 #   ops        every operator against its peers ($OPERATORS chooses some: each alone has the whole limit)
 #   model      training step and inference, fused, eager, compiled, and the plain U-Net
 #   memory     peak memory by resolution until out of memory
+#   step       the trainer's step, plain U-Net and fused, eager and as CUDA graphs
 #   breakdown  where device time goes, kernel by kernel
 #   host       host time of the operators' calls, with and without launch plans, beside an empty autograd.Function
 #   sanitizer  compute-sanitizer on small cases, and CUDA graphs against eager calls
@@ -16,7 +17,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-stages=(tests ceilings ops model memory breakdown host sanitizer)
+stages=(tests ceilings ops model memory step breakdown host sanitizer)
 dry=0
 plans=()
 chosen=()
@@ -24,7 +25,7 @@ for argument in "$@"; do
   case "$argument" in
     --dry-run) dry=1 ;;
     --without-plans) plans=(--without-plans) ;;
-    tests | ceilings | ops | model | memory | breakdown | host | sanitizer) chosen+=("$argument") ;;
+    tests | ceilings | ops | model | memory | step | breakdown | host | sanitizer) chosen+=("$argument") ;;
     *) echo "gpu.sh: no stage '$argument'; there are: ${stages[*]} (and --dry-run, --without-plans)" >&2; exit 2 ;;
   esac
 done
@@ -122,6 +123,11 @@ run_memory() {
   local options=(--device cuda --max-size 4096)
   [ "$dry" = 0 ] || options=(--device "$device" --dry-run)
   limited INT "$LIMIT" "$PYTHON" -m benchmarks.memory "${options[@]}" --seconds $((LIMIT - 70)) --out "$OUT/memory"
+}
+run_step() {
+  local quick=()
+  [ "$dry" = 0 ] || quick=(--dry-run)
+  limited INT "$LIMIT" "$PYTHON" -m benchmarks.training_step "${quick[@]}" --out "$OUT/training_step.json" | tee "$OUT/training_step.txt"
 }
 run_breakdown() {
   local quick=()

@@ -33,16 +33,19 @@ def test_an_unknown_stage_is_refused_with_the_known_ones(tmp_path):
     done = gpu("speed", out=tmp_path)
     assert (
         done.returncode == 2
-        and "tests ceilings ops model memory breakdown host sanitizer" in done.stderr
+        and "tests ceilings ops model memory step breakdown host sanitizer" in done.stderr
     )
 
 
 @pytest.mark.extended
 def test_quick_stages_walk_and_say_where_they_come_from(tmp_path):
-    done = gpu("--dry-run", "ceilings", "host", "sanitizer", out=tmp_path)
+    done = gpu("--dry-run", "ceilings", "step", "host", "sanitizer", out=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     ceilings = json.loads((tmp_path / "ceilings.json").read_text())
     assert ceilings["dry_run"] and ceilings["ceilings"]["copy_gb_per_s"] > 0 and ceilings["commit"]
+    step = json.loads((tmp_path / "training_step.json").read_text())
+    assert step["dry_run"] and len(step["sizes"][0]["variants"]) == 4
+    assert set(step["sizes"][0]["differences"].values()) == {0.0}
     host = json.loads((tmp_path / "host.json").read_text())
     assert host["dry_run"] and host["host"]
     for row in host["host"].values():
