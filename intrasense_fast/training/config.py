@@ -1,9 +1,7 @@
-"""Every value of a run, each declared once: the paper's defaults, the named presets, and the
-flags."""
+"""Every value of a run, each declared once: the paper's defaults, and the flags."""
 
 import argparse
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,19 +11,18 @@ from intrasense_fast.data.reading import HELP, options_of
 from intrasense_fast.data.torch_dataset import CACHES
 from intrasense_fast.data.transforms import AUGMENTATIONS
 from intrasense_fast.errors import UsageError
+from intrasense_fast.fields import add_flags as add_flags_of
 from intrasense_fast.fields import (
-    Need,
     first_fault,
     flag_of,
     option,
     shown,
     type_fault,
 )
-from intrasense_fast.fields import add_flags as add_flags_of
 from intrasense_fast.fields import given as given_of
-from intrasense_fast.inference import MOST_SIZE
 from intrasense_fast.networks import network_options
 from intrasense_fast.networks.options import IN_CHANNELS, NetworkOptions, as_json
+from intrasense_fast.training import needs
 
 AMPS = ("off", "bf16", "fp16")
 LOSSES = ("common", "own")
@@ -57,37 +54,6 @@ _BEFORE: dict[str, Any] = {
     "accumulate": 1,
     "sync_batchnorm": True,
 }
-MOST_WORKERS, MOST_MINUTES = 256, 60 * 24 * 7
-
-_AT_LEAST_0 = Need(lambda value: value >= 0, "at least 0")
-_AT_LEAST_1 = Need(lambda value: value >= 1, "at least 1")
-_FINITE_POSITIVE = Need(lambda value: 0 < value < math.inf, "finite and > 0")
-_FINITE_NOT_NEGATIVE = Need(lambda value: 0 <= value < math.inf, "finite and >= 0")
-_MOMENTUM = Need(lambda value: 0 <= value < 1, "in [0, 1)")
-_SHARE = Need(lambda value: 0 < value < 1, "between 0 and 1")
-_AT_LEAST_32 = Need(lambda value: value >= 32, f"at least 32 and at most {MOST_SIZE}")
-_SIZE = Need(
-    lambda value: value <= MOST_SIZE,
-    f"at most {MOST_SIZE}: a network takes gigabytes for each image that is larger",
-)
-_WORKERS_AT_LEAST = Need(lambda value: value >= 0, f"at least 0 and at most {MOST_WORKERS}")
-_WORKERS = Need(
-    lambda value: value <= MOST_WORKERS,
-    f"at most {MOST_WORKERS}: each is a process with its own memory, and systems refuse more",
-)
-_MINUTES = Need(
-    lambda value: value is None or 0 < value <= MOST_MINUTES,
-    f"above 0 and at most {MOST_MINUTES} (a week), or none",
-)
-_BATCH = Need(lambda value: value >= 2, "at least 2 (BatchNorm needs more than one image)")
-_FOLDS = Need(lambda value: value is None or value == 0 or value >= 2, "0 or at least 2")
-_FOLD = Need(lambda value: value is None or value >= 0, "at least 0")
-_CLIP = Need(lambda value: value is None or 0 < value < math.inf, "finite and > 0, or none")
-_DECAY = Need(lambda value: value is None or 0 < value < 1, "between 0 and 1, or none")
-_PATIENCE = Need(lambda value: value is None or value >= 1, "at least 1, or none")
-_SEED = Need(lambda value: 0 <= value < 2**32, "at least 0 and below 2**32")
-_WEIGHTS = Need(lambda value: all(0 <= weight < math.inf for weight in value), "finite and >= 0")
-_PAIRS = Need(lambda value: all("=" in pair for pair in value), "written NAME=VALUE")
 
 
 @dataclass(frozen=True)
@@ -119,16 +85,16 @@ class DataConfig:
     folds: int | None = option(
         None,
         "cross-validation folds; 0 = one split",
-        _FOLDS,
+        needs.FOLDS,
         shown_default="5 for BUSI, Dataset B, DDTI and BUS-BRA, else 0",
     )
-    fold: int | None = option(None, "train this fold only, from 0", _FOLD)
+    fold: int | None = option(None, "train this fold only, from 0", needs.FOLD)
     val_fraction: float = option(
-        0.2, "share of the training images that select the checkpoint", _SHARE
+        0.2, "share of the training images that select the checkpoint", needs.SHARE
     )
-    phantom_train: int = option(600, "simulated images to train", _AT_LEAST_1)
-    phantom_val: int = option(100, "simulated images to select on", _AT_LEAST_1)
-    phantom_test: int = option(200, "simulated images to test", _AT_LEAST_1)
+    phantom_train: int = option(600, "simulated images to train", needs.AT_LEAST_1)
+    phantom_val: int = option(100, "simulated images to select on", needs.AT_LEAST_1)
+    phantom_test: int = option(200, "simulated images to test", needs.AT_LEAST_1)
 
 
 @dataclass(frozen=True)
@@ -137,34 +103,36 @@ class OptimisationConfig:
     torch.optim.RMSprop, `patience` in epochs.
     """
 
-    size: int = option(256, "side of the square images in pixels", _AT_LEAST_32, _SIZE)
-    batch_size: int = option(4, "images a step, of all processes together", _BATCH)
+    size: int = option(256, "side of the square images in pixels", needs.AT_LEAST_32, needs.SIZE)
+    batch_size: int = option(4, "images a step, of all processes together", needs.BATCH)
     accumulate: int = option(
         1,
         "micro-batches of a batch, to save memory; BatchNorm and the Dice loss see one at a time",
-        _AT_LEAST_1,
+        needs.AT_LEAST_1,
         metavar="N",
     )
     sync_batchnorm: bool = option(
         True, "with several processes BatchNorm sees the batch of all, not its own part"
     )
-    epochs: int = option(100, "times that every training image is seen", _AT_LEAST_1)
-    lr: float = option(1e-4, "learning rate of RMSprop", _FINITE_POSITIVE)
-    momentum: float = option(0.9, "of RMSprop", _MOMENTUM)
-    weight_decay: float = option(1e-8, "of RMSprop", _FINITE_NOT_NEGATIVE)
+    epochs: int = option(100, "times that every training image is seen", needs.AT_LEAST_1)
+    lr: float = option(1e-4, "learning rate of RMSprop", needs.FINITE_POSITIVE)
+    momentum: float = option(0.9, "of RMSprop", needs.MOMENTUM)
+    weight_decay: float = option(1e-8, "of RMSprop", needs.FINITE_NOT_NEGATIVE)
     scheduler: str = option("none", "of the learning rate", choices=SCHEDULERS)
-    clip: float | None = option(None, "largest gradient norm, or none", _CLIP, shown_default="none")
+    clip: float | None = option(
+        None, "largest gradient norm, or none", needs.CLIP, shown_default="none"
+    )
     patience: int | None = option(
         None,
         "stop after so many epochs without a better Dice, or none",
-        _PATIENCE,
+        needs.PATIENCE,
         shown_default="none",
     )
     ema: float | None = option(
         None,
         "average the weights with this decay a step, such as 0.999: the average is validated and "
         "is best/; or none",
-        _DECAY,
+        needs.DECAY,
         metavar="DECAY",
         shown_default="none",
     )
@@ -191,13 +159,13 @@ class OptimisationConfig:
     workers: int = option(
         0,
         "processes that load images; results do not depend on it",
-        _WORKERS_AT_LEAST,
-        _WORKERS,
+        needs.WORKERS_AT_LEAST,
+        needs.WORKERS,
     )
     save_every: float | None = option(
         None,
         "save within an epoch too, after so many minutes, or none",
-        _MINUTES,
+        needs.MINUTES,
         metavar="MINUTES",
         shown_default="none",
     )
@@ -208,7 +176,7 @@ class OptimisationConfig:
     )
     cache: str = option("memory", "keep decoded and resized images", choices=CACHES)
     cache_dir: str | None = option(None, "folder for --cache disk")
-    seed: int = option(0, "of everything drawn", _SEED)
+    seed: int = option(0, "of everything drawn", needs.SEED)
     loss: str = option(
         "common",
         "common: cross-entropy and Dice on every output; own: what the network's authors train "
@@ -216,7 +184,7 @@ class OptimisationConfig:
         choices=LOSSES,
     )
     loss_weights: tuple[float, float, float] = option(
-        (1.0, 1.0, 1.0), "of cross-entropy, Dice and auxiliary losses such as L_IW", _WEIGHTS
+        (1.0, 1.0, 1.0), "of cross-entropy, Dice and auxiliary losses such as L_IW", needs.WEIGHTS
     )
 
 
@@ -232,7 +200,7 @@ class NetworkConfig(NetworkOptions):
         metavar="NAME",
     )
     network_options: tuple[str, ...] = option(
-        (), "options of a network other than intrasense", _PAIRS, metavar="NAME=VALUE"
+        (), "options of a network other than intrasense", needs.PAIRS, metavar="NAME=VALUE"
     )
     encoder_weights: str | None = option(
         None, '"imagenet", or a .pth or .safetensors file of the encoder'
@@ -291,37 +259,6 @@ class TrainConfig(NetworkConfig, OptimisationConfig, DataConfig):
         return cls(**plain)
 
 
-_PRESET_VALUES: dict[str, dict[str, Any]] = {
-    "paper": {},
-    # Trains the whole network within ten minutes on two cores.
-    "cpu-small": {
-        "size": 96,
-        "batch_size": 8,
-        "epochs": 8,
-        "lr": 1e-3,
-        "momentum": 0.0,
-        "scheduler": "onecycle",
-        "augment": "us",
-        "phantom_train": 360,
-        "phantom_val": 60,
-        "phantom_test": 100,
-    },
-    # Writes every file within seconds; promises nothing about Dice.
-    "quick": {
-        "size": 64,
-        "batch_size": 4,
-        "epochs": 2,
-        "lr": 1e-3,
-        "momentum": 0.0,
-        "scheduler": "onecycle",
-        "augment": "us",
-        "phantom_train": 16,
-        "phantom_val": 6,
-        "phantom_test": 8,
-    },
-}
-
-
 _GROUPS = {
     "data": DataConfig,
     "training": OptimisationConfig,
@@ -343,24 +280,6 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
     return given_of(TrainConfig, args)
 
 
-def resolve(given: Mapping[str, Any], *, gpu: bool) -> TrainConfig:
-    """The preset's values, replaced by those given, checked.
-
-    Without data and without a GPU (or on the device cpu) the preset is cpu-small.
-
-    Raises:
-        UsageError: an impossible value, or an option of another network.
-    """
-    preset = given.get("preset")
-    if preset is None:
-        on_gpu = gpu and given.get("device") != "cpu"
-        preset = "paper" if given.get("data") or on_gpu else "cpu-small"
-    config = TrainConfig(**{**_PRESET_VALUES[preset], **given, "preset": preset})
-    check(config)
-    _check_network(config, given)
-    return config
-
-
 def check(config: TrainConfig, label: Callable[[str], str] = flag_of) -> None:
     """Refuse values outside their range; `label` says where a value came from, by default its flag.
 
@@ -379,31 +298,6 @@ def check(config: TrainConfig, label: Callable[[str], str] = flag_of) -> None:
 def completed(values: Mapping[str, Any]) -> dict[str, Any]:
     """A run's values with those of options that did not exist when it began."""
     return {**_BEFORE, **values}
-
-
-def _check_network(config: TrainConfig, given: Mapping[str, Any]) -> None:
-    """Refuse options that the chosen network or its own loss does not have."""
-    if config.loss == "own" and "loss_weights" in given:
-        raise UsageError("--loss-weights are of the common loss; leave them or --loss own out")
-    try:
-        known = network_options(config.network)
-    except ValueError as error:
-        raise UsageError(f"--network {error}") from error
-    if config.network == INTRASENSE:
-        if config.network_options:
-            raise UsageError(
-                "--network-options is for other networks; those of intrasense are flags, such as "
-                "--window 5"
-            )
-        return
-    foreign = [item.name for item in fields(NetworkOptions) if item.name in given]
-    if foreign:
-        raise UsageError(
-            f"{flag_of(foreign[0])} is an option of the network intrasense; "
-            f"give {config.network} its own with --network-options NAME=VALUE"
-        )
-    if config.encoder_weights and known is not None and "encoder_weights" not in known:
-        raise UsageError(f"--encoder-weights: the network {config.network} takes none")
 
 
 def parsed_pair(pair: str) -> tuple[str, Any]:

@@ -11,26 +11,25 @@ import torch
 
 from intrasense_fast import provenance
 from intrasense_fast.console import show
-from intrasense_fast.data.records import DataError, Finding
 from intrasense_fast.data.splits import Splits
-from intrasense_fast.data.torch_dataset import check_memory
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import exclusive
-from intrasense_fast.inference import default_device, usable_device
-from intrasense_fast.kernels.runtime import fused_status
-from intrasense_fast.provenance import FileDigests
-from intrasense_fast.training import config as configuration
-from intrasense_fast.training import run_folder, sources
-from intrasense_fast.training.attempts import ATTEMPTS, Attempt, environment, read_attempts, remark
+from intrasense_fast.training import presets, run_folder, sources
+from intrasense_fast.training.attempts import Attempt, environment, read_attempts, remark
 from intrasense_fast.training.build import check_network
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.distributed import ALONE, Ranks
-from intrasense_fast.training.graphed import check_gpu, check_graph
+from intrasense_fast.training.graphed import check_graph
 from intrasense_fast.training.loggers import LoggerFactory, check_logs
-from intrasense_fast.training.parts import check_parts
 from intrasense_fast.training.place import ONE_BY_ONE, Place
+from intrasense_fast.training.preflight import (
+    changed_files,
+    check_place,
+    check_processes,
+    check_roles,
+    device_of,
+)
 from intrasense_fast.training.run_folds import Work, train_all
-from intrasense_fast.training.trainer import steps_of
 
 
 def begin(
@@ -55,9 +54,9 @@ def begin(
             behind.
         Stopped: a signal stopped it, and it is saved.
     """
-    config = configuration.resolve(given, gpu=torch.cuda.is_available())
-    _check_parts(config, place, ranks)
-    device = _device(config, ranks)
+    config = presets.resolve(given, gpu=torch.cuda.is_available())
+    check_processes(config, place, ranks)
+    device = device_of(config, ranks)
     if config.channels_last is None:
         # Written into the record: another layout has other last bits.
         config = replace(config, channels_last=device.type == "cuda" or config.amp == "bf16")
@@ -75,8 +74,8 @@ def begin(
         data, findings = sources.open_source(run, config)
         splits = sources.split(config, data, findings)
         config = replace(config, folds=len(splits.folds) if len(splits.folds) > 1 else 0)
-        _check_roles(config, splits, findings)
-        _check_place(config, place)
+        check_roles(config, splits, findings)
+        check_place(config, place)
         digests = provenance.digests_of(data.records, progress=True)
         splits.save(run / run_folder.SPLITS)
         provenance.write_images(run / provenance.IMAGES, splits, digests)
@@ -154,8 +153,8 @@ def resume(
     with exclusive(run):
         record = run_folder.read_record(run)
         config = run_folder.changed(run, record, changes)
-        _check_place(config, place)
-        _check_parts(config, place, ranks)
+        check_place(config, place)
+        check_processes(config, place, ranks)
         work = _work(run, record, config, ranks, accept_changes=accept_changes)
         work = replace(work, loggers=loggers, place=place)
         show(remark(work.attempt, read_attempts(run)[1]))
@@ -176,7 +175,7 @@ def follow(ranks: Ranks) -> int:
             f"{run}: is not seen from here ({socket.gethostname()}): all processes need the same "
             "folders, on a disk that they share"
         )
-    device = _device(work.config, ranks)
+    device = device_of(work.config, ranks)
     ranks.use(device)
     train_all(run, replace(work, device=device, ranks=ranks), fold)
     return 0
@@ -212,7 +211,7 @@ def resume_fold(run: Path, number: int, changes: Mapping[str, Any], ranks: Ranks
         raise UsageError(f"--fold must be below the number of folds, {config.folds}, got {number}")
     if "epochs" in changes:
         raise UsageError("--epochs is of all folds: leave --fold out, or --epochs")
-    _check_parts(config, ONE_BY_ONE, ranks)
+    check_processes(config, ONE_BY_ONE, ranks)
     folder = run / f"fold-{number}"
     folder.mkdir(exist_ok=True)
     with exclusive(folder):
@@ -239,7 +238,7 @@ def _work(
         UsageError, DataError: the data cannot be used.
     """
     check_logs(config)
-    device = _device(config, ranks)
+    device = device_of(config, ranks)
     data, findings = sources.open_source(run, config)
     whole = Splits.load(run / run_folder.SPLITS)
     if whole.digest != record["splits"]:
@@ -248,14 +247,14 @@ def _work(
             f"start a new run"
         )
     digests = provenance.digests_of(data.records, progress=True)
-    accepted = _changed_files(run, whole, digests, accept_changes)
+    accepted = changed_files(run, whole, digests, accept_changes)
     attempt = Attempt(
         run, read_attempts(run)[0], environment(config, device, ranks.world), accepted
     )
     splits = whole.without(
         name for part in whole.folds for role in part for name in role if name not in digests
     )
-    _check_roles(config if fold is None else replace(config, fold=fold), splits, findings)
+    check_roles(config if fold is None else replace(config, fold=fold), splits, findings)
     record |= {"config": config.as_dict()}
     return Work(
         config, data, splits, whole, digests, device, record, attempt, resumed=True, root=run
@@ -287,91 +286,6 @@ def resume_or_start(
         return
     run_folder.remove_beginning(run)
     begin(given, out, place=place, loggers=loggers, ranks=ranks)
-
-
-def _changed_files(
-    run: Path, splits: Splits, digests: Mapping[str, FileDigests], accepted: bool
-) -> dict[str, Any]:
-    """The record of files that are not those of the attempt before; empty where there are none.
-
-    Raises:
-        DataError: there are some, and they were not accepted.
-    """
-    file = run / provenance.IMAGES
-    changes = provenance.changes_since(file, splits, digests)
-    if changes and not accepted:
-        raise DataError(
-            f"{file}: the files are not those this run began with: {changes}. Put them back, start "
-            "a new run, or give --accept-changes to go on with them as they are, which the run "
-            "records"
-        )
-    if changes:
-        show(f"accepted, and recorded in {run / ATTEMPTS}: files {changes}")
-        if changes.added:
-            show("added images that splits.json does not name are left out")
-    return changes.record()
-
-
-def _check_place(config: TrainConfig, place: Place) -> None:
-    if not place.is_default and not config.folds:
-        raise UsageError(
-            f"{' '.join(place.flags())}: only folds are trained side by side, and there is one "
-            "split of these data; give --folds, or leave it out"
-        )
-
-
-def _check_roles(config: TrainConfig, splits: Splits, findings: Sequence[Finding]) -> None:
-    """Refuse a --fold that there is not, folds too small for a batch or without a lesion, and a
-    cache that memory does not hold."""
-    if config.fold is not None and not config.folds:
-        raise UsageError("--fold needs --folds: there is one split of these data")
-    if config.fold is not None and config.fold >= len(splits.folds):
-        raise UsageError(
-            f"--fold must be below the number of folds, {len(splits.folds)}, got {config.fold}"
-        )
-    folds = [
-        (number, fold) for number, fold in enumerate(splits.folds) if config.fold in (None, number)
-    ]
-    for _, fold in folds:
-        steps_of(len(fold.train), config.batch_size)
-    sources.check_folds(folds, findings)
-    if config.cache == "memory":
-        check_memory(max(len(fold.train) + len(fold.val) for _, fold in folds), config.size)
-
-
-def _check_parts(config: TrainConfig, place: Place, ranks: Ranks) -> None:
-    if ranks.world > 1 and config.cuda_graph:
-        raise UsageError(
-            f"--cuda-graph: a step of {ranks.world} processes is not recorded; leave it out, or "
-            "torchrun"
-        )
-    if ranks.world > 1 and not place.is_default:
-        raise UsageError(
-            f"{' '.join(place.flags())}: the {ranks.world} processes of torchrun train one fold "
-            "after another; leave it out, or torchrun"
-        )
-    check_parts(
-        config.batch_size,
-        config.accumulate,
-        ranks.world,
-        synced=config.sync_batchnorm,
-        size=config.size,
-    )
-
-
-def _device(config: TrainConfig, ranks: Ranks) -> torch.device:
-    """The device, and whether --fused and --cuda-graph can be had on it."""
-    asked = ranks.device(config.device)
-    device = usable_device(default_device() if asked == "auto" else asked)
-    if config.cuda_graph:
-        check_gpu(device)
-    if config.fused:
-        status = fused_status(torch.zeros(1, device=device))
-        if not status.available:
-            raise UsageError(
-                f"--fused: {status.reason}; leave --fused out to train with eager operators"
-            )
-    return device
 
 
 def _device_name(device: torch.device) -> str:

@@ -11,6 +11,7 @@ from intrasense_fast.errors import UsageError
 from intrasense_fast.fields import type_fault
 from intrasense_fast.networks.options import NetworkOptions
 from intrasense_fast.training import config as configuration
+from intrasense_fast.training import presets
 from intrasense_fast.training.config import INTRASENSE, RESUMABLE, TrainConfig, parsed_pair
 
 COMPARE, ABLATE = "compare", "ablate"
@@ -186,7 +187,7 @@ def comparison(
         reference = INTRASENSE if INTRASENSE in labels else labels[0]
     elif reference not in labels:
         raise UsageError(f"--reference must be one of {', '.join(labels)}, got {reference}")
-    shared = configuration.resolve(_with_folds(given), gpu=gpu)
+    shared = presets.resolve(_with_folds(given), gpu=gpu)
     return Study(COMPARE, recipe, shared, rows, _seeds(shared, seeds), reference)
 
 
@@ -215,7 +216,7 @@ def ablation(
     }
     encoder = SCRATCH if weights is None else weights
     rows = tuple(Row(name, INTRASENSE, plain | own, encoder) for name, own in _ABLATION.items())
-    shared = configuration.resolve(_with_folds(given), gpu=gpu)
+    shared = presets.resolve(_with_folds(given), gpu=gpu)
     return Study(ABLATE, PAPER, shared, rows, _seeds(shared, seeds), BASELINE)
 
 

@@ -19,7 +19,7 @@ from intrasense_fast.cli import main
 from intrasense_fast.data.splits import Splits
 from intrasense_fast.networks import list_networks
 from intrasense_fast.training import config as configuration
-from intrasense_fast.training import grid, study_folder
+from intrasense_fast.training import grid, presets, study_folder
 from intrasense_fast.training.build import check_network
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.execution import Ending
@@ -241,7 +241,7 @@ def given_back(arguments: list[str]) -> TrainConfig:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out")
     configuration.add_flags(parser)
-    return configuration.resolve(configuration.given(parser.parse_args(arguments)), gpu=True)
+    return presets.resolve(configuration.given(parser.parse_args(arguments)), gpu=True)
 
 
 def test_the_ablation_has_the_rows_of_table_4(tmp_path: Path) -> None:
