@@ -33,6 +33,9 @@ SMALL = 64
 # others.
 BLOCKWISE: dict[str, Any] = {"num_warps": 8, "num_stages": 1}
 VECTORS: dict[str, Any] = {"num_warps": 4, "num_stages": 1}
+# Tiles of the MLP's layers, and hidden units a step where their gradient is made in parts.
+LAYER = {"BLOCK_R": 16, "BLOCK_C": 128}
+BLOCK_H = 32
 
 # Programs a product over the long axis aims at, an image; its parts are at most MAX_SPLITS
 # matrices.

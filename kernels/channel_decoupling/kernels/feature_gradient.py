@@ -5,6 +5,7 @@ import triton.language as tl
 
 from intrasense_fast.kernels._common.device import load_strided, part_of_image
 from intrasense_fast.kernels.channel_decoupling.kernels.apply import multiply
+from intrasense_fast.kernels.channel_decoupling.kernels.vectors import store_hidden_part
 
 
 @triton.jit
@@ -13,7 +14,9 @@ def decoupling_weight_gradient(
     GRAD_OUT,
     MATRIX,
     WEIGHT,
+    EXPAND_WEIGHT,
     GRAD_LOGIT,
+    HIDDEN_PARTS,
     x_batch,
     x_rank,
     x_long,
@@ -22,20 +25,23 @@ def decoupling_weight_gradient(
     grad_long,
     R,
     L,
+    C_R,
     tiles_r,
     tiles_l,
     BLOCK_R: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    BLOCK_H: tl.constexpr,
     PRECISION: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
     """N < C: GRAD_LOGIT = w (1 - w) sum over positions of dOut (F M'), before the sigmoid.
 
-    A part for each tile of positions. M enters unrounded and X widened: the gradients of the MLP
-    are float32.
+    A part for each tile of positions, and of each tile W_2^T GRAD_LOGIT. M enters unrounded and X
+    widened: the gradients of the MLP are float32.
     Pointers: X, GRAD_OUT (B, R, L), any strides; MATRIX (M) (B, R, R); WEIGHT (w) (B, L);
-    GRAD_LOGIT (B, tiles_r, L).
+    EXPAND_WEIGHT (W_2) (L, C_R); GRAD_LOGIT (B, tiles_r, L); HIDDEN_PARTS
+    (B, tiles_l * tiles_r, C_R).
     Grid: (tiles_r * tiles_l * B,); a program owns a tile of the map.
     """
     tr, tile, batch = part_of_image(tiles_r, tiles_l)
@@ -58,7 +64,11 @@ def decoupling_weight_gradient(
     grad_out = load_strided(grad_tile, i, column, grad_rank, grad_long, i_in, l_in).to(COMPUTE)
     weight = tl.load(WEIGHT + batch * L + tile * BLOCK_L + column, mask=l_in, other=0.0)
     out = GRAD_LOGIT + (batch * tiles_r + tr) * L + tile * BLOCK_L + column
-    tl.store(out, tl.sum(decoupled * grad_out, 0) * weight * (1.0 - weight), mask=l_in)
+    grad_logit = tl.sum(decoupled * grad_out, 0) * weight * (1.0 - weight)
+    tl.store(out, grad_logit, mask=l_in)
+    part = HIDDEN_PARTS + (batch * tiles_r * tiles_l + tile * tiles_r + tr) * C_R
+    row = tile * BLOCK_L + column
+    store_hidden_part(EXPAND_WEIGHT, part, grad_logit, row, l_in, C_R, BLOCK_H, COMPUTE)
 
 
 @triton.jit

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from intrasense_fast.kernels._common.device import load_strided, part_of_image
+from intrasense_fast.kernels.channel_decoupling.kernels.vectors import layer
 
 
 @triton.jit
@@ -157,54 +158,104 @@ def decoupling_gram(
 
 
 @triton.jit
-def decoupling_normalise(
-    GRAM_PARTS,
-    TRACE_PARTS,
-    GRAM,
-    SHIFTED,
-    TRACE,
-    R,
-    tiles,
-    splits,
-    blocks,
-    ridge,
-    BLOCK: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):
-    """t = tr G, Gh = (R / t) G and I + Gh / ridge, whose inverse is M.
-
-    A zero map has Gh = 0, one that is not finite NaN.
-    Pointers: GRAM_PARTS, TRACE_PARTS as decoupling_gram leaves them (`tiles` tiles a side); GRAM
-    (Gh), SHIFTED (B, R, R); TRACE (B,), t.
-    Grid: (blocks * blocks * B,); a program owns a tile of BLOCK x BLOCK.
-    """
-    bj, bi, batch = part_of_image(blocks, blocks)
+def trace_of(TRACE_PARTS, parts, BLOCK_T: tl.constexpr, COMPUTE: tl.constexpr):
+    """tr G of an image whose `parts` begin at TRACE_PARTS."""
     traces = tl.zeros([BLOCK_T], COMPUTE)
     t = tl.arange(0, BLOCK_T)
-    for start in range(0, splits * tiles, BLOCK_T):
-        traces += tl.load(
-            TRACE_PARTS + batch * splits * tiles + start + t,
-            mask=start + t < splits * tiles,
-            other=0.0,
-        )
-    trace = tl.sum(traces, 0)
+    for start in range(0, parts, BLOCK_T):
+        traces += tl.load(TRACE_PARTS + start + t, mask=start + t < parts, other=0.0)
+    return tl.sum(traces, 0)
+
+
+@triton.jit
+def gram_block(GRAM_PARTS, trace, bi, bj, R, splits, BLOCK: tl.constexpr, COMPUTE: tl.constexpr):
+    """Tile (bi, bj) of Gh = (R / t) G; NaN where the trace is not finite.
+
+    GRAM_PARTS (splits, R, R) of one image, lower triangles: both halves read them, so that the
+    matrix is exactly symmetric.
+    """
     i = (bi * BLOCK + tl.arange(0, BLOCK))[:, None]
     j = (bj * BLOCK + tl.arange(0, BLOCK))[None, :]
-    mask = (i < R) & (j < R)
-    # Only the lower triangle was computed; both halves read it, so that the matrix is exactly
-    # symmetric.
-    part = GRAM_PARTS + batch * splits * R * R + (tl.maximum(i, j) * R + tl.minimum(i, j))
+    part = GRAM_PARTS + (tl.maximum(i, j) * R + tl.minimum(i, j))
     unscaled = tl.zeros([BLOCK, BLOCK], COMPUTE)
     for _ in range(0, splits):
-        unscaled += tl.load(part, mask=mask, other=0.0)
+        unscaled += tl.load(part, mask=(i < R) & (j < R), other=0.0)
         part += R * R
     gram = unscaled / tl.where(trace == 0, 1.0, trace) * R
     # A trace that is not finite must spoil the whole image, also entries that an infinite trace
     # would make 0.
-    gram = tl.where(tl.abs(trace) < float("inf"), gram, float("nan"))
-    element = batch * R * R + (i * R + j)
-    tl.store(GRAM + element, gram, mask=mask)
-    tl.store(SHIFTED + element, tl.where(i == j, 1.0, 0.0) + gram / ridge, mask=mask)
-    if bi == 0 and bj == 0:
-        tl.store(TRACE + batch, trace)
+    return tl.where(tl.abs(trace) < float("inf"), gram, float("nan"))
+
+
+@triton.jit
+def decoupling_normalise(
+    GRAM_PARTS,
+    TRACE_PARTS,
+    SUMS,
+    REDUCE_WEIGHT,
+    REDUCE_BIAS,
+    GRAM,
+    SHIFTED,
+    TRACE,
+    SQUEEZED,
+    HIDDEN,
+    R,
+    C,
+    C_R,
+    tiles,
+    splits,
+    sum_parts,
+    blocks,
+    hidden_blocks,
+    ridge,
+    scale,
+    BLOCK: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """t = tr G, Gh = (R / t) G and I + Gh / ridge, whose inverse is M; beside it the ReLU layer.
+
+    A zero map has Gh = 0, one that is not finite NaN.
+    Pointers: GRAM_PARTS, TRACE_PARTS as decoupling_gram leaves them (`tiles` tiles a side); GRAM
+    (Gh), SHIFTED (B, R, R); TRACE (B,), t. SUMS (B, sum_parts, C), scale times whose sum is
+    SQUEEZED (B, C); REDUCE_WEIGHT (W_1) (C_R, C), REDUCE_BIAS (C_R,), contiguous; HIDDEN (B, C_R).
+    Grid: ((blocks * blocks + hidden_blocks) * B,); a program owns a tile of BLOCK x BLOCK or
+    BLOCK_R rows of the layer (hidden_blocks = 0: what it takes is not known yet).
+    """
+    index, _, batch = part_of_image(blocks * blocks + hidden_blocks, 1)
+    if index < blocks * blocks:
+        bi, bj = index // blocks, index % blocks
+        trace = trace_of(TRACE_PARTS + batch * splits * tiles, splits * tiles, BLOCK_T, COMPUTE)
+        gram = gram_block(
+            GRAM_PARTS + batch * splits * R * R, trace, bi, bj, R, splits, BLOCK, COMPUTE
+        )
+        i = (bi * BLOCK + tl.arange(0, BLOCK))[:, None]
+        j = (bj * BLOCK + tl.arange(0, BLOCK))[None, :]
+        mask = (i < R) & (j < R)
+        element = batch * R * R + (i * R + j)
+        tl.store(GRAM + element, gram, mask=mask)
+        tl.store(SHIFTED + element, tl.where(i == j, 1.0, 0.0) + gram / ridge, mask=mask)
+        if index == 0:
+            tl.store(TRACE + batch, trace)
+    else:
+        layer(
+            REDUCE_WEIGHT,
+            SUMS + batch * sum_parts * C,
+            REDUCE_BIAS,
+            HIDDEN + batch * C_R,
+            SQUEEZED + batch * C,
+            C,
+            1,
+            C_R,
+            C,
+            sum_parts,
+            index - blocks * blocks,
+            scale,
+            "relu",
+            True,
+            BLOCK_R,
+            BLOCK_C,
+            COMPUTE,
+        )

@@ -80,24 +80,37 @@ def decoupling_gram_gradient(
     MATRIX,
     GRAD_PRODUCT,
     INNER_PARTS,
-    TRACE,
-    GRAD_GRAM,
     LARGEST,
+    TRACE,
+    WEIGHT,
+    WEIGHTED_SHARED,
+    HIGH,
+    LOW,
+    UNIT,
     R,
     blocks,
     ridge,
+    row_sum,
+    TALL: tl.constexpr,
+    SPLIT: tl.constexpr,
+    HEADROOM: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_T: tl.constexpr,
     PRECISION: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """GRAD_GRAM = 2 (R / t) (Ghbar - I <Ghbar, Gh> / R) with Ghbar = -M Mbar M / ridge.
+    """What decoupling_feature_gradient multiplies with, in the map's dtype.
 
-    Hence <Ghbar, Gh> = -<Mbar, S>. A zero map has the gradient 0.
-    Pointers: MATRIX (M), GRAD_GRAM (2 Gbar) (B, R, R); GRAD_PRODUCT (B, R, R), Mbar M; INNER_PARTS
-    (B, blocks * blocks), of <Mbar, S>; TRACE (B,), t; LARGEST (B, blocks * blocks), the largest
-    |GRAD_GRAM| of a tile. Grid: (blocks * blocks * B,); a program owns a tile.
+    2 Gbar = 2 (R / t) (Ghbar - I <Ghbar, Gh> / R) with Ghbar = -M Mbar M / ridge, hence
+    <Ghbar, Gh> = -<Mbar, S>; 0 for a zero map. 2 Gbar / UNIT = HIGH (+ LOW if SPLIT).
+    WEIGHTED_SHARED = K diag(w) if TALL, else K, with K = I - M.
+    UNIT is a power of two, 2^-HEADROOM of one near a bound on |2 Gbar| that is known before its
+    entries are: M has no eigenvalue above 1, so no row of |M| sums to more than row_sum = sqrt(R).
+    Pointers: MATRIX (M) (B, R, R); GRAD_PRODUCT (B, R, R), Mbar M; INNER_PARTS, of <Mbar, S>, and
+    LARGEST, of |Mbar M|, (B, blocks * blocks); TRACE (B,), t; WEIGHT (w) (B, R), read if TALL;
+    WEIGHTED_SHARED, HIGH, LOW (B, R, R), the map's dtype; UNIT (B,).
+    Grid: (blocks * blocks * B,); a program owns a tile.
     """
     bj, bi, batch = part_of_image(blocks, blocks)
     i = bi * BLOCK + tl.arange(0, BLOCK)
@@ -107,10 +120,19 @@ def decoupling_gram_gradient(
     tiles = blocks * blocks
     t = tl.arange(0, BLOCK_T)
     parts = tl.zeros([BLOCK_T], COMPUTE)
+    largest = tl.zeros([BLOCK_T], COMPUTE)
     for start in range(0, tiles, BLOCK_T):
+        part = batch * tiles + start + t
         part_in = t < tiles - start
-        parts += tl.load(INNER_PARTS + batch * tiles + start + t, mask=part_in, other=0.0)
-    inner = tl.sum(parts, 0)
+        parts += tl.load(INNER_PARTS + part, mask=part_in, other=0.0)
+        largest = tl.maximum(largest, tl.load(LARGEST + part, mask=part_in, other=0.0))
+    inner = tl.sum(parts, 0) / R
+    trace = tl.load(TRACE + batch)
+    twice = tl.where(trace == 0, 0.0, 2.0 * R / tl.where(trace == 0, 1.0, trace))
+    top = twice * (row_sum * tl.max(largest, 0) / ridge + tl.abs(inner))
+    # Within 2^+-60, so that dividing a sum by it neither over- nor underflows.
+    exponent = tl.floor(tl.log2(tl.where(top > 0, top, 1.0)))
+    unit = tl.exp2(tl.minimum(tl.maximum(exponent, -60.0), 60.0) - HEADROOM)
     sandwich = product(
         MATRIX + square,
         GRAD_PRODUCT + square,
@@ -124,66 +146,19 @@ def decoupling_gram_gradient(
         PRECISION,
         COMPUTE,
     )
-    grad = tl.where(i[:, None] == j[None, :], inner / R, 0.0) - sandwich / ridge
-    trace = tl.load(TRACE + batch)
-    grad = tl.where(trace == 0, 0.0, 2.0 * R * grad / tl.where(trace == 0, 1.0, trace))
-    grad = tl.where(mask, grad, 0.0)
-    tl.store(GRAD_GRAM + square + (i[:, None] * R + j[None, :]), grad, mask=mask)
-    largest = LARGEST + batch * tiles + bi * blocks + bj
-    tl.store(largest, tl.max(tl.max(tl.abs(grad), 1), 0))
-
-
-@triton.jit
-def decoupling_operands(
-    MATRIX,
-    WEIGHT,
-    GRAD_GRAM,
-    LARGEST,
-    WEIGHTED_SHARED,
-    HIGH,
-    LOW,
-    UNIT,
-    R,
-    tiles,
-    blocks,
-    TALL: tl.constexpr,
-    SPLIT: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):
-    """What decoupling_feature_gradient multiplies with, in the map's dtype.
-
-    WEIGHTED_SHARED = K diag(w) if TALL, else K, with K = I - M. GRAD_GRAM / UNIT = HIGH (+ LOW if
-    SPLIT), UNIT a power of two near the largest |GRAD_GRAM|, so that float16 holds both halves.
-    Pointers: MATRIX (M), GRAD_GRAM (B, R, R); WEIGHT (B, R), read if TALL; LARGEST (B, tiles);
-    WEIGHTED_SHARED, HIGH, LOW (B, R, R), the map's dtype; UNIT (B,).
-    Grid: (blocks * blocks * B,); a program owns a tile.
-    """
-    bj, bi, batch = part_of_image(blocks, blocks)
-    i = bi * BLOCK + tl.arange(0, BLOCK)
-    j = bj * BLOCK + tl.arange(0, BLOCK)
-    mask = (i < R)[:, None] & (j < R)[None, :]
-    element = batch * R * R + (i[:, None] * R + j[None, :])
-    t = tl.arange(0, BLOCK_T)
-    largest = tl.zeros([BLOCK_T], COMPUTE)
-    for start in range(0, tiles, BLOCK_T):
-        part = LARGEST + batch * tiles + start + t
-        largest = tl.maximum(largest, tl.load(part, mask=t < tiles - start, other=0.0))
-    top = tl.max(largest, 0)
-    # Within 2^+-60, so that dividing a sum by it neither over- nor underflows.
-    exponent = tl.floor(tl.log2(tl.where(top > 0, top, 1.0)))
-    unit = tl.exp2(tl.minimum(tl.maximum(exponent, -60.0), 60.0))
-    matrix = tl.load(MATRIX + element, mask=mask, other=0.0)
-    shared = tl.where(i[:, None] == j[None, :], 1.0, 0.0) - matrix
-    if TALL:
-        shared = shared * tl.load(WEIGHT + batch * R + j, mask=j < R, other=0.0)[None, :]
-    tl.store(WEIGHTED_SHARED + element, shared.to(WEIGHTED_SHARED.dtype.element_ty), mask=mask)
-    grad_gram = tl.load(GRAD_GRAM + element, mask=mask, other=0.0) / unit
+    on_diagonal = i[:, None] == j[None, :]
+    grad_gram = twice * (tl.where(on_diagonal, inner, 0.0) - sandwich / ridge) / unit
+    grad_gram = tl.where(trace == 0, 0.0, grad_gram)
+    element = square + (i[:, None] * R + j[None, :])
     high = grad_gram.to(HIGH.dtype.element_ty)
     tl.store(HIGH + element, high, mask=mask)
     if SPLIT:
         low = (grad_gram - high.to(COMPUTE)).to(LOW.dtype.element_ty)
         tl.store(LOW + element, low, mask=mask)
+    matrix = tl.load(MATRIX + element, mask=mask, other=0.0)
+    shared = tl.where(on_diagonal, 1.0, 0.0) - matrix
+    if TALL:
+        shared = shared * tl.load(WEIGHT + batch * R + j, mask=j < R, other=0.0)[None, :]
+    tl.store(WEIGHTED_SHARED + element, shared.to(WEIGHTED_SHARED.dtype.element_ty), mask=mask)
     if bi == 0 and bj == 0:
         tl.store(UNIT + batch, unit)

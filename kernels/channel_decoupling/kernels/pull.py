@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from intrasense_fast.kernels._common.device import block_of_image, load_strided
+from intrasense_fast.kernels.channel_decoupling.kernels.vectors import store_hidden_part
 
 
 @triton.jit
@@ -96,24 +97,29 @@ def decoupling_symmetrise(
     DOT_PARTS,
     MATRIX,
     WEIGHT,
+    EXPAND_WEIGHT,
     PULL,
     GRAD_LOGIT,
+    HIDDEN_PARTS,
     R,
+    C_R,
     splits,
     blocks,
     half,
     TALL: tl.constexpr,
     WITH_DOT: tl.constexpr,
     BLOCK: tl.constexpr,
+    BLOCK_H: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
     """TALL: PULL = sym(diag(w) dA), GRAD_LOGIT = dw w (1 - w) with dw = rowsum(dA * M).
 
-    dA is the sum of PULL_PARTS. Else PULL = sym(dA), with the squeeze's share
-    half (dot[i] + dot[j]) if WITH_DOT, dot the sum of DOT_PARTS.
+    dA is the sum of PULL_PARTS; HIDDEN_PARTS are the rows' shares of W_2^T GRAD_LOGIT. Else
+    PULL = sym(dA), with the squeeze's share half (dot[i] + dot[j]) if WITH_DOT, dot the sum of
+    DOT_PARTS.
     Pointers: PULL_PARTS (B, splits, R, R) and DOT_PARTS (B, splits, R) from decoupling_pull;
-    MATRIX, PULL (B, R, R); WEIGHT, GRAD_LOGIT (B, R). Grid: (blocks * B,); a program owns BLOCK
-    rows.
+    MATRIX, PULL (B, R, R); WEIGHT, GRAD_LOGIT (B, R); EXPAND_WEIGHT (W_2) (R, C_R), HIDDEN_PARTS
+    (B, blocks, C_R), used if TALL. Grid: (blocks * B,); a program owns BLOCK rows.
     """
     bi, batch = block_of_image(blocks)
     i = bi * BLOCK + tl.arange(0, BLOCK)
@@ -154,3 +160,5 @@ def decoupling_symmetrise(
     if TALL:
         grad_logit = grad_weight * weight_i * (1.0 - weight_i)
         tl.store(GRAD_LOGIT + batch * R + i, grad_logit, mask=i_in)
+        part = HIDDEN_PARTS + (batch * blocks + bi) * C_R
+        store_hidden_part(EXPAND_WEIGHT, part, grad_logit, i, i_in, C_R, BLOCK_H, COMPUTE)

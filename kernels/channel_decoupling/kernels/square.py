@@ -41,6 +41,7 @@ def decoupling_product(
     LEFT,
     RIGHT,
     OUT,
+    LARGEST,
     R,
     blocks,
     BLOCK: tl.constexpr,
@@ -48,7 +49,10 @@ def decoupling_product(
     PRECISION: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """OUT = LEFT RIGHT, all (B, R, R). Grid: (blocks * blocks * B,); a program owns a tile."""
+    """OUT = LEFT RIGHT, all (B, R, R); LARGEST (B, blocks * blocks), the largest |OUT| of a tile.
+
+    Grid: (blocks * blocks * B,); a program owns a tile.
+    """
     bj, bi, batch = part_of_image(blocks, blocks)
     i = bi * BLOCK + tl.arange(0, BLOCK)
     j = bj * BLOCK + tl.arange(0, BLOCK)
@@ -68,3 +72,5 @@ def decoupling_product(
     )
     mask = (i < R)[:, None] & (j < R)[None, :]
     tl.store(OUT + square + (i[:, None] * R + j[None, :]), out, mask=mask)
+    largest = LARGEST + batch * blocks * blocks + bi * blocks + bj
+    tl.store(largest, tl.max(tl.max(tl.abs(out), 1), 0))

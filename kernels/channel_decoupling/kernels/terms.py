@@ -1,10 +1,11 @@
-"""The two terms of Eq. 9 from M and Gh alone, and K = I - M for the output."""
+"""The two terms of Eq. 9 from M and Gh alone, K = I - M for the output, and w."""
 
 import triton
 import triton.language as tl
 
 from intrasense_fast.kernels._common.device import block_of_image, part_of_image
 from intrasense_fast.kernels.channel_decoupling.kernels.square import product
+from intrasense_fast.kernels.channel_decoupling.kernels.vectors import layer, sum_of_parts
 
 
 @triton.jit
@@ -14,9 +15,15 @@ def decoupling_terms(
     DECOUPLED_GRAM,
     SHARED,
     TERM_PARTS,
+    SUMS,
+    MEAN,
+    SENT,
     R,
     blocks,
+    parts,
     ridge,
+    scale,
+    SQUEEZE: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -28,6 +35,8 @@ def decoupling_terms(
     ridge is large.
     Pointers: MATRIX (M), GRAM (Gh), DECOUPLED_GRAM (S) (B, R, R); SHARED (K) (B, R, R), the map's
     dtype; TERM_PARTS (B, 4, blocks * blocks): tr S, ||S||^2, <K - S, Gh>, ||Gh||^2.
+    SQUEEZE "mean": MEAN (B, R), scale times the sum of SUMS (B, parts, R), and SENT (B, R), M MEAN;
+    "row_mean": SENT is scale M 1; "none": neither.
     Grid: (blocks * blocks * B,); a program owns a tile.
     """
     bj, bi, batch = part_of_image(blocks, blocks)
@@ -38,12 +47,24 @@ def decoupling_terms(
     element = square + (i[:, None] * R + j[None, :])
     k = tl.arange(0, BLOCK_K)
     diagonal = tl.zeros([BLOCK], COMPUTE)
+    sent = tl.zeros([BLOCK], COMPUTE)
     for start in range(0, R, BLOCK_K):
+        k_in = k < R - start
         row = square + start + (j[:, None] * R + k[None, :])
-        row_mask = (j < R)[:, None] & (k < R - start)[None, :]
+        row_mask = (j < R)[:, None] & k_in[None, :]
         matrix_rows = tl.load(MATRIX + row, mask=row_mask, other=0.0)
         gram_rows = tl.load(GRAM + row, mask=row_mask, other=0.0)
         diagonal += tl.sum(matrix_rows * gram_rows, 1)
+        if SQUEEZE == "mean":
+            part = SUMS + batch * parts * R + start
+            mean = scale * sum_of_parts(part, parts, R, k, k_in, BLOCK_K, COMPUTE)
+            sent += tl.sum(matrix_rows * mean[None, :], 1)
+            if bi == 0 and bj == 0:
+                tl.store(MEAN + batch * R + start + k, mean, mask=k_in)
+        elif SQUEEZE == "row_mean":
+            sent += scale * tl.sum(matrix_rows, 1)
+    if SQUEEZE != "none" and bi == 0:
+        tl.store(SENT + batch * R + j, sent, mask=j < R)
     diagonal = diagonal / ridge
     decoupled_gram = product(
         MATRIX + square,
@@ -76,36 +97,49 @@ def decoupling_terms(
 def decoupling_finish(
     TERM_PARTS,
     TRACE,
-    MATRIX,
+    HIDDEN,
+    EXPAND_WEIGHT,
+    EXPAND_BIAS,
     RANK_GAP,
     DISTANCE,
     SLOPE,
-    ROW_MEAN,
+    WEIGHT,
     R,
+    C,
+    C_R,
     tiles,
     blocks,
-    scale,
-    WITH_ROW_MEAN: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
     BLOCK_T: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """rank_gap and distance of Eq. 9, SLOPE = tr S / ||S||^2, and if WITH_ROW_MEAN scale M 1.
+    """w = sigmoid(W_2 HIDDEN + b_2); rank_gap and distance of Eq. 9, SLOPE = tr S / ||S||^2.
 
-    Pointers: TERM_PARTS (B, 4, tiles); TRACE, RANK_GAP, DISTANCE, SLOPE (B,); MATRIX (B, R, R);
-    ROW_MEAN (B, R). Grid: (blocks * B,); a program owns BLOCK rows of M, the first one of an image
-    also its terms.
+    Pointers: TERM_PARTS (B, 4, tiles); TRACE, RANK_GAP, DISTANCE, SLOPE (B,); HIDDEN (B, C_R);
+    EXPAND_WEIGHT (W_2) (C, C_R), EXPAND_BIAS (b_2) (C,), contiguous; WEIGHT (w) (B, C).
+    Grid: (blocks * B,); a program owns BLOCK_R channels, the first one of an image also its terms.
     """
     block, batch = block_of_image(blocks)
-    if WITH_ROW_MEAN:
-        i = block * BLOCK + tl.arange(0, BLOCK)
-        j = tl.arange(0, BLOCK)
-        rows = tl.zeros([BLOCK, BLOCK], COMPUTE)
-        for start in range(0, R, BLOCK):
-            mask = (i < R)[:, None] & (j < R - start)[None, :]
-            element = MATRIX + batch * R * R + start + (i[:, None] * R + j[None, :])
-            rows += tl.load(element, mask=mask, other=0.0)
-        tl.store(ROW_MEAN + batch * R + i, tl.sum(rows, 1) * scale, mask=i < R)
+    layer(
+        EXPAND_WEIGHT,
+        HIDDEN + batch * C_R,
+        EXPAND_BIAS,
+        WEIGHT + batch * C,
+        WEIGHT,
+        C_R,
+        1,
+        C,
+        C_R,
+        1,
+        block,
+        1.0,
+        "sigmoid",
+        False,
+        BLOCK_R,
+        BLOCK_C,
+        COMPUTE,
+    )
     if block == 0:
         t = tl.arange(0, BLOCK_T)
         trace_parts = tl.zeros([BLOCK_T], COMPUTE)

@@ -1,5 +1,8 @@
 """The backward: what the output says about M and w, the Gram matrix's gradient, the map's."""
 
+import math
+
+import torch
 from torch import Tensor
 from triton import cdiv
 
@@ -12,7 +15,6 @@ from intrasense_fast.kernels.channel_decoupling.kernels.feature_gradient import 
 from intrasense_fast.kernels.channel_decoupling.kernels.matrix_gradient import (
     decoupling_gram_gradient,
     decoupling_matrix_gradient,
-    decoupling_operands,
 )
 from intrasense_fast.kernels.channel_decoupling.kernels.pull import (
     decoupling_pull,
@@ -29,7 +31,7 @@ from intrasense_fast.kernels.channel_decoupling.launch.case import (
     like,
     view,
 )
-from intrasense_fast.kernels.channel_decoupling.launch.linear import linear_gradient, matvec
+from intrasense_fast.kernels.channel_decoupling.launch.linear import matvec, mlp_gradient
 
 
 def backward(
@@ -56,42 +58,34 @@ def backward(
     if case.batch == 0:
         return grad_features, Mlp(*(grad.zero_() for grad in grad_mlp))
     pull = case.empty(case.batch, case.rank, case.rank)
+    expand_weight = mlp.expand_weight.contiguous()
     if case.tall:
-        grad_logit = case.empty(case.batch, 1, case.channels)
-        _pull(case, x, grad_out, saved, saved.weight, pull, grad_logit, decoupled)
+        grad_logit, hidden_parts = _pull(
+            case, x, grad_out, saved, expand_weight, saved.weight, pull, decoupled
+        )
     else:
-        grad_logit = _weight_gradient(case, x, grad_out, saved)
+        grad_logit, hidden_parts = _weight_gradient(case, x, grad_out, saved, expand_weight)
 
-    reduced = mlp.reduce_weight.shape[0]
-    grad_hidden = matvec(
-        mlp.expand_weight.contiguous(),
-        (0, 1, reduced),
+    grad_squeezed = case.empty(case.batch, case.channels)
+    mlp_gradient(
+        mlp,
+        saved,
         grad_logit,
-        case.empty(case.batch, reduced),
-        gate=saved.hidden,
-        epilogue="relu_gradient",
+        hidden_parts,
+        grad_mlp if to_mlp else None,
+        grad_squeezed if to_map else None,
     )
-    if to_mlp:
-        linear_gradient(grad_hidden[:, None], saved.squeezed, *grad_mlp[:2])
-        linear_gradient(grad_logit, saved.hidden, *grad_mlp[2:])
     if not to_map:
         return grad_features, grad_mlp
 
-    grad_squeezed = matvec(
-        mlp.reduce_weight.contiguous(),
-        (0, 1, case.channels),
-        grad_hidden[:, None],
-        case.empty(case.batch, case.channels),
-    )
     if not case.tall:
-        _pull(case, x, grad_out, saved, grad_squeezed, pull, saved.weight, decoupled)
+        _pull(case, x, grad_out, saved, expand_weight, grad_squeezed, pull, decoupled)
     # What the squeeze sends to every position: ds / N, or M ds / N where it averaged M F.
     per_rank = saved.row_mean if decoupled else grad_squeezed
     if decoupled and case.tall:
         per_rank = case.empty(case.batch, case.rank)
-        matvec(saved.matrix, case.square, grad_squeezed[:, None], per_rank)
-    gram = _gram_gradient(case, saved, pull, grads, grad_squeezed, ridge, decoupled)
-    operands = _operands(case, saved, *gram, features)
+        matvec(saved.matrix, case.square, grad_squeezed, per_rank)
+    operands = _operands(case, saved, pull, grads, grad_squeezed, ridge, decoupled, features)
 
     out = view(grad_features)
     config = configs.apply_config(case.rank, case.long, *case.table)
@@ -137,12 +131,16 @@ def _pull(
     x: View,
     grad_out: View,
     saved: Saved,
+    expand_weight: Tensor,
     grad_squeezed: Tensor,
     pull: Tensor,
-    grad_logit: Tensor,
     decoupled: bool,
-) -> None:
-    """P (B, R, R) into `pull`; C <= N: also the gradient before the sigmoid into `grad_logit`."""
+) -> tuple[Tensor, Tensor]:
+    """P (B, R, R) into `pull`.
+
+    C <= N: returns the gradient before the sigmoid (B, 1, C) and parts of the hidden layer's
+    (B, parts, C_r); else two empty tensors.
+    """
     batch, rank = case.batch, case.rank
     dtype, target, precision = case.table
     config = configs.pull_config(rank, case.long, case.tall, dtype, target, precision)
@@ -163,38 +161,50 @@ def _pull(
         **config.options(),
     )
     blocks = cdiv(rank, configs.BLOCK)
+    reduced = expand_weight.shape[1]
+    grad_logit = case.empty(batch, 1, rank) if case.tall else case.empty(0)
+    hidden_parts = case.empty(batch, blocks, reduced) if case.tall else case.empty(0)
     launch(
         decoupling_symmetrise,
         (blocks * batch,),
-        *(pull_parts, dot_parts, saved.matrix, saved.weight, pull, grad_logit),
-        *(rank, splits, blocks, 0.5 / case.positions),
+        *(pull_parts, dot_parts, saved.matrix, saved.weight, expand_weight),
+        *(pull, grad_logit, hidden_parts),
+        *(rank, reduced, splits, blocks, 0.5 / case.positions),
         TALL=case.tall,
         WITH_DOT=with_dot,
         BLOCK=configs.BLOCK,
+        BLOCK_H=configs.BLOCK_H,
         COMPUTE=case.exactly["COMPUTE"],
         **configs.BLOCKWISE,
     )
+    return grad_logit, hidden_parts
 
 
-def _weight_gradient(case: Case, x: View, grad_out: View, saved: Saved) -> Tensor:
-    """N < C: the gradient before the sigmoid (B, parts, C)."""
+def _weight_gradient(
+    case: Case, x: View, grad_out: View, saved: Saved, expand_weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """N < C: the gradient before the sigmoid (B, parts, C), the hidden layer's (B, parts, C_r)."""
     config = configs.weight_gradient_config(case.rank, case.exactly["PRECISION"])
     tiles_r = cdiv(case.rank, config.blocks["BLOCK_R"])
     tiles_l = cdiv(case.long, config.blocks["BLOCK_L"])
+    reduced = expand_weight.shape[1]
     grad_logit = case.empty(case.batch, tiles_r, case.long)
+    hidden_parts = case.empty(case.batch, tiles_r * tiles_l, reduced)
     launch(
         decoupling_weight_gradient,
         (tiles_r * tiles_l * case.batch,),
-        *(x.tensor, grad_out.tensor, saved.matrix, saved.weight, grad_logit),
+        *(x.tensor, grad_out.tensor, saved.matrix, saved.weight, expand_weight),
+        *(grad_logit, hidden_parts),
         *(*x.strides, *grad_out.strides),
-        *(case.rank, case.long, tiles_r, tiles_l),
+        *(case.rank, case.long, reduced, tiles_r, tiles_l),
+        BLOCK_H=configs.BLOCK_H,
         **case.exactly,
         **config.options(),
     )
-    return grad_logit
+    return grad_logit, hidden_parts
 
 
-def _gram_gradient(
+def _operands(
     case: Case,
     saved: Saved,
     pull: Tensor,
@@ -202,14 +212,15 @@ def _gram_gradient(
     grad_squeezed: Tensor,
     ridge: float,
     decoupled: bool,
-) -> tuple[Tensor, Tensor]:
-    """2 Gbar (B, R, R), and the largest |2 Gbar| of its tiles (B, tiles)."""
+    features: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """K diag(w), or K where N < C, and 2 Gbar's halves, all in the map's dtype; and their unit."""
     batch, rank = case.batch, case.rank
     config = configs.matrix_config(rank, case.exactly["PRECISION"])
     blocks = cdiv(rank, config.blocks["BLOCK"])
     grid = (blocks * blocks * batch,)
     options = {**case.exactly, **config.options()}
-    grad_matrix, grad_product, grad_gram = (case.empty(batch, rank, rank) for _ in range(3))
+    grad_matrix, grad_product = (case.empty(batch, rank, rank) for _ in range(2))
     inner_parts, largest = (case.empty(batch, blocks * blocks) for _ in range(2))
     with_squeeze = decoupled and case.tall
     launch(
@@ -224,40 +235,27 @@ def _gram_gradient(
         **options,
     )
     launch(
-        decoupling_product, grid, grad_matrix, saved.matrix, grad_product, rank, blocks, **options
-    )
-    launch(
-        decoupling_gram_gradient,
+        decoupling_product,
         grid,
-        *(saved.matrix, grad_product, inner_parts, saved.trace, grad_gram, largest),
-        *(rank, blocks, ridge),
-        BLOCK_T=128,
+        *(grad_matrix, saved.matrix, grad_product, largest),
+        *(rank, blocks),
         **options,
     )
-    return grad_gram, largest
-
-
-def _operands(
-    case: Case, saved: Saved, grad_gram: Tensor, largest: Tensor, features: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """K diag(w), or K where N < C, and 2 Gbar's halves, all in the map's dtype; and their unit."""
-    batch, rank = case.batch, case.rank
     split = features.dtype.itemsize == 2
     weighted_shared, high = (features.new_empty(batch, rank, rank) for _ in range(2))
     low = features.new_empty(batch, rank, rank) if split else high
     unit = case.empty(batch)
-    blocks = cdiv(rank, configs.BLOCK)
     launch(
-        decoupling_operands,
-        (blocks * blocks * batch,),
-        *(saved.matrix, saved.weight, grad_gram, largest),
+        decoupling_gram_gradient,
+        grid,
+        *(saved.matrix, grad_product, inner_parts, largest, saved.trace, saved.weight),
         *(weighted_shared, high, low, unit),
-        *(rank, largest.shape[1], blocks),
+        *(rank, blocks, ridge, math.sqrt(rank)),
         TALL=case.tall,
         SPLIT=split,
-        BLOCK=configs.BLOCK,
+        # float16 ends at 2^16: its largest entries lie near there, its smallest halves far below.
+        HEADROOM=14 if features.dtype == torch.float16 else 0,
         BLOCK_T=128,
-        COMPUTE=case.exactly["COMPUTE"],
-        **configs.BLOCKWISE,
+        **options,
     )
     return weighted_shared, high, low, unit

@@ -37,10 +37,12 @@ def forward(features: Tensor, mlp: Mlp, ridge: float, decoupled: bool) -> tuple[
     """
     case, x = case_of(features), view(features)
     outputs, saved = allocated(features, case, mlp, decoupled)
-    gram, shifted, sums = _gram_matrix(case, x, saved, ridge, decoupled)
+    gram, shifted, sums = _gram_matrix(case, x, mlp, saved, ridge, decoupled)
     saved = saved._replace(matrix=inverse(shifted, saved.matrix))
-    shared = _loss_terms(case, gram, outputs, saved, ridge, decoupled)
-    _squeeze_and_mlp(case, x, sums, mlp, saved, decoupled)
+    shared, term_parts = _terms(case, gram, sums, outputs, saved, ridge, decoupled)
+    if decoupled:
+        _decoupled_squeeze(case, x, mlp, saved)
+    _finish(case, term_parts, mlp, outputs, saved)
 
     out = view(outputs.reweighted)
     config = configs.apply_config(case.rank, case.long, *case.table)
@@ -85,9 +87,12 @@ def allocated(features: Tensor, case: Case, mlp: Mlp, decoupled: bool) -> tuple[
 
 
 def _gram_matrix(
-    case: Case, x: View, saved: Saved, ridge: float, decoupled: bool
+    case: Case, x: View, mlp: Mlp, saved: Saved, ridge: float, decoupled: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gh and I + Gh / ridge (B, R, R), the parts of the squeeze's sums; tr G into `saved`."""
+    """Gh and I + Gh / ridge (B, R, R), the parts of the squeeze's sums; tr G into `saved`.
+
+    Where F itself is squeezed, also what the MLP takes and its hidden layer.
+    """
     batch, rank = case.batch, case.rank
     config = configs.gram_config(rank, case.long, *case.table)
     tiles = cdiv(rank, config.blocks["BLOCK_R"])
@@ -110,79 +115,86 @@ def _gram_matrix(
         **config.options(),
     )
     blocks = cdiv(rank, configs.BLOCK)
+    reduced = mlp.reduce_weight.shape[0]
+    hidden_blocks = 0 if decoupled else cdiv(reduced, configs.LAYER["BLOCK_R"])
     gram, shifted = case.empty(batch, rank, rank), case.empty(batch, rank, rank)
     launch(
         decoupling_normalise,
-        (blocks * blocks * batch,),
-        *(gram_parts, trace_parts, gram, shifted, saved.trace),
-        *(rank, tiles, splits, blocks, ridge),
+        ((blocks * blocks + hidden_blocks) * batch,),
+        *(gram_parts, trace_parts, sums, mlp.reduce_weight.contiguous()),
+        mlp.reduce_bias.contiguous(),
+        *(gram, shifted, saved.trace, saved.squeezed, saved.hidden),
+        *(rank, case.channels, reduced, tiles, splits, sums.shape[1], blocks, hidden_blocks),
+        *(ridge, 1 / case.positions),
         BLOCK=configs.BLOCK,
         BLOCK_T=128,
         COMPUTE=case.exactly["COMPUTE"],
+        **configs.LAYER,
         **configs.BLOCKWISE,
     )
     return gram, shifted, sums
 
 
-def _loss_terms(
-    case: Case, gram: Tensor, outputs: Outputs, saved: Saved, ridge: float, decoupled: bool
-) -> Tensor:
-    """K (B, R, R) in the map's dtype; S, slope, row_mean and Eq. 9's terms where they belong."""
+def _terms(
+    case: Case,
+    gram: Tensor,
+    sums: Tensor,
+    outputs: Outputs,
+    saved: Saved,
+    ridge: float,
+    decoupled: bool,
+) -> tuple[Tensor, Tensor]:
+    """K (B, R, R) in the map's dtype, and the parts of Eq. 9's terms; S into `saved`.
+
+    If `decoupled`, also the mean and M mean, or where N < C M 1 / N.
+    """
     batch, rank = case.batch, case.rank
     config = configs.matrix_config(rank, case.exactly["PRECISION"])
     blocks = cdiv(rank, config.blocks["BLOCK"])
     term_parts = case.empty(batch, 4, blocks * blocks)
     shared = outputs.reweighted.new_empty(batch, rank, rank)
+    squeeze, mean, sent = "none", saved.trace, saved.trace
+    if decoupled and case.tall:
+        squeeze, mean, sent = "mean", saved.mean, saved.squeezed
+    elif decoupled:
+        squeeze, sent = "row_mean", saved.row_mean
     launch(
         decoupling_terms,
         (blocks * blocks * batch,),
-        *(saved.matrix, gram, saved.decoupled_gram, shared, term_parts),
-        *(rank, blocks, ridge),
+        *(saved.matrix, gram, saved.decoupled_gram, shared, term_parts, sums, mean, sent),
+        *(rank, blocks, sums.shape[1], ridge, 1 / case.positions),
+        SQUEEZE=squeeze,
         **case.exactly,
         **config.options(),
     )
-    with_row_mean = decoupled and not case.tall
-    rows = cdiv(rank, 32) if with_row_mean else 1
-    launch(
-        decoupling_finish,
-        (rows * batch,),
-        *(term_parts, saved.trace, saved.matrix, outputs.rank_gap, outputs.distance, saved.slope),
-        saved.row_mean if with_row_mean else outputs.rank_gap,
-        *(rank, blocks * blocks, rows, 1 / rank),
-        WITH_ROW_MEAN=with_row_mean,
-        BLOCK=32,
-        BLOCK_T=128,
-        COMPUTE=case.exactly["COMPUTE"],
-        **configs.VECTORS,
-    )
-    return shared
+    return shared, term_parts
 
 
-def _squeeze_and_mlp(
-    case: Case, x: View, sums: Tensor, mlp: Mlp, saved: Saved, decoupled: bool
-) -> None:
-    """Eq. 10-11: fills squeezed, hidden and weight, and mean where M averages it."""
-    channels, mean = case.channels, 1 / case.positions
-    reduced = mlp.reduce_weight.shape[0]
-    if decoupled and case.tall:
-        matvec(saved.matrix, case.square, sums, saved.squeezed, scale=mean, vector=saved.mean)
-    elif decoupled:
-        matvec(x.tensor, (x.batch, x.long, x.rank), saved.row_mean[:, None], saved.squeezed)
+def _decoupled_squeeze(case: Case, x: View, mlp: Mlp, saved: Saved) -> None:
+    """Eq. 10 of F_dec where N < C (C <= N: it is there already), and the hidden layer."""
+    if not case.tall:
+        matvec(x.tensor, (x.batch, x.long, x.rank), saved.row_mean, saved.squeezed)
     matvec(
         mlp.reduce_weight.contiguous(),
-        (0, channels, 1),
-        saved.squeezed[:, None] if decoupled else sums,
+        (0, case.channels, 1),
+        saved.squeezed,
         saved.hidden,
-        scale=1.0 if decoupled else mean,
-        vector=None if decoupled else saved.squeezed,
         bias=mlp.reduce_bias.contiguous(),
-        epilogue="relu",
     )
-    matvec(
-        mlp.expand_weight.contiguous(),
-        (0, reduced, 1),
-        saved.hidden[:, None],
-        saved.weight,
-        bias=mlp.expand_bias.contiguous(),
-        epilogue="sigmoid",
+
+
+def _finish(case: Case, term_parts: Tensor, mlp: Mlp, outputs: Outputs, saved: Saved) -> None:
+    """Eq. 9's terms and slope from their parts, and w from the hidden layer."""
+    blocks = cdiv(case.channels, configs.LAYER["BLOCK_R"])
+    launch(
+        decoupling_finish,
+        (blocks * case.batch,),
+        *(term_parts, saved.trace, saved.hidden),
+        *(mlp.expand_weight.contiguous(), mlp.expand_bias.contiguous()),
+        *(outputs.rank_gap, outputs.distance, saved.slope, saved.weight),
+        *(case.rank, case.channels, mlp.reduce_weight.shape[0], term_parts.shape[2], blocks),
+        BLOCK_T=128,
+        COMPUTE=case.exactly["COMPUTE"],
+        **configs.LAYER,
+        **configs.VECTORS,
     )

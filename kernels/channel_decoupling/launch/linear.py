@@ -13,8 +13,9 @@ from intrasense_fast.kernels.channel_decoupling.kernels.inverse import (
 )
 from intrasense_fast.kernels.channel_decoupling.kernels.vectors import (
     decoupling_matvec,
-    decoupling_outer,
+    decoupling_mlp_gradient,
 )
+from intrasense_fast.kernels.channel_decoupling.launch.case import Mlp, Saved
 
 
 def inverse(shifted: Tensor, out: Tensor) -> Tensor:
@@ -61,60 +62,62 @@ def inverse(shifted: Tensor, out: Tensor) -> Tensor:
 def matvec(
     matrix: Tensor,
     strides: tuple[int, int, int],
-    parts: Tensor,
+    vector: Tensor,
     out: Tensor,
     *,
-    scale: float = 1.0,
-    vector: Tensor | None = None,
     bias: Tensor | None = None,
-    gate: Tensor | None = None,
-    epilogue: str = "none",
 ) -> Tensor:
-    """out (B, rows) = f(matrix v), v = scale times the sum of `parts` (B, parts, columns).
+    """out (B, rows) = matrix vector; with `bias` (rows,) the ReLU of its sum with the product.
 
-    strides: those of batch, row and column of `matrix`; vector (B, columns): where v is wanted;
-    bias (rows,) for "relu" and "sigmoid"; gate (B, rows) for "relu_gradient".
+    strides: those of batch, row and column of `matrix`; vector (B, columns).
     """
-    batch, count, columns = parts.shape
+    batch, columns = vector.shape
     rows = out.shape[1]
-    blocks = cdiv(rows, 16)
+    blocks = cdiv(rows, configs.LAYER["BLOCK_R"])
     launch(
         decoupling_matvec,
         (blocks * batch,),
-        *(matrix, parts),
-        out if bias is None else bias,
-        out if gate is None else gate,
-        out,
-        out if vector is None else vector,
+        *(matrix, vector, out if bias is None else bias, out),
         *strides,
-        *(rows, columns, count, blocks, scale),
-        EPILOGUE=epilogue,
-        WITH_VECTOR=vector is not None,
-        BLOCK_R=16,
-        BLOCK_C=128,
-        COMPUTE=compute_dtype(parts.dtype),
+        *(rows, columns, blocks),
+        EPILOGUE="none" if bias is None else "relu",
+        COMPUTE=compute_dtype(vector.dtype),
+        **configs.LAYER,
         **configs.VECTORS,
     )
     return out
 
 
-def linear_gradient(
-    grad_parts: Tensor, layer_input: Tensor, grad_weight: Tensor, grad_bias: Tensor
+def mlp_gradient(
+    mlp: Mlp,
+    saved: Saved,
+    grad_logit: Tensor,
+    hidden_parts: Tensor,
+    grad_mlp: Mlp | None,
+    grad_squeezed: Tensor | None,
 ) -> None:
-    """Fills grad_weight (rows, columns) and grad_bias (rows,) of one layer.
+    """Fills the gradients of both layers and ds, each where it is given.
 
-    grad_parts: (B, parts, rows), of its output; layer_input: (B, columns).
+    grad_logit: (B, parts, C), before the sigmoid; hidden_parts: (B, parts, C_r), of the ReLU
+    layer's output; grad_squeezed: (B, C).
     """
-    rows, columns = grad_weight.shape
-    batch, parts, _ = grad_parts.shape
-    blocks = cdiv(columns, 128)
+    batch, logit_parts, channels = grad_logit.shape
+    reduced = mlp.reduce_weight.shape[0]
+    block_r, block_c = configs.LAYER["BLOCK_R"], configs.LAYER["BLOCK_C"]
+    reduce_blocks, expand_blocks = cdiv(channels, block_c), cdiv(reduced, block_c)
+    reduce_tiles = 0 if grad_mlp is None else cdiv(reduced, block_r) * reduce_blocks
+    expand_tiles = 0 if grad_mlp is None else cdiv(channels, block_r) * expand_blocks
+    squeeze_blocks = 0 if grad_squeezed is None else reduce_blocks
     launch(
-        decoupling_outer,
-        (cdiv(rows, 16) * blocks,),
-        *(grad_parts, layer_input, grad_weight, grad_bias),
-        *(batch, rows, columns, parts, blocks),
-        BLOCK_R=16,
-        BLOCK_C=128,
-        COMPUTE=compute_dtype(grad_parts.dtype),
+        decoupling_mlp_gradient,
+        (reduce_tiles + expand_tiles + squeeze_blocks * batch,),
+        *(grad_logit, hidden_parts, saved.squeezed, saved.hidden),
+        mlp.reduce_weight.contiguous(),
+        *(mlp if grad_mlp is None else grad_mlp),
+        grad_logit if grad_squeezed is None else grad_squeezed,
+        *(batch, channels, reduced, logit_parts, hidden_parts.shape[1]),
+        *(reduce_tiles, reduce_blocks, expand_tiles, expand_blocks, squeeze_blocks),
+        COMPUTE=compute_dtype(grad_logit.dtype),
+        **configs.LAYER,
         **configs.VECTORS,
     )

@@ -59,6 +59,20 @@ def saved_bytes(inputs: dict[str, Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in inputs.values()) + numbers * statistic
 
 
+def launches_forward(rank: int, wide: bool, decoupled: bool) -> int:
+    """Gram matrix, inverse, loss terms, w and output; where M F is squeezed the hidden layer.
+
+    `wide`: N < C, which reads the map once more for that squeeze.
+    """
+    blocks = -(-rank // 64)
+    return 5 + (1 if blocks == 1 else 2 * blocks) + decoupled * (1 + wide)
+
+
+def launches_backward(wide: bool, decoupled: bool) -> int:
+    """One more where w's gradient needs a product of its own, or M a product with ds."""
+    return 7 + (wide or decoupled)
+
+
 def bounds() -> list[Bound]:
     """Launches, passes and FLOPs on both sides of C = N.
 
@@ -89,7 +103,7 @@ def bounds() -> list[Bound]:
                 Bound(
                     row,
                     "forward",
-                    launches=2 * -(-rank // 64) + 8,
+                    launches=launches_forward(rank, wide, squeeze == "decoupled"),
                     floor_bytes=3 * size * dtype.itemsize,
                     passes=1.40 if wide and squeeze == "decoupled" else 1.05,
                     useful_flops=3 * counted,
@@ -99,7 +113,7 @@ def bounds() -> list[Bound]:
                 Bound(
                     row,
                     "backward",
-                    launches=12,
+                    launches=launches_backward(wide, squeeze == "decoupled"),
                     floor_bytes=5 * size * dtype.itemsize,
                     passes=1.45 if wide else 1.05,
                     useful_flops=6 * counted,
@@ -148,9 +162,20 @@ COUNTS = {
     "blocks",
     "pairs",
     "step",
+    "hidden_blocks",
+    "sum_parts",
+    "logit_parts",
+    "hidden_parts",
+    "reduce_tiles",
+    "reduce_blocks",
+    "expand_tiles",
+    "expand_blocks",
+    "squeeze_blocks",
     "BATCH",
     "ROWS",
     "COLUMNS",
+    "C",
+    "C_R",
     "L",
 }
 
