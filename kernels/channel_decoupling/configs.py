@@ -27,8 +27,9 @@ ALIAS = {"sm_100": "sm_90"}
 
 # Rows and columns of a block of the R x R kernels and of the blocked inverse.
 BLOCK = 64
-# Largest matrix that one program inverts alone.
-SMALL = 64
+# Rank above which a block is inverted in two halves: quicker, and no less accurate. Below, one
+# block is most of the matrix, and Cholesky's error smaller.
+HALVES = 128
 # How kernels without a table are compiled: those that own rows or a block of a matrix, and the
 # others.
 BLOCKWISE: dict[str, Any] = {"num_warps": 8, "num_stages": 1}
@@ -160,3 +161,10 @@ def matrix_config(rank: int, precision: str) -> KernelConfig:
     else:
         block_k, warps, stages = 32, 8, 1
     return KernelConfig({"BLOCK": BLOCK, "BLOCK_K": block_k}, warps, stages)
+
+
+def inverse_tiles(rank: int, precision: str) -> dict[str, int]:
+    """SIZE of a block of the inverse, HALF of what is inverted at once, BLOCK_K a step."""
+    size = min(BLOCK, power_of_two(rank))
+    half = size // 2 if rank > HALVES else size
+    return {"SIZE": size, "HALF": half, "BLOCK_K": 16 if precision == "ieee" else min(32, size)}

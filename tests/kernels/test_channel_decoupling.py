@@ -226,7 +226,7 @@ def test_gram_computes_one_triangle(device, rng):
     inputs = tensors((1, 320, 20, 20), rng, device, torch.bfloat16)
     with pytest.MonkeyPatch.context() as patch, torch.no_grad(), meter() as launches:
         # Only the first launch is looked at: the rest of the forward would take most of the time.
-        patch.setattr(forward_pass, "decoupling_normalise", None)
+        patch.setattr(forward_pass, "normalised_inverse", None)
         with pytest.raises(TypeError):
             channel_decoupling(*inputs, fused=True)
     (gram,) = launches

@@ -6,7 +6,10 @@ import torch
 pytest.importorskip("triton", reason="the kernels need Triton, which has wheels for Linux only")
 
 from intrasense_fast.functional import channel_decoupling
-from intrasense_fast.kernels.channel_decoupling.launch.linear import inverse
+from intrasense_fast.kernels.channel_decoupling import launch
+from intrasense_fast.kernels.channel_decoupling.launch.case import case_of
+from intrasense_fast.kernels.channel_decoupling.launch.forward_pass import allocated
+from intrasense_fast.kernels.channel_decoupling.launch.inverse import normalised_inverse
 from tests.kernels.decoupling_cases import (
     INPUTS,
     OUTPUTS,
@@ -231,6 +234,26 @@ def test_every_ridge(shape, ridge, device, rng):
         assert error <= max(3 * eager_error, 1e-5), f"{name}: {error:.1e}, eager {eager_error:.1e}"
 
 
+def inverse(gram, ridge):
+    """(Gh, M) of a Gram matrix (r, r)."""
+    rank = gram.shape[0]
+    features = gram.new_empty(1, rank, rank, 2)
+    weights = launch.Mlp(*mlp(rank, 1, torch.Generator(), gram.device, gram.dtype))
+    case = case_of(features)
+    _, saved = allocated(features, case, weights, decoupled=True)
+    normalised = normalised_inverse(
+        gram[None, None],
+        gram.trace().view(1, 1),
+        gram.new_zeros(1, 1, rank),
+        weights,
+        saved,
+        ridge=ridge,
+        scale=1.0,
+        with_hidden=False,
+    )
+    return normalised[0], saved.matrix[0]
+
+
 @pytest.mark.parametrize("ridge", (0.1, 1.0, 10.0))
 @pytest.mark.parametrize(
     "rank",
@@ -250,23 +273,19 @@ def test_inverse(rank, ridge, device, rng):
     if rank > 100 and ridge != 1.0:
         pytest.skip("one ridge shows it for a large matrix")
     maps = dominant((1, rank, rank, 2), rng)[0].flatten(1).double()
-    gram = maps @ maps.T
-    exact = (
-        (torch.eye(rank, dtype=torch.float64) + gram * (rank / gram.trace() / ridge))
-        .float()
-        .double()
-    )
+    gram = (maps @ maps.T).float().to(device)
+    normalised, actual = (t.cpu() for t in inverse(gram, ridge))
+    # The matrix as the kernel has it: how it is rounded is no error of the inverse.
+    exact = (torch.eye(rank) + normalised / ridge).double()
     truth = torch.linalg.inv(exact)
     plain = torch.cholesky_inverse(torch.linalg.cholesky(exact.float())).double()
-    shifted = exact.float().to(device)[None]
-    actual = inverse(shifted, torch.empty_like(shifted))[0].cpu().double()
-    error, other = (budget.error(t, truth) for t in (actual, plain))
+    error, other = (budget.error(t, truth) for t in (actual.double(), plain))
     assert error <= max(3 * other, 5e-7), f"M: {error:.1e}, cholesky {other:.1e}"
-    error, other = (budget.error(t @ maps, truth @ maps, maps) for t in (actual, plain))
+    error, other = (budget.error(t @ maps, truth @ maps, maps) for t in (actual.double(), plain))
     assert error <= max(3 * other, 2e-7), f"M F: {error:.1e}, cholesky {other:.1e}"
-    if device.type == "cpu" and rank in (17, 65):
-        shifted = exact[None].clone()
-        actual = inverse(shifted, torch.empty_like(shifted))[0]
+    if device.type == "cpu" and rank in (17, 65, 129):
+        normalised, actual = inverse(maps @ maps.T, ridge)
+        truth = torch.linalg.inv(torch.eye(rank, dtype=torch.float64) + normalised / ridge)
         budget.assert_close(actual, truth, 1e-12, "inverse in float64")
 
 

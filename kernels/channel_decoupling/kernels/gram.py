@@ -4,6 +4,10 @@ import triton
 import triton.language as tl
 
 from intrasense_fast.kernels._common.device import load_strided, part_of_image
+from intrasense_fast.kernels.channel_decoupling.kernels.inverse import (
+    invert_diagonal,
+    store_panel,
+)
 from intrasense_fast.kernels.channel_decoupling.kernels.vectors import layer
 
 
@@ -196,50 +200,94 @@ def decoupling_normalise(
     REDUCE_BIAS,
     GRAM,
     SHIFTED,
+    PANEL,
+    SCRATCH,
     TRACE,
     SQUEEZED,
     HIDDEN,
     R,
     C,
     C_R,
-    tiles,
+    traces,
     splits,
     sum_parts,
     blocks,
-    hidden_blocks,
+    images,
     ridge,
     scale,
-    BLOCK: tl.constexpr,
+    ALONE: tl.constexpr,
+    SIZE: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK_K: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    PRECISION: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """t = tr G, Gh = (R / t) G and I + Gh / ridge, whose inverse is M; beside it the ReLU layer.
+    """t = tr G, Gh = (R / t) G, and what the inverse M of I + Gh / ridge starts from.
 
-    A zero map has Gh = 0, one that is not finite NaN.
-    Pointers: GRAM_PARTS, TRACE_PARTS as decoupling_gram leaves them (`tiles` tiles a side); GRAM
-    (Gh), SHIFTED (B, R, R); TRACE (B,), t. SUMS (B, sum_parts, C), scale times whose sum is
-    SQUEEZED (B, C); REDUCE_WEIGHT (W_1) (C_R, C), REDUCE_BIAS (C_R,), contiguous; HIDDEN (B, C_R).
-    Grid: ((blocks * blocks + hidden_blocks) * B,); a program owns a tile of BLOCK x BLOCK or
-    BLOCK_R rows of the layer (hidden_blocks = 0: what it takes is not known yet).
+    That is the matrix itself and the first panel of its inverse (invert_step); if ALONE, the one
+    block there is, SHIFTED becomes M. Beside them the ReLU layer. A zero map has Gh = 0, one that
+    is not finite NaN.
+    Pointers: GRAM_PARTS, TRACE_PARTS (images, traces) as decoupling_gram leaves them; GRAM (Gh),
+    SHIFTED (images, R, R); PANEL (images, R, SIZE); SCRATCH (images, blocks, 2, SIZE, SIZE);
+    TRACE (images,), t. SUMS (images, sum_parts, C), scale times whose sum is SQUEEZED (images, C);
+    REDUCE_WEIGHT (W_1) (C_R, C), REDUCE_BIAS (C_R,), contiguous; HIDDEN (images, C_R).
+    Grid: (blocks * blocks * images + n * images,), n blocks of the layer, 0 where what it takes is
+    not known yet; a program owns a block of the matrices, the first column first, or BLOCK_R rows
+    of the layer.
     """
-    index, _, batch = part_of_image(blocks * blocks + hidden_blocks, 1)
-    if index < blocks * blocks:
-        bi, bj = index // blocks, index % blocks
-        trace = trace_of(TRACE_PARTS + batch * splits * tiles, splits * tiles, BLOCK_T, COMPUTE)
-        gram = gram_block(
-            GRAM_PARTS + batch * splits * R * R, trace, bi, bj, R, splits, BLOCK, COMPUTE
-        )
-        i = (bi * BLOCK + tl.arange(0, BLOCK))[:, None]
-        j = (bj * BLOCK + tl.arange(0, BLOCK))[None, :]
-        mask = (i < R) & (j < R)
-        element = batch * R * R + (i * R + j)
+    pid = tl.program_id(0)
+    bi = pid % blocks
+    image = (pid // blocks) % images
+    bj = pid // (blocks * images)
+    batch = image.to(tl.int64)
+    if bj < blocks:
+        trace = trace_of(TRACE_PARTS + batch * traces, traces, BLOCK_T, COMPUTE)
+        parts = GRAM_PARTS + batch * splits * R * R
+        gram = gram_block(parts, trace, bi, bj, R, splits, SIZE, COMPUTE)
+        i = tl.arange(0, SIZE)
+        on_diagonal = i[:, None] == i[None, :]
+        i_in = i < R - bi * SIZE
+        j_in = i < R - bj * SIZE
+        mask = i_in[:, None] & j_in[None, :]
+        own = batch * R * R + bi * SIZE * R + bj * SIZE
+        element = own + (i[:, None] * R + i[None, :])
         tl.store(GRAM + element, gram, mask=mask)
-        tl.store(SHIFTED + element, tl.where(i == j, 1.0, 0.0) + gram / ridge, mask=mask)
-        if index == 0:
+        shifted = tl.where(on_diagonal & (bi == bj), 1.0, 0.0) + gram / ridge
+        scratch = SCRATCH + (batch * blocks + bi) * 2 * SIZE * SIZE
+        if ALONE:
+            invert_diagonal(shifted, scratch, SIZE, HALF, PRECISION, COMPUTE)
+            inverse = tl.load(scratch + SIZE * SIZE + (i[:, None] * SIZE + i[None, :]))
+            tl.store(SHIFTED + element, inverse, mask=mask)
+        else:
+            tl.store(SHIFTED + element, shifted, mask=mask)
+            if bj == 0:
+                diagonal = shifted
+                if bi != 0:
+                    gram = gram_block(parts, trace, 0, 0, R, splits, SIZE, COMPUTE)
+                    diagonal = tl.where(on_diagonal, 1.0, 0.0) + gram / ridge
+                store_panel(
+                    SHIFTED + own,
+                    diagonal,
+                    bi == 0,
+                    PANEL + batch * R * SIZE + bi * SIZE * SIZE,
+                    scratch,
+                    R,
+                    R - bi * SIZE,
+                    R,
+                    SIZE,
+                    HALF,
+                    BLOCK_K,
+                    PRECISION,
+                    COMPUTE,
+                )
+        if bi == 0 and bj == 0:
             tl.store(TRACE + batch, trace)
     else:
+        index = pid - blocks * blocks * images
+        batch = (index % images).to(tl.int64)
         layer(
             REDUCE_WEIGHT,
             SUMS + batch * sum_parts * C,
@@ -251,7 +299,7 @@ def decoupling_normalise(
             C_R,
             C,
             sum_parts,
-            index - blocks * blocks,
+            index // images,
             scale,
             "relu",
             True,

@@ -6,10 +6,7 @@ from triton import cdiv
 from intrasense_fast.kernels._common.launch import launch
 from intrasense_fast.kernels.channel_decoupling import configs
 from intrasense_fast.kernels.channel_decoupling.kernels.apply import decoupling_apply
-from intrasense_fast.kernels.channel_decoupling.kernels.gram import (
-    decoupling_gram,
-    decoupling_normalise,
-)
+from intrasense_fast.kernels.channel_decoupling.kernels.gram import decoupling_gram
 from intrasense_fast.kernels.channel_decoupling.kernels.terms import (
     decoupling_finish,
     decoupling_terms,
@@ -24,7 +21,8 @@ from intrasense_fast.kernels.channel_decoupling.launch.case import (
     like,
     view,
 )
-from intrasense_fast.kernels.channel_decoupling.launch.linear import inverse, matvec
+from intrasense_fast.kernels.channel_decoupling.launch.inverse import normalised_inverse
+from intrasense_fast.kernels.channel_decoupling.launch.linear import matvec
 
 
 def forward(features: Tensor, mlp: Mlp, ridge: float, decoupled: bool) -> tuple[Outputs, Saved]:
@@ -37,8 +35,13 @@ def forward(features: Tensor, mlp: Mlp, ridge: float, decoupled: bool) -> tuple[
     """
     case, x = case_of(features), view(features)
     outputs, saved = allocated(features, case, mlp, decoupled)
-    gram, shifted, sums = _gram_matrix(case, x, mlp, saved, ridge, decoupled)
-    saved = saved._replace(matrix=inverse(shifted, saved.matrix))
+    gram_parts, trace_parts, sums = _gram_matrix(case, x, decoupled)
+    gram = normalised_inverse(
+        *(gram_parts, trace_parts, sums, mlp, saved),
+        ridge=ridge,
+        scale=1 / case.positions,
+        with_hidden=not decoupled,
+    )
     shared, term_parts = _terms(case, gram, sums, outputs, saved, ridge, decoupled)
     if decoupled:
         _decoupled_squeeze(case, x, mlp, saved)
@@ -86,13 +89,8 @@ def allocated(features: Tensor, case: Case, mlp: Mlp, decoupled: bool) -> tuple[
     return outputs, saved
 
 
-def _gram_matrix(
-    case: Case, x: View, mlp: Mlp, saved: Saved, ridge: float, decoupled: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gh and I + Gh / ridge (B, R, R), the parts of the squeeze's sums; tr G into `saved`.
-
-    Where F itself is squeezed, also what the MLP takes and its hidden layer.
-    """
+def _gram_matrix(case: Case, x: View, decoupled: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Parts of G (B, splits, R, R), of its trace (B, parts) and of the squeeze (B, parts, C)."""
     batch, rank = case.batch, case.rank
     config = configs.gram_config(rank, case.long, *case.table)
     tiles = cdiv(rank, config.blocks["BLOCK_R"])
@@ -114,25 +112,7 @@ def _gram_matrix(
         **case.over_the_map,
         **config.options(),
     )
-    blocks = cdiv(rank, configs.BLOCK)
-    reduced = mlp.reduce_weight.shape[0]
-    hidden_blocks = 0 if decoupled else cdiv(reduced, configs.LAYER["BLOCK_R"])
-    gram, shifted = case.empty(batch, rank, rank), case.empty(batch, rank, rank)
-    launch(
-        decoupling_normalise,
-        ((blocks * blocks + hidden_blocks) * batch,),
-        *(gram_parts, trace_parts, sums, mlp.reduce_weight.contiguous()),
-        mlp.reduce_bias.contiguous(),
-        *(gram, shifted, saved.trace, saved.squeezed, saved.hidden),
-        *(rank, case.channels, reduced, tiles, splits, sums.shape[1], blocks, hidden_blocks),
-        *(ridge, 1 / case.positions),
-        BLOCK=configs.BLOCK,
-        BLOCK_T=128,
-        COMPUTE=case.exactly["COMPUTE"],
-        **configs.LAYER,
-        **configs.BLOCKWISE,
-    )
-    return gram, shifted, sums
+    return gram_parts, trace_parts, sums
 
 
 def _terms(

@@ -1,62 +1,16 @@
-"""Linear algebra of any size: the inverse of M's matrices, and the layers of the MLP."""
+"""Products of a matrix and a vector, and the gradients of the MLP's layers."""
 
 from torch import Tensor
 from triton import cdiv
 
 from intrasense_fast.kernels._common.launch import launch
-from intrasense_fast.kernels._common.precision import compute_dtype, exact_precision
+from intrasense_fast.kernels._common.precision import compute_dtype
 from intrasense_fast.kernels.channel_decoupling import configs
-from intrasense_fast.kernels.channel_decoupling.kernels.inverse import (
-    invert_panel,
-    invert_small,
-    invert_update,
-)
 from intrasense_fast.kernels.channel_decoupling.kernels.vectors import (
     decoupling_matvec,
     decoupling_mlp_gradient,
 )
 from intrasense_fast.kernels.channel_decoupling.launch.case import Mlp, Saved
-
-
-def inverse(shifted: Tensor, out: Tensor) -> Tensor:
-    """Inverse of symmetric positive definite (B, R, R), NaN for one that is NaN.
-
-    One launch for R <= 64, two a block of 64 above. Both arguments are overwritten; the one that is
-    returned holds the inverse.
-    """
-    batch, rank, _ = shifted.shape
-    compute = compute_dtype(shifted.dtype)
-    if rank <= configs.SMALL:
-        size = configs.power_of_two(rank)
-        launch(
-            invert_small,
-            (batch,),
-            shifted,
-            out,
-            rank,
-            SIZE=size,
-            COMPUTE=compute,
-            **configs.VECTORS,
-        )
-        return out
-    size = configs.BLOCK
-    blocks = cdiv(rank, size)
-    panel = shifted.new_empty(batch, rank, size)
-    scratch = shifted.new_empty(batch, blocks, 2, size, size)
-    precision = exact_precision(shifted.dtype, shifted.device)
-    options = {
-        "SIZE": size,
-        "BLOCK_K": configs.matrix_config(rank, precision).blocks["BLOCK_K"],
-        "PRECISION": precision,
-        "COMPUTE": compute,
-        **configs.BLOCKWISE,
-    }
-    for step in range(blocks):
-        sizes = (rank, step, blocks)
-        launch(invert_panel, (blocks * batch,), shifted, panel, scratch, *sizes, **options)
-        launch(invert_update, (blocks * blocks * batch,), shifted, panel, out, *sizes, **options)
-        shifted, out = out, shifted
-    return shifted
 
 
 def matvec(

@@ -60,12 +60,12 @@ def saved_bytes(inputs: dict[str, Tensor]) -> int:
 
 
 def launches_forward(rank: int, wide: bool, decoupled: bool) -> int:
-    """Gram matrix, inverse, loss terms, w and output; where M F is squeezed the hidden layer.
+    """Gram matrix, start of the inverse, terms, w and output; above R = 64 one a block of 64.
 
-    `wide`: N < C, which reads the map once more for that squeeze.
+    Where M F is squeezed also the hidden layer, and if `wide`, N < C, a product with the map.
     """
     blocks = -(-rank // 64)
-    return 5 + (1 if blocks == 1 else 2 * blocks) + decoupled * (1 + wide)
+    return 5 + (blocks if blocks > 1 else 0) + decoupled * (1 + wide)
 
 
 def launches_backward(wide: bool, decoupled: bool) -> int:
