@@ -55,13 +55,13 @@ FAULTS = [
     ),
     Fault(
         "normalise: a zero trace divides",
-        "decoupling_normalise",
+        "gram_block",
         "tl.where(trace == 0, 1.0, trace)",
         "trace",
     ),
     Fault(
         "normalise: the triangle that was not computed is read",
-        "decoupling_normalise",
+        "gram_block",
         "tl.maximum(i, j) * R + tl.minimum(i, j)",
         "i * R + j",
     ),
@@ -81,26 +81,106 @@ FAULTS = [
     Fault(
         "inverse: pivot's own entry",
         "invert_tile",
-        "tl.where(i == p, 1.0, row)",
+        "tl.where(on_column, 1.0, row)",
         "row",
     ),
     Fault(
-        "inverse: zeros beyond the edge of a small matrix",
-        "invert_small",
-        "a = tl.where(inside, a, tl.where(i[:, None] == i[None, :], 1.0, 0.0))",
-        "",
+        "inverse: the sign of rows that are done",
+        "invert_tile",
+        "tl.where((i < p)[None, :], -row, row)",
+        "row",
     ),
     Fault(
-        "panel: the inverse of the next image's block",
-        "invert_panel",
-        "pid.to(tl.int64)",
-        "block",
-        given=("block == step",),
+        "step: zeros beyond the edge",
+        "eliminated",
+        "tl.where(mask, block, identity)",
+        "tl.where(mask, block, 0.0)",
     ),
     Fault(
-        "update: row of the pivot keeps its block",
-        "invert_update",
-        "acc = tl.where(bi == step, 0.0, acc)",
+        "normalise: the layer's last rows are another image's",
+        "decoupling_normalise",
+        "(index % images).to(tl.int64)",
+        "(index // images).to(tl.int64)",
+    ),
+    Fault(
+        "normalise: the diagonal block that scales the panel is the panel's own",
+        "decoupling_normalise",
+        "gram_block(parts, trace, 0, 0, R, splits, SIZE, COMPUTE)",
+        "gram_block(parts, trace, bi, bi, R, splits, SIZE, COMPUTE)",
+        given=("gram_block(parts, trace, bi, bj, R, splits, SIZE, COMPUTE)",),
+    ),
+    Fault(
+        "step: one scratch for all blocks",
+        "invert_step",
+        "(batch * blocks + bi) * 2 * SIZE * SIZE",
+        "batch * blocks * 2 * SIZE * SIZE",
+    ),
+    Fault(
+        "step: the next panel in this one's place",
+        "invert_step",
+        "NEXT_PANEL + batch * R * SIZE + bi * SIZE * SIZE",
+        "PANEL + batch * R * SIZE + bi * SIZE * SIZE",
+        given=("panel = PANEL + batch * R * SIZE",),
+    ),
+    Fault(
+        "step: the matrix is changed in place",
+        "invert_step",
+        "OUT + batch * R * R + bi * SIZE * R + bj * SIZE",
+        "MATRIX + batch * R * R + bi * SIZE * R + bj * SIZE",
+        given=("matrix = MATRIX + batch * R * R",),
+    ),
+    Fault(
+        "step: the diagonal block as it was before the step",
+        "invert_step",
+        (
+            "diagonal = eliminated(matrix, panel, bj, bj, step, R, SIZE, BLOCK_K, "
+            "PRECISION, COMPUTE)"
+        ),
+        (
+            "square = bj * SIZE * (R + 1) + (i[:, None] * R + i[None, :])\n"
+            "diagonal = tl.load(matrix + square, mask=j_in[:, None] & j_in[None, :], other=0.0)"
+        ),
+        given=("i = tl.arange(0, SIZE)", "i_in[:, None] & j_in[None, :]"),
+    ),
+    Fault(
+        "launch: the panel of the step before",
+        "normalised_inverse",
+        "shifted, other, panel, next_panel = other, shifted, next_panel, panel",
+        "shifted, other = other, shifted",
+    ),
+    Fault(
+        "launch: M is left in the other buffer",
+        "normalised_inverse",
+        "blocks % 2 == 0",
+        "blocks % 2 == 1",
+    ),
+    Fault(
+        "panel: no refinement",
+        "store_panel",
+        (
+            "rest = multiplied(rest, PANEL, SCRATCH, SIZE, i_in, SIZE, True, SIZE, BLOCK_K, "
+            "PRECISION, COMPUTE)"
+        ),
+        "rest = tl.zeros([SIZE, SIZE], COMPUTE)",
+        given=("rest = load_strided(TILE, i, i, R, 1, i_in, i < columns)",),
+    ),
+    Fault(
+        "halves: no refinement",
+        "invert_halves",
+        'rest = tl.dot(-panel, pivots, below, input_precision="ieee", out_dtype=COMPUTE)',
+        "rest = tl.zeros([HALF, HALF], COMPUTE)",
+        given=("i = tl.arange(0, HALF)",),
+    ),
+    Fault(
+        "halves: the row of the pivot keeps its block",
+        "invert_halves",
+        'tl.dot(-inverse, beside, input_precision="ieee", out_dtype=COMPUTE)',
+        'tl.dot(-inverse, beside, beside, input_precision="ieee", out_dtype=COMPUTE)',
+    ),
+    Fault(
+        "step: row of the pivot keeps its block",
+        "eliminated",
+        "block = tl.where(bi == step, 0.0, block)",
         "",
     ),
     Fault(
@@ -110,20 +190,22 @@ FAULTS = [
         "shared * gh",
     ),
     Fault(
-        "finish: sum of M over its first columns",
+        "terms: sums of M's rows over the last columns only",
+        "decoupling_terms",
+        "sent += scale * tl.sum(matrix_rows, 1)",
+        "sent = scale * tl.sum(matrix_rows, 1)",
+    ),
+    Fault(
+        "terms: the mean of the first part only",
+        "decoupling_terms",
+        "sum_of_parts(part, parts, R, k, k_in, BLOCK_K, COMPUTE)",
+        "sum_of_parts(part, 1, R, k, k_in, BLOCK_K, COMPUTE)",
+    ),
+    Fault(
+        "finish: a term of the part before",
         "decoupling_finish",
-        (
-            "for start in range(0, R, BLOCK):\n"
-            "    mask = (i < R)[:, None] & (j < R - start)[None, :]\n"
-            "    element = MATRIX + batch * R * R + start + (i[:, None] * R + j[None, :])\n"
-            "    rows += tl.load(element, mask=mask, other=0.0)"
-        ),
-        (
-            "for start in range(0, BLOCK, BLOCK):\n"
-            "    mask = (i < R)[:, None] & (j < R - start)[None, :]\n"
-            "    element = MATRIX + batch * R * R + start + (i[:, None] * R + j[None, :])\n"
-            "    rows += tl.load(element, mask=mask, other=0.0)"
-        ),
+        "tl.load(part + 2 * tiles, mask=part_in, other=0.0)",
+        "tl.load(part + tiles, mask=part_in, other=0.0)",
     ),
     Fault(
         "matrix gradient: sign of a term of the rank",
@@ -140,20 +222,76 @@ FAULTS = [
     Fault(
         "gram gradient: lambda is a constant",
         "decoupling_gram_gradient",
-        "tl.where(i[:, None] == j[None, :], inner / R, 0.0)",
-        "tl.where(i[:, None] == j[None, :], 0.0, 0.0)",
+        "tl.where(on_diagonal, inner, 0.0)",
+        "tl.where(on_diagonal, 0.0, 0.0)",
     ),
     Fault(
-        "matvec: first part only",
+        "product: the largest of the first column only",
+        "decoupling_product",
+        "tl.max(tl.max(tl.abs(out), 1), 0)",
+        "tl.max(tl.where(j == 0, tl.max(tl.abs(out), 0), 0.0), 0)",
+        given=("j[None, :]",),
+    ),
+    Fault(
+        "sums of parts: first one only",
+        "sum_of_parts",
+        "range(0, parts, BLOCK_P)",
+        "range(0, 1, BLOCK_P)",
+    ),
+    Fault(
+        "sums of parts: a part past the end",
+        "sum_of_parts",
+        "p < parts - start",
+        "p < parts - start + 1",
+    ),
+    Fault(
+        "matvec: every image's vector is the first one's",
         "decoupling_matvec",
-        "range(0, parts)",
-        "range(0, 1)",
+        "VECTOR + batch * COLUMNS",
+        "VECTOR",
+        place=(2, 3),
+    ),
+    Fault(
+        "layer: the first slice's columns for all",
+        "layer",
+        "MATRIX += BLOCK_C * matrix_column",
+        "MATRIX += 0",
+    ),
+    Fault(
+        "hidden part: channels past the end",
+        "store_hidden_part",
+        "row_in[:, None] & h_in[None, :]",
+        "h_in[None, :]",
+    ),
+    Fault(
+        "symmetrise: the hidden layer's part in another's place",
+        "decoupling_symmetrise",
+        (
+            "part = HIDDEN_PARTS + (batch * blocks + bi) * C_R\n"
+            "store_hidden_part(EXPAND_WEIGHT, part, grad_logit, i, i_in, C_R, BLOCK_H, COMPUTE)"
+        ),
+        (
+            "part = HIDDEN_PARTS + batch * blocks * C_R\n"
+            "store_hidden_part(EXPAND_WEIGHT, part, grad_logit, i, i_in, C_R, BLOCK_H, COMPUTE)"
+        ),
+    ),
+    Fault(
+        "mlp gradient: ds through units that ReLU shut",
+        "decoupling_mlp_gradient",
+        "grad_hidden = tl.where(hidden > 0, grad_hidden, 0.0)",
+        "",
     ),
     Fault(
         "outer: bias of the last image only",
-        "decoupling_outer",
-        "total += u",
-        "total = u",
+        "outer_tile",
+        "grad_bias += u",
+        "grad_bias = u",
+    ),
+    Fault(
+        "outer: the ReLU's gate forgotten",
+        "outer_tile",
+        "u = tl.where(gate > 0, u, 0.0)",
+        "",
     ),
     Fault(
         "weight gradient: M rounded to the map's dtype",
@@ -176,17 +314,23 @@ FAULTS = [
         given=("i_in[:, None] & l_in[None, :]",),
     ),
     Fault(
-        "operands: weight of the row",
-        "decoupling_operands",
-        "tl.load(W + batch * R + j, mask=j < R, other=0.0)[None, :]",
-        "tl.load(W + batch * R + i, mask=i < R, other=0.0)[:, None]",
+        "gram gradient: weight of the row",
+        "decoupling_gram_gradient",
+        "tl.load(WEIGHT + batch * R + j, mask=j < R, other=0.0)[None, :]",
+        "tl.load(WEIGHT + batch * R + i, mask=i < R, other=0.0)[:, None]",
         given=("i < R",),
     ),
     Fault(
-        "operands: no unit",
-        "decoupling_operands",
-        "tl.minimum(tl.maximum(exponent, -60.0), 60.0)",
+        "gram gradient: no unit",
+        "decoupling_gram_gradient",
+        "tl.minimum(tl.maximum(exponent, -60.0), 60.0) - HEADROOM",
         "exponent * 0.0",
+    ),
+    Fault(
+        "gram gradient: no room for what M's rows may sum to",
+        "decoupling_gram_gradient",
+        "row_sum * tl.max(largest, 0) / ridge",
+        "1e-6 * tl.max(largest, 0) / ridge",
     ),
     Fault(
         "feature gradient: Gbar rounded to 16 bits",

@@ -270,8 +270,8 @@ def inverse(gram, ridge):
 )
 def test_inverse(rank, ridge, device, rng):
     """M = (I + Gh / ridge)^-1 of maps with one dominant direction, and M F, relative to ||F||."""
-    if rank > 100 and ridge != 1.0:
-        pytest.skip("one ridge shows it for a large matrix")
+    if rank > 100 and ridge != 0.1:
+        pytest.skip("the smallest ridge shows it for a large matrix")
     maps = dominant((1, rank, rank, 2), rng)[0].flatten(1).double()
     gram = (maps @ maps.T).float().to(device)
     normalised, actual = (t.cpu() for t in inverse(gram, ridge))

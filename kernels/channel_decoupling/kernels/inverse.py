@@ -150,8 +150,17 @@ def store_panel(
     else:
         product = tl.zeros([SIZE, SIZE], COMPUTE)
         product = multiplied(
-            *(product, TILE, INVERSE, R, i_in, columns, False),
-            *(SIZE, BLOCK_K, PRECISION, COMPUTE),
+            product,
+            TILE,
+            INVERSE,
+            R,
+            i_in,
+            columns,
+            False,
+            SIZE,
+            BLOCK_K,
+            PRECISION,
+            COMPUTE,
         )
         # One step of refinement: the next blocks are small differences, which the rounding of an
         # explicit inverse would spoil.
@@ -159,15 +168,33 @@ def store_panel(
         tl.debug_barrier()
         rest = load_strided(TILE, i, i, R, 1, i_in, i < columns)
         rest = multiplied(
-            *(rest, PANEL, SCRATCH, SIZE, i_in, SIZE, True),
-            *(SIZE, BLOCK_K, PRECISION, COMPUTE),
+            rest,
+            PANEL,
+            SCRATCH,
+            SIZE,
+            i_in,
+            SIZE,
+            True,
+            SIZE,
+            BLOCK_K,
+            PRECISION,
+            COMPUTE,
         )
         tl.debug_barrier()
         tl.store(panel, rest, mask=i_in[:, None])
         tl.debug_barrier()
         product = multiplied(
-            *(product, PANEL, INVERSE, SIZE, i_in, SIZE, False),
-            *(SIZE, BLOCK_K, PRECISION, COMPUTE),
+            product,
+            PANEL,
+            INVERSE,
+            SIZE,
+            i_in,
+            SIZE,
+            False,
+            SIZE,
+            BLOCK_K,
+            PRECISION,
+            COMPUTE,
         )
         tl.debug_barrier()
         tl.store(panel, product, mask=i_in[:, None])
