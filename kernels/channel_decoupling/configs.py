@@ -167,4 +167,5 @@ def inverse_tiles(rank: int, precision: str) -> dict[str, int]:
     """SIZE of a block of the inverse, HALF of what is inverted at once, BLOCK_K a step."""
     size = min(BLOCK, power_of_two(rank))
     half = size // 2 if rank > HALVES else size
-    return {"SIZE": size, "HALF": half, "BLOCK_K": 16 if precision == "ieee" else min(32, size)}
+    block_k = min(32, size) if precision != "ieee" and rank % 16 == 0 else 16
+    return {"SIZE": size, "HALF": half, "BLOCK_K": block_k}

@@ -222,7 +222,7 @@ def jobs(level: str) -> list[CompileJob]:
         (4, 1024, 16, 16),
         (4, 2048, 8, 8),
     )
-    odd, odd_wide = (4, 77, 33, 47), (4, 150, 9, 9)
+    odd, odd_wide, odd_halves = (4, 77, 33, 47), (4, 150, 9, 9), (4, 150, 33, 47)
     other, one, both = (False,), (True,), (False, True)
     rows: list[Wanted] = [
         ("sm_90", middle, half, last, one, True),
@@ -251,7 +251,13 @@ def jobs(level: str) -> list[CompileJob]:
         ]
         rows += [("sm_80", shape, single, last, one, False) for shape in (odd, odd_wide)]
         rows += [("sm_86", shape, half, last, one, False) for shape in (tall, middle, broad)]
-        rows += [("sm_86", broad, single, last, one, False)]
+        rows += [
+            ("sm_86", broad, single, last, one, False),
+            ("sm_86", middle, half, last, one, True),
+        ]
+        rows += [
+            (target, odd_halves, half, last, other, True) for target in ("sm_80", "sm_86", "sm_90")
+        ]
     found = []
     for target, shape, dtype, layout, squeezes, whole in rows:
         label = f"{'x'.join(map(str, shape))} {str(dtype)[6:]}"
@@ -273,7 +279,10 @@ def instructions(job: CompileJob) -> tuple[str, ...]:
         return ()
     needed = ("cp.async",) if job.options["num_stages"] > 1 and "R" in job.divisible else ()
     narrow = fixed["PRECISION"] != "ieee" or job.signature.get("X") in ("*bf16", "*fp16")
-    rows = next(fixed[name] for name in ("BLOCK_R", "BLOCK", "SIZE") if name in fixed)
+    # A block that is inverted alone takes no large product.
+    if fixed.get("ALONE"):
+        return needed
+    rows = next(fixed[name] for name in ("SIZE", "BLOCK_R", "BLOCK") if name in fixed)
     return (*needed, "HGMMA") if job.target == "sm_90" and narrow and rows >= 64 else needed
 
 
