@@ -139,7 +139,7 @@ def _pull(
     """P (B, R, R) into `pull`.
 
     C <= N: returns the gradient before the sigmoid (B, 1, C) and parts of the hidden layer's
-    (B, parts, C_r); else two empty tensors.
+    (B, parts, C_r); else nothing of use.
     """
     batch, rank = case.batch, case.rank
     dtype, target, precision = case.table
@@ -162,8 +162,8 @@ def _pull(
     )
     blocks = cdiv(rank, configs.BLOCK)
     reduced = expand_weight.shape[1]
-    grad_logit = case.empty(batch, 1, rank) if case.tall else case.empty(0)
-    hidden_parts = case.empty(batch, blocks, reduced) if case.tall else case.empty(0)
+    grad_logit = case.empty(batch, 1, rank) if case.tall else pull
+    hidden_parts = case.empty(batch, blocks, reduced) if case.tall else pull
     launch(
         decoupling_symmetrise,
         (blocks * batch,),
