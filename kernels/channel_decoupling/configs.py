@@ -35,7 +35,7 @@ HALVES = 128
 BLOCKWISE: dict[str, Any] = {"num_warps": 8, "num_stages": 1}
 VECTORS: dict[str, Any] = {"num_warps": 4, "num_stages": 1}
 # Tiles of the MLP's layers, and hidden units a step where their gradient is made in parts.
-LAYER = {"BLOCK_R": 16, "BLOCK_C": 128}
+LAYER: dict[str, Any] = {"BLOCK_R": 16, "BLOCK_C": 128}
 BLOCK_H = 32
 
 # Programs a product over the long axis aims at, an image; its parts are at most MAX_SPLITS
@@ -163,7 +163,7 @@ def matrix_config(rank: int, precision: str) -> KernelConfig:
     return KernelConfig({"BLOCK": BLOCK, "BLOCK_K": block_k}, warps, stages)
 
 
-def inverse_tiles(rank: int, precision: str) -> dict[str, int]:
+def inverse_tiles(rank: int, precision: str) -> dict[str, Any]:
     """SIZE of a block of the inverse, HALF of what is inverted at once, BLOCK_K a step."""
     size = min(BLOCK, power_of_two(rank))
     half = size // 2 if rank > HALVES else size
