@@ -6,8 +6,8 @@ from triton import cdiv
 from intrasense_fast.kernels._common.launch import launch
 from intrasense_fast.kernels._common.precision import compute_dtype, exact_precision
 from intrasense_fast.kernels.channel_decoupling import configs
-from intrasense_fast.kernels.channel_decoupling.kernels.gram import decoupling_normalise
 from intrasense_fast.kernels.channel_decoupling.kernels.inverse import invert_step
+from intrasense_fast.kernels.channel_decoupling.kernels.normalise import decoupling_normalise
 from intrasense_fast.kernels.channel_decoupling.launch.case import Mlp, Saved
 
 
