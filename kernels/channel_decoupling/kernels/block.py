@@ -62,7 +62,6 @@ def invert_diagonal(
     SCRATCH,
     SIZE: tl.constexpr,
     HALF: tl.constexpr,
-    PRECISION: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
     """SCRATCH (2, SIZE, SIZE), which only this program touches: `diagonal` and its inverse."""

@@ -67,7 +67,7 @@ def store_panel(
     i = tl.arange(0, SIZE)
     i_in = i < rows
     panel = PANEL + (i[:, None] * SIZE + i[None, :])
-    invert_diagonal(diagonal, SCRATCH, SIZE, HALF, PRECISION, COMPUTE)
+    invert_diagonal(diagonal, SCRATCH, SIZE, HALF, COMPUTE)
     INVERSE = SCRATCH + SIZE * SIZE
     if on_diagonal:
         inverse = tl.load(INVERSE + (i[:, None] * SIZE + i[None, :]))

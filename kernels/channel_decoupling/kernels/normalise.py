@@ -105,7 +105,7 @@ def decoupling_normalise(
         shifted = tl.where(on_diagonal & (bi == bj), 1.0, 0.0) + gram / ridge
         scratch = SCRATCH + (batch * blocks + bi) * 2 * SIZE * SIZE
         if ALONE:
-            invert_diagonal(shifted, scratch, SIZE, HALF, PRECISION, COMPUTE)
+            invert_diagonal(shifted, scratch, SIZE, HALF, COMPUTE)
             inverse = tl.load(scratch + SIZE * SIZE + (i[:, None] * SIZE + i[None, :]))
             tl.store(SHIFTED + element, inverse, mask=mask)
         else:
