@@ -67,9 +67,10 @@ def healths(
         ("cpu-small", "resnet18", 64),
         pytest.param("AdamW", "resnet18", 64, marks=pytest.mark.extended),
         pytest.param("SGD", "resnet18", 64, marks=pytest.mark.extended),
+        pytest.param("paper", "resnet18", 64, marks=pytest.mark.extended),
         # 2048 channels on the four positions of stride 32 that 64 pixels leave do saturate at
         # times.
-        pytest.param("paper", "resnet50", 96, marks=pytest.mark.extended),
+        pytest.param("paper", "resnet50", 96, marks=pytest.mark.slow),
     ],
 )
 def test_every_module_lives(recipe: str, encoder: str, size: int, seed: int) -> None:

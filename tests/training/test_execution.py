@@ -417,7 +417,7 @@ def test_a_job_whose_time_is_over_goes_on_in_the_next(tmp_path: Path) -> None:
     assert len((run / "history.jsonl").read_text().splitlines()) == 30 * 3
 
 
-@pytest.mark.extended
+@pytest.mark.slow
 def test_folds_side_by_side_are_those_one_after_the_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

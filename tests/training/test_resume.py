@@ -337,7 +337,7 @@ def test_one_process_a_run(stopped: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "another process is working in this folder" in capsys.readouterr().err
 
 
-@pytest.mark.extended
+@pytest.mark.slow
 def test_more_epochs_equal_a_longer_run(data: Path, tmp_path: Path) -> None:
     options = [*TINY, "--folds", "0", "--val-fraction", "0.25", "--momentum", "0.9"]
     common = ["train", "--data", str(data), *options]

@@ -123,7 +123,12 @@ def test_quick_writes_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("flags", TABLE_4, ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    # tests/model trains all five; here the flags reach the network.
+    [pytest.param(flags, marks=[pytest.mark.slow] * (len(flags) == 1)) for flags in TABLE_4],
+    ids=str,
+)
 def test_rows_of_table_4(flags: list[str], data: Path, tmp_path: Path) -> None:
     assert main(["train", "--data", str(data), "--out", str(tmp_path / "run"), *ONE, *flags]) == 0
     config = read_config(tmp_path / "run" / "best")["arguments"]
