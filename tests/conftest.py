@@ -1,6 +1,7 @@
 """Fresh random numbers for every test run; the seed is printed with a failure and can be given back
 with --seed."""
 
+import os
 import random
 import zlib
 from collections.abc import Generator, Iterator
@@ -18,6 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     given = config.getoption("--seed")
     config.seed = random.SystemRandom().randrange(2**31) if given is None else given
+    # One thread here and in child processes: bits depend on their number, and -n uses the cores.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.hookimpl(wrapper=True)
