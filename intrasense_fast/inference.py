@@ -20,8 +20,9 @@ from intrasense_fast.networks.contract import config_of, evaluating, health_of
 from intrasense_fast.networks.health import StrideHealth
 from intrasense_fast.networks.pretrained import WEIGHTS_FILE
 from intrasense_fast.networks.selftest import SELFTEST_FILE, SelfTestError, check_selftest
+from intrasense_fast.precision import BF16, OFF, autocast
 
-OFF, BF16 = AMPS = ("off", "bf16")
+AMPS = (OFF, BF16)
 SMALLEST_SIZE, MOST_SIZE = 32, 8192
 NOT_FINITE = (
     "the network's output is NaN or infinite: no answer; take another checkpoint, or --no-fused"
@@ -99,7 +100,7 @@ def probability_maps(
                 f"predict: image {i} has pixels that are NaN or infinite; repair it first"
             )
     batch = _batch(net, images, size)
-    with evaluating(net), torch.inference_mode(), _precision(batch, amp):
+    with evaluating(net), torch.inference_mode(), autocast(amp, batch.device):
         logits = net(batch).float()[:, 0]
         finite = torch.isfinite(logits).flatten(1).all(dim=1).tolist()
         maps = torch.sigmoid(logits).cpu().numpy()
@@ -116,12 +117,8 @@ def network_health(
     `health_of`.
     """
     batch = _batch(net, images, size)
-    with _precision(batch, amp):
+    with autocast(amp, batch.device):
         return health_of(net, batch)
-
-
-def _precision(batch: Tensor, amp: str) -> torch.autocast:
-    return torch.autocast(batch.device.type, torch.bfloat16, enabled=amp == BF16)
 
 
 def _batch(net: nn.Module, images: Sequence[np.ndarray], size: int) -> Tensor:

@@ -7,8 +7,9 @@ from intrasense_fast.console import show
 from intrasense_fast.data.layouts import LAYOUTS
 from intrasense_fast.data.reading import HELP
 from intrasense_fast.errors import UsageError
-from intrasense_fast.inference import AMPS, OFF, Segmenter, open_segmenter
+from intrasense_fast.inference import AMPS, Segmenter, open_segmenter
 from intrasense_fast.networks import list_networks, register_network
+from intrasense_fast.precision import OFF
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,9 +22,10 @@ from intrasense_fast.fields import (
 from intrasense_fast.fields import given as given_of
 from intrasense_fast.networks import network_options
 from intrasense_fast.networks.options import IN_CHANNELS, NetworkOptions, as_json
+from intrasense_fast.precision import BF16, FP16, OFF
 from intrasense_fast.training import needs
 
-AMPS = ("off", "bf16", "fp16")
+AMPS = (OFF, BF16, FP16)
 LOSSES = ("common", "own")
 SCHEDULERS = ("none", "plateau", "cosine", "onecycle")
 SUBSETS = ("all", "lesions", "deduplicated", "curated")
@@ -141,7 +142,7 @@ class OptimisationConfig:
         "paper: flips and rotations; us: no vertical flips, small rotations",
         choices=AUGMENTATIONS,
     )
-    amp: str = option("off", "automatic mixed precision", choices=AMPS)
+    amp: str = option(OFF, "automatic mixed precision", choices=AMPS)
     channels_last: bool | None = option(
         None,
         "memory format of the network",

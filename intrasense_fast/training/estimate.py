@@ -7,9 +7,9 @@ import torch
 
 from intrasense_fast.training.build import network_of
 from intrasense_fast.training.config import TrainConfig
-from intrasense_fast.training.loss import loss_of
-
-_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from intrasense_fast.training.interruptions import Wholeness
+from intrasense_fast.training.position import Position
+from intrasense_fast.training.step import TrainingStep
 
 
 class Pace(NamedTuple):
@@ -32,30 +32,21 @@ def pace(config: TrainConfig, device: torch.device) -> Pace:
         config: of the run.
         device: where it will run.
     """
-    net = network_of(config).to(device).train()
-    loss = loss_of(config, net)
+    step = TrainingStep(network_of(config), config, device, steps=10**6, whole=Wholeness())
     shape = (config.batch_size, config.in_channels, config.size, config.size)
     image = torch.rand(shape, device=device)
     mask = (image[:, :1] > 0.5).float()
-    optimizer = torch.optim.RMSprop(net.parameters(), lr=0.0)
-    step = 0.0
+    step.net.train()
+    seconds = 0.0
     for _ in range(2):
         began = _now(device)
-        with _autocast(config, device):
-            output = net(image)
-        optimizer.zero_grad(set_to_none=True)
-        loss(output, mask).backward()
-        optimizer.step()
-        step = _now(device) - began
-    net.eval()
-    with torch.inference_mode(), _autocast(config, device):
+        step(image, mask, Position())
+        seconds = _now(device) - began
+    step.net.eval()
+    with torch.inference_mode(), step.autocast():
         began = _now(device)
-        net(image)
-    return Pace(step, (_now(device) - began) / config.batch_size)
-
-
-def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, _AMP.get(config.amp), enabled=config.amp != "off")
+        step.net(image)
+    return Pace(seconds, (_now(device) - began) / config.batch_size)
 
 
 def _now(device: torch.device) -> float:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
 
 from intrasense_fast.networks.contract import scalars_of
+from intrasense_fast.precision import autocast
 from intrasense_fast.training.averaging import WeightAverage
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.distributed import ALONE, Ranks
@@ -19,8 +20,6 @@ from intrasense_fast.training.state import Optimisation
 from intrasense_fast.training.step_guard import StepGuard
 from intrasense_fast.training.sync_norm import synchronise
 from intrasense_fast.training.whole_batch import whole
-
-_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingStep:
@@ -119,12 +118,7 @@ class TrainingStep:
 
     def autocast(self) -> torch.autocast:
         """The precision of the run's forward passes."""
-        return torch.autocast(
-            self.device.type,
-            _AMP.get(self.config.amp),
-            enabled=self.config.amp != "off",
-            cache_enabled=self._autocast_cache,
-        )
+        return autocast(self.config.amp, self.device, cache=self._autocast_cache)
 
     def _clipped_norm(self) -> Tensor:
         """The norm of all gradients together, which are clipped to the run's largest."""
