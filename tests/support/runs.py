@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -57,9 +57,9 @@ def open_trainer(
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    """`python train.py ARGUMENTS`, one thread, no interpreter."""
+    """`python train.py ARGUMENTS`, no interpreter."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+    environment |= {"MPLBACKEND": "Agg"}
     command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
     return subprocess.Popen(
         command,
@@ -80,12 +80,7 @@ def train(*arguments: object) -> tuple[int, str, str]:
 
 def train_here(*arguments: object) -> int:
     """The same within this process, bit for bit: its exit code."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return main(["train", *map(str, arguments)])
-    finally:
-        torch.set_num_threads(threads)
+    return main(["train", *map(str, arguments)])
 
 
 def interrupt(
@@ -101,6 +96,25 @@ def interrupt(
         time.sleep(0.01)
     out, err = process.communicate(timeout=200)
     return process.returncode, out, err
+
+
+def stop_grid(arguments: Sequence[str], out: Path, number: signal.Signals) -> tuple[int, str, str]:
+    """`intrasense-fast ARGUMENTS`, a grid in `out`, sent a signal once a run of it has made a
+    step."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "intrasense_fast", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 400
+    while not list(out.glob("cells/*/history.jsonl")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(number)
+    shown, errors = process.communicate(timeout=300)
+    return process.returncode, shown, errors
 
 
 def sha256(path: Path) -> str:

@@ -5,8 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -14,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import torch
 
 from intrasense_fast.cli import main
 from intrasense_fast.errors import UsageError
@@ -26,7 +23,7 @@ from intrasense_fast.training.execution import Ending, LocalExecutor, Running, T
 from intrasense_fast.training.grid import Grid
 from intrasense_fast.training.place import Place
 from intrasense_fast.training.signals import Stopped
-from tests.support.runs import ROOT, sha256, write_pairs
+from tests.support.runs import sha256, stop_grid, write_pairs
 
 STUB = "tests.support.stub_process"
 UNETS = ["unet,widths=[2,2,2,2,4]", "unet,widths=[2,2,2,2,2]"]
@@ -353,23 +350,9 @@ def test_a_killed_grid_of_jobs_gives_the_same_tables(tmp_path: Path) -> None:
     """SIGKILL to the process that handed the jobs over; they go on, and the same command collects
     them."""
     pytest.importorskip("submitit", reason="submitit is not installed")
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(compared(whole)) == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "intrasense_fast", *compared(killed)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 300
-    while not list(killed.glob("cells/*/history.jsonl")) and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    stop_grid(compared(killed), killed, signal.SIGKILL)
     assert len(json.loads((killed / "jobs" / "jobs.json").read_text())) == 2
     assert main(compared(killed)) == 0
     assert without_times(killed) == without_times(whole)
@@ -422,14 +405,9 @@ def test_folds_side_by_side_are_those_one_after_the_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_pairs(tmp_path / "data", 12, seed=4)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        arguments = ["train", "--data", str(data), *FOLDS, "--out"]
-        assert main([*arguments, str(tmp_path / "one")]) == 0
-        assert main([*arguments, str(tmp_path / "two"), "--jobs", "2"]) == 0
-    finally:
-        torch.set_num_threads(threads)
+    arguments = ["train", "--data", str(data), *FOLDS, "--out"]
+    assert main([*arguments, str(tmp_path / "one")]) == 0
+    assert main([*arguments, str(tmp_path / "two"), "--jobs", "2"]) == 0
     one, two = tmp_path / "one", tmp_path / "two"
     for name in ("splits.json", "images.csv", "per_image.csv", "summary.csv"):
         assert sha256(one / name) == sha256(two / name), name

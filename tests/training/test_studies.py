@@ -4,15 +4,10 @@ cannot be.
 
 import argparse
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 from intrasense_fast.cli import main
@@ -25,7 +20,7 @@ from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.execution import Ending
 from intrasense_fast.training.step_guard import DIVERGED
 from intrasense_fast.training.study import Cell, ablation, changes, comparison
-from tests.support.runs import ROOT
+from tests.support.runs import stop_grid
 
 TOY = "tests.model.test_networks:Toy"
 UNET = "unet,widths=[2,2,2,2,4]"
@@ -51,13 +46,7 @@ UNDEFINED = f"{__name__}:Undefined"
 
 
 @pytest.fixture(scope="module")
-def threads() -> int:
-    """Bits are the same for the same number of threads."""
-    return torch.get_num_threads()
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, threads: int) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study with a network that diverges, never interrupted."""
     out = tmp_path_factory.mktemp("studies") / "whole"
     assert main(["compare", "--networks", TOY, UNET, UNDEFINED, *SHORT, "--out", str(out)]) == 1
@@ -140,26 +129,13 @@ def test_how_a_run_failed_is_read_from_its_log(tmp_path: Path) -> None:
     ids=lambda number: number.name,
 )
 def test_a_stopped_study_goes_on_to_the_same_bits(
-    number: signal.Signals, whole: Path, tmp_path: Path, threads: int
+    number: signal.Signals, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "study"
     arguments = ["compare", "--networks", TOY, UNET, *SHORT, "--out", str(out)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "intrasense_fast", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 400
-    while not list(out.glob("cells/*/history.jsonl")) and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    process.send_signal(number)
-    shown, errors = process.communicate(timeout=300)
+    code, shown, errors = stop_grid(arguments, out, number)
     assert "Traceback" not in errors
-    assert process.returncode == (130 if number == signal.SIGINT else -9), errors
+    assert code == (130 if number == signal.SIGINT else -9), errors
     if number == signal.SIGINT:
         assert f"go on with: intrasense-fast compare --resume {out}" in shown
         assert main(["compare", "--resume", str(out)]) == 0
