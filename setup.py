@@ -65,6 +65,23 @@ setup(
         "tensorboard": ["tensorboard>=2.15"],
         # Grids on a cluster: --executor slurm.
         "slurm": ["submitit>=1.5"],
+        # What `export` writes and checks: ONNX files and the runtime that reads them back.
+        "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+        # DICOM in, compressed transfer syntaxes among it, and DICOM Segmentation out.
+        "dicom": [
+            "pydicom>=3.0",
+            "highdicom>=0.25",
+            "pylibjpeg>=2.0",
+            "pylibjpeg-libjpeg>=2.2",
+            "pylibjpeg-openjpeg>=2.3",
+            "pylibjpeg-rle>=2.0",
+        ],
+        # from_pretrained("owner/name") and push_to_hub.
+        "hub": ["huggingface_hub>=0.30"],
+        # The page of the command `app`.
+        "app": ["gradio>=5"],
+        # The notebook under examples/, executed.
+        "notebook": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
         "lint": ["ruff>=0.9", "mypy>=1.14"],
         # The site under docs/, built strictly by CI.
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
