@@ -36,27 +36,19 @@ def copy_checkout(target: Path) -> None:
         shutil.copy(ROOT / name, target)
 
 
+def pytest_run(checkout: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
+    command += ["-m", EVERY_ROW, *arguments]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(checkout)}
+    return subprocess.run(
+        command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=TIMEOUT
+    )
+
+
 def outcome(checkout: Path, tests: list[str]) -> str:
     """The test that failed first, or nothing where all pass."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        "-W",
-        "ignore",
-        "-m",
-        EVERY_ROW,
-        *tests,
-    ]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(checkout)}
     try:
-        run = subprocess.run(
-            command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=TIMEOUT
-        )
+        run = pytest_run(checkout, ["-x", *tests])
     except subprocess.TimeoutExpired:
         return f"no end within {TIMEOUT} s"
     if run.returncode < 0:
@@ -73,27 +65,37 @@ def outcome(checkout: Path, tests: list[str]) -> str:
     )
 
 
-def killer(checkout: Path, operator: str, fault: Fault, tests: list[str]) -> str:
+def killer(checkout: Path, operator: str, fault: Fault, attempts: list[list[str]]) -> str:
     """The test that fails first with the fault planted, or nothing; the source is put back."""
     path, text = planted(fault, checkout / "kernels" / operator)
     source = path.read_text()
     path.write_text(text)
     try:
-        return outcome(checkout, tests)
+        return next(filter(None, (outcome(checkout, tests) for tests in attempts)), "")
     finally:
         path.write_text(source)
 
 
-def run(operator: str, tests: list[str], faults: list[Fault]) -> list[dict[str, str]]:
-    """A row a fault, printed as soon as it is known."""
+def run(
+    operator: str, tests: list[str], faults: list[Fault], known: dict[str, str]
+) -> list[dict[str, str]]:
+    """A row a fault, printed as soon as it is known.
+
+    The test that killed a fault the last time, `known`, is tried before all others.
+    """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         checkout = Path(folder)
         copy_checkout(checkout)
-        if broken := outcome(checkout, tests):
+        present = set(pytest_run(checkout, ["--collect-only", *tests]).stdout.splitlines())
+        first = {fault.what: known.get(fault.what, "") for fault in faults}
+        first = {what: test for what, test in first.items() if test in present}
+        every = len(first) < len(faults)
+        if broken := outcome(checkout, tests if every else sorted(set(first.values()))):
             raise SystemExit(f"the tests fail without a fault: {broken}")
         for fault in faults:
-            test = killer(checkout, operator, fault, tests)
+            attempts = [[first[fault.what]], tests] if fault.what in first else [tests]
+            test = killer(checkout, operator, fault, attempts)
             rows.append({"fault": fault.what, "function": fault.function, "killed_by": test})
             print(f"{'killed  ' if test else 'SURVIVED'} {fault.what}: {test}", flush=True)
     return rows
@@ -114,7 +116,8 @@ def main() -> None:
     faults = [fault for fault in plan.FAULTS if options.only in fault.what]
     if options.missing:
         faults = [fault for fault in faults if fault.what not in known]
-    rows = run(options.operator, plan.TESTS, faults)
+    killers = {fault: row["killed_by"] for fault, row in known.items()}
+    rows = run(options.operator, plan.TESTS, faults, killers)
     survivors = [row["fault"] for row in rows if not row["killed_by"]]
     if options.write:
         known.update({row["fault"]: row for row in rows})
