@@ -111,7 +111,7 @@ def _guarded(name: str, command: Any, args: argparse.Namespace) -> int:
     from intrasense_fast.errors import UsageError
     from intrasense_fast.kernels.runtime import FusedUnavailableError
     from intrasense_fast.networks.encoder_weights import EncoderWeightsError
-    from intrasense_fast.training.signals import TERMINATING
+    from intrasense_fast.signals import TERMINATING
 
     before: dict[int, Any] = {}
     with contextlib.suppress(ValueError):  # not the main thread

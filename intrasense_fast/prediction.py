@@ -40,7 +40,7 @@ from intrasense_fast.prediction_table import (
 )
 from intrasense_fast.report.figures import MAX_ROWS
 from intrasense_fast.report.overlays import OverlayItem, overlay, save_overlays
-from intrasense_fast.training.signals import Stopped, StopRequest, collected
+from intrasense_fast.signals import Stopped, StopRequest, collected
 
 _AT_A_TIME = 8
 # Of the pictures in overlays.png: all of them are in memory while it is drawn.

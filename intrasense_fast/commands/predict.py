@@ -16,7 +16,7 @@ from intrasense_fast.data.joining import few
 from intrasense_fast.data.reading import options_of
 from intrasense_fast.prediction import Predicted, predict_files
 from intrasense_fast.prediction_table import SETTINGS
-from intrasense_fast.training.signals import Stopped
+from intrasense_fast.signals import Stopped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

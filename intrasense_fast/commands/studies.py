@@ -10,6 +10,7 @@ from intrasense_fast.commands.places import add_place_arguments, place_of
 from intrasense_fast.errors import UsageError
 from intrasense_fast.fields import add_flags, flag_of
 from intrasense_fast.fields import given as given_of
+from intrasense_fast.signals import Stopped
 from intrasense_fast.training import studies
 from intrasense_fast.training.config import (
     DataConfig,
@@ -17,7 +18,6 @@ from intrasense_fast.training.config import (
     OptimisationConfig,
     TrainConfig,
 )
-from intrasense_fast.training.signals import Stopped
 from intrasense_fast.training.study import Study
 
 _SEEDS = 3

@@ -8,12 +8,12 @@ from intrasense_fast.commands.places import add_place_arguments, place_of
 from intrasense_fast.data.records import DataError
 from intrasense_fast.errors import UsageError
 from intrasense_fast.fields import flag_of
+from intrasense_fast.signals import Stopped
 from intrasense_fast.training import config as configuration
 from intrasense_fast.training import runs
 from intrasense_fast.training.distributed import Ranks
 from intrasense_fast.training.joining import joined
 from intrasense_fast.training.place import ONE_BY_ONE, Place
-from intrasense_fast.training.signals import Stopped
 from intrasense_fast.training.step_guard import DivergedError
 
 _QUICK = "quick"

@@ -21,9 +21,9 @@ from intrasense_fast.errors import first_line
 from intrasense_fast.files import write_text
 from intrasense_fast.networks.checksums import digest_of
 from intrasense_fast.provenance import former_digests
+from intrasense_fast.signals import Stopped
 from intrasense_fast.training import run_folder
 from intrasense_fast.training.config import TrainConfig
-from intrasense_fast.training.signals import Stopped
 
 ATTEMPTS = "attempts.jsonl"
 NO_END = "no end was recorded: it was killed, or its machine stopped"

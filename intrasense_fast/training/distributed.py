@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from intrasense_fast.errors import UsageError, first_line
-from intrasense_fast.training.signals import is_dead_loader
+from intrasense_fast.signals import is_dead_loader
 
 T = TypeVar("T")
 # Others wait while the first process measures its results; lost ones are found otherwise.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import exclusive, write_text
+from intrasense_fast.signals import Stopped, StopRequest, collected
 from intrasense_fast.training import logs, run_folder
 from intrasense_fast.training.execution import Ending, Executor, Running, Task
-from intrasense_fast.training.signals import Stopped, StopRequest, collected
 from intrasense_fast.training.step_guard import DIVERGED as WORDS_OF_DIVERGENCE
 
 FAILED, TIMES = "failed.txt", "times.json"

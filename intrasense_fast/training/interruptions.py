@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 
 from intrasense_fast.errors import UsageError, first_line
+from intrasense_fast.signals import is_dead_loader
 from intrasense_fast.training.distributed import LostProcess
-from intrasense_fast.training.signals import is_dead_loader
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "Cannot allocate")
 

@@ -20,6 +20,7 @@ from intrasense_fast.errors import UsageError
 from intrasense_fast.files import exclusive
 from intrasense_fast.metrics import summarize
 from intrasense_fast.provenance import FileDigests
+from intrasense_fast.signals import Stopped
 from intrasense_fast.training import checkpoint, logs, run_folder
 from intrasense_fast.training.attempts import Attempt
 from intrasense_fast.training.build import network_of
@@ -33,7 +34,6 @@ from intrasense_fast.training.interruptions import InterruptedRun, interruption
 from intrasense_fast.training.loggers import LoggerFactory
 from intrasense_fast.training.place import ONE_BY_ONE, Place
 from intrasense_fast.training.results import write_results
-from intrasense_fast.training.signals import Stopped
 from intrasense_fast.training.trainer import Trainer
 
 

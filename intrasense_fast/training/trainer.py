@@ -18,6 +18,7 @@ from intrasense_fast.data.torch_dataset import ResumableSampler, SegmentationDat
 from intrasense_fast.errors import UsageError, first_line
 from intrasense_fast.networks.health import faults
 from intrasense_fast.networks.selftest import SelfTestError, check_selftest
+from intrasense_fast.signals import Children, Stopped, StopRequest, collected
 from intrasense_fast.training import checkpoint
 from intrasense_fast.training.config import RESUMABLE, TrainConfig, completed
 from intrasense_fast.training.distributed import ALONE, Ranks
@@ -29,7 +30,6 @@ from intrasense_fast.training.parts import Batches
 from intrasense_fast.training.position import Position
 from intrasense_fast.training.run_clock import RunClock
 from intrasense_fast.training.selection import health, validate
-from intrasense_fast.training.signals import Children, Stopped, StopRequest, collected
 from intrasense_fast.training.state import Optimisation, position_of
 from intrasense_fast.training.step import TrainingStep
 from intrasense_fast.training.step_guard import diverged, has_diverged

@@ -13,10 +13,10 @@ import pytest
 from intrasense_fast.cli import main
 from intrasense_fast.data import open_dataset
 from intrasense_fast.data.splits import Splits, parted_groups
+from intrasense_fast.signals import Stopped
 from intrasense_fast.training import run_folds as command
 from intrasense_fast.training import sources
 from intrasense_fast.training.config import TrainConfig
-from intrasense_fast.training.signals import Stopped
 
 Trees = Callable[[str, bool], tuple[Path, list]]
 

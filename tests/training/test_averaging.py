@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from intrasense_fast.networks import build_network, load_network
 from intrasense_fast.networks.checksums import write_checksums
 from intrasense_fast.networks.selftest import check_selftest
+from intrasense_fast.signals import Stopped
 from intrasense_fast.training.averaging import WeightAverage
 from intrasense_fast.training.config import TrainConfig
 from intrasense_fast.training.selection import validate
-from intrasense_fast.training.signals import Stopped
 from intrasense_fast.training.trainer import Trainer
 from tests.support.runs import open_trainer, sha256, write_pairs
 

@@ -16,13 +16,13 @@ import pytest
 from intrasense_fast.cli import main
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import exclusive
+from intrasense_fast.signals import Stopped
 from intrasense_fast.training import cluster, cluster_job, execution
 from intrasense_fast.training.cluster import SLURM, ClusterExecutor
 from intrasense_fast.training.cluster_job import TrainingJob
 from intrasense_fast.training.execution import Ending, LocalExecutor, Running, Task
 from intrasense_fast.training.grid import Grid
 from intrasense_fast.training.place import Place
-from intrasense_fast.training.signals import Stopped
 from tests.support.runs import sha256, stop_grid, write_pairs
 
 STUB = "tests.support.stub_process"

@@ -1,4 +1,4 @@
-"""While a run trains, signals wait for the end of its step: SIGINT, SIGTERM, SIGUSR1 and SIGUSR2
+"""While long work runs, signals wait for the end of its step: SIGINT, SIGTERM, SIGUSR1 and SIGUSR2
 ask it to stop, SIGCHLD tells that a process which loads images died. A second SIGINT stops it at
 once."""
 
