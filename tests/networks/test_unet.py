@@ -1,10 +1,12 @@
 """U-Net: its counts, and the contract of a compared network."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from intrasense_fast.networks import build_network
 from intrasense_fast.networks.unet import UNet
 from tests.support.compared_networks import (
     assert_bad_input_is_named,
@@ -61,3 +63,19 @@ def test_overfits_four_phantoms(seed):
     torch.manual_seed(seed)
     net = UNet(widths=(16, 32, 64, 128, 256))
     assert dice_after_training(net, seed, size=32, steps=300, lr=1e-3) > 0.95
+
+
+def test_the_cut_example_sees_its_two_shallow_maps_alone(monkeypatch, rng):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    cut = build_network("cut_unet:CutUNet", encoder="resnet18").eval()
+    plain = build_network("unet-resnet50", encoder="resnet18").eval()
+    plain.load_state_dict(cut.state_dict())
+    x = torch.rand(2, 1, 64, 64, generator=rng)
+    first = cut(x)
+    assert first.shape == (2, 1, 64, 64) and first.isfinite().all()
+    assert not torch.equal(first, plain(x))
+    with torch.no_grad():
+        for name, parameter in cut.encoder.named_parameters():
+            if name.startswith(("layer2", "layer3", "layer4")):
+                parameter.normal_(generator=rng)
+    assert torch.equal(cut(x), first)
