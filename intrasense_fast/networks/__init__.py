@@ -8,12 +8,14 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from intrasense_fast.errors import first_line, nearest_of
 from intrasense_fast.networks.contract import set_fused
+from intrasense_fast.networks.hub import locate, named
 from intrasense_fast.networks.libraries import is_library, library_factory
 from intrasense_fast.networks.pretrained import CONFIG_FILE, load_folder, read_config, save_network
 
@@ -106,19 +108,35 @@ def build_network(
     return net
 
 
-def load_network(path: str | os.PathLike[str], *, fused: bool | None = None) -> nn.Module:
-    """Load any network from a folder written by `save_network`, in eval mode, on the CPU.
+def load_network(
+    path: str | os.PathLike[str],
+    *,
+    fused: bool | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> nn.Module:
+    """Load any network from a folder written by `save_network`, or from the Hugging Face Hub, in
+    eval mode, on the CPU.
 
     Code from outside this package is never imported because a file names it: register it first.
 
     Args:
-        path: the folder with config.json and model.safetensors.
+        path: the folder with config.json and model.safetensors, or "owner/name" on the Hub; a
+            folder of that name comes first (extra `hub`; see `hub.locate`).
         fused: for networks that have fused operators, as for `IntraSenseNet`.
+        revision: branch, tag or commit on the Hub.
+        local_files_only: take it from the Hub's cache alone.
 
     Raises:
         ValueError: the folder or a file is missing, damaged, or of a network that is not known
-            here.
+            here; or the Hub cannot give it.
     """
+    located = locate(path, revision, local_files_only=local_files_only)
+    with named(located):
+        return _load_folder(located.folder, fused)
+
+
+def _load_folder(path: Path, fused: bool | None) -> nn.Module:
     architecture = read_config(path)["architecture"]
     if architecture not in list_networks():
         file = os.path.join(path, CONFIG_FILE)

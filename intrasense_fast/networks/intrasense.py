@@ -15,6 +15,7 @@ from intrasense_fast.networks.decoder import UNetDecoder
 from intrasense_fast.networks.encoder import STRIDES, ResNetEncoder
 from intrasense_fast.networks.encoder_weights import load_encoder_weights
 from intrasense_fast.networks.health import StrideHealth
+from intrasense_fast.networks.hub import locate, named, push_network
 from intrasense_fast.networks.images import ResNetImages
 from intrasense_fast.networks.options import (
     NetworkOptions,
@@ -249,8 +250,9 @@ class IntraSenseNet(ResNetImages):
         *,
         overwrite: bool = False,
     ) -> None:
-        """Write `config.json` and `model.safetensors` into a folder: both, or neither if something
-        cannot be written.
+        """Write `config.json` and `model.safetensors` into a folder, both, or neither if something
+        cannot be written; then README.md, a minimal model card. A README.md that is not ours is
+        kept, with a warning.
 
         Args:
             path: the folder; created if missing.
@@ -264,21 +266,61 @@ class IntraSenseNet(ResNetImages):
             ValueError: a tensor of the network is of a dtype that no layer computes in, such as an
                 8-bit float.
         """
-        save_network(self, path, extra, overwrite=overwrite)
+        save_network(self, path, extra, overwrite=overwrite, card=True)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        extra: dict[str, Any] | None = None,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        message: str = "Upload of IntraSense-Net",
+    ) -> str:
+        """Upload the network with a minimal card to the Hugging Face Hub (extra `hub`).
+
+        The checkpoint of a run goes there with its own card, checksums and self-test through
+        `networks.hub.push_checkpoint("RUN/best", repository)`.
+
+        Args:
+            repository: "owner/name"; made if missing.
+            extra: as in `save_pretrained`.
+            revision: branch to write to; None = the main branch.
+            private: whether a repository that is made is private; None = as the owner's default.
+            message: of the commit.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: no such name, no permission, no way there, or huggingface_hub is missing.
+        """
+        return push_network(
+            self, repository, extra, revision=revision, private=private, message=message
+        )
 
     @classmethod
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *, fused: bool | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        fused: bool | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
     ) -> "IntraSenseNet":
-        """Load a network from a folder written by `save_pretrained`, in eval mode, on the CPU.
-        Nothing is downloaded.
+        """Load a network from a folder written by `save_pretrained`, or from the Hugging Face Hub
+        (extra `hub`), in eval mode, on the CPU. Of a folder nothing is downloaded.
 
         Args:
-            path: the folder with config.json and model.safetensors.
+            path: the folder with config.json and model.safetensors, or "owner/name" on the Hub; a
+                folder of that name comes first.
             fused: as for the constructor; it is never stored.
+            revision: branch, tag or commit on the Hub; None = the main branch.
+            local_files_only: take it from the Hub's cache alone, as HF_HUB_OFFLINE=1 does.
 
         Raises:
-            ValueError: the folder or a file is missing, damaged, or of another network.
+            ValueError: the folder or a file is missing, damaged, or of another network; or the Hub
+                cannot give it.
         """
         fused = checked_fused(fused)
 
@@ -287,7 +329,9 @@ class IntraSenseNet(ResNetImages):
                 raise TypeError("encoder_weights and fused are never stored")
             return cls(**completed_arguments(arguments), fused=fused)
 
-        return load_folder(path, build, only=cls.architecture)
+        located = locate(path, revision, local_files_only=local_files_only)
+        with named(located):
+            return load_folder(located.folder, build, only=cls.architecture)
 
     @torch.no_grad()
     def _observe(self, x: Tensor, observer: Observer) -> None:

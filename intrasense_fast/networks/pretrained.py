@@ -4,6 +4,7 @@ every fault named.
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from intrasense_fast.errors import first_line
 from intrasense_fast.files import atomic_path, flush_to_disk
 from intrasense_fast.kernels.runtime import DTYPES
+from intrasense_fast.networks.cards import CARD_FILE, network_card, write_card
 from intrasense_fast.networks.checksums import CHECKSUM_FILE, check_files
 from intrasense_fast.networks.contract import config_of
 from intrasense_fast.networks.selftest import SELFTEST_FILE, check_finite, check_selftest
@@ -35,6 +37,7 @@ def save_network(
     extra: dict[str, Any] | None = None,
     *,
     overwrite: bool = False,
+    card: bool = False,
 ) -> None:
     """Write `config.json` and `model.safetensors` of any network of the contract into a folder:
     both, or neither.
@@ -44,6 +47,8 @@ def save_network(
         path: the folder; created if missing.
         extra: more JSON values for config.json, for instance {"image_size": 256}.
         overwrite: replace a network already there.
+        card: write a minimal model card beside them, README.md; one that is not ours is kept, with
+            a warning.
 
     Raises:
         FileExistsError: the folder holds a network and `overwrite` is False.
@@ -57,6 +62,11 @@ def save_network(
         "version": __version__,
     }
     write_folder(path, about, net.state_dict(), extra, overwrite=overwrite)
+    if card and not write_card(path, network_card(net)):
+        warnings.warn(
+            f"{Path(path) / CARD_FILE}: is yours and is kept; no model card is written",
+            stacklevel=3,
+        )
 
 
 def load_folder(

@@ -14,6 +14,7 @@ from intrasense_fast.console import command_line
 from intrasense_fast.errors import UsageError, first_line, pickle_fault
 from intrasense_fast.files import flush_folder, flush_to_disk
 from intrasense_fast.networks import load_network, save_network
+from intrasense_fast.networks.cards import CARD_FILE, is_foreign
 from intrasense_fast.networks.checksums import (
     CHECKSUM_FILE,
     check_files,
@@ -91,6 +92,9 @@ def save_best(
     def fill(folder: Path) -> None:
         _save_network(net, folder, extra, beside)
         write_checksums(folder)
+        # A card of somebody else outlives the network before.
+        if is_foreign(run / BEST / CARD_FILE):
+            shutil.copyfile(run / BEST / CARD_FILE, folder / CARD_FILE)
 
     temporary = _written(run, BEST, fill)
     best, retired = run / BEST, run / f".{uuid.uuid4().hex}.old"

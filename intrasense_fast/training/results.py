@@ -19,6 +19,7 @@ from intrasense_fast.files import write_text
 from intrasense_fast.inference import predict_probabilities
 from intrasense_fast.metrics import Summary, image_metrics, summarize
 from intrasense_fast.networks import load_network
+from intrasense_fast.networks.cards import CARD_FILE
 from intrasense_fast.networks.contract import config_of
 from intrasense_fast.report.curves import save_curves
 from intrasense_fast.report.maps import (
@@ -37,6 +38,7 @@ from intrasense_fast.report.overlays import (
 from intrasense_fast.report.tables import comparison_table, summary_table, write_csv
 from intrasense_fast.training import logs
 from intrasense_fast.training.baselines import Predictor, fit_baselines
+from intrasense_fast.training.card import write_run_card
 from intrasense_fast.training.checkpoint import BEST
 from intrasense_fast.training.config import INTRASENSE, TrainConfig
 
@@ -85,9 +87,13 @@ def write_results(
     if epochs := logs.read_epochs(run):
         save_curves(run / "curves.png", epochs)
     _draw(run, net, data, roles[shown], rows[title], config)
+    write_text(run / "summary.txt", text + "\n")
+    summary = _json(summaries, shown)
+    groups = {record.name: record.group for record in data.records}
+    if not write_run_card(run, groups, json.loads(summary)):
+        say(f"{run / BEST / CARD_FILE}: is yours and is kept; the run's own card is not written")
     # summary.json comes last: it marks a run whose results are complete.
-    for name, content in (("summary.txt", text), ("summary.json", _json(summaries, shown))):
-        write_text(run / name, content + "\n")
+    write_text(run / "summary.json", summary + "\n")
     say(text)
     names = "config.json metrics.csv history.jsonl per_image.csv summary.txt".split()
     names += "curves.png overlays.png maps.png".split()
