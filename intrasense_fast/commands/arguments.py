@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from intrasense_fast.console import show
 from intrasense_fast.data.layouts import LAYOUTS
@@ -9,6 +10,7 @@ from intrasense_fast.data.reading import HELP
 from intrasense_fast.errors import UsageError
 from intrasense_fast.inference import AMPS, Segmenter, open_segmenter
 from intrasense_fast.networks import list_networks, register_network
+from intrasense_fast.networks.hub import locate
 from intrasense_fast.precision import OFF
 
 
@@ -18,7 +20,8 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         metavar="RUN/best",
-        help="folder with config.json and model.safetensors",
+        help="folder with config.json and model.safetensors, or owner/name[@revision] on the "
+        "Hugging Face Hub; a folder of that name comes first",
     )
     parser.add_argument("--out", required=True, help="new folder for the results")
     parser.add_argument(
@@ -66,19 +69,40 @@ def checkpoint_flags(args: argparse.Namespace) -> list[str]:
     return flags
 
 
-def segmenter_of(args: argparse.Namespace) -> Segmenter:
+def segmenter_of(args: argparse.Namespace, folder: Path | None = None) -> Segmenter:
     """The network that `add_checkpoint_arguments` describes; a remark on the checkpoint is printed.
+
+    `folder` is that of `checkpoint_folder`, where it is known already.
 
     Raises:
         UsageError: an argument that cannot be used, or a checkpoint that is damaged.
     """
     trust(args.network)
     segmenter = open_segmenter(
-        args.checkpoint, size=args.size, device=args.device, fused=args.fused, amp=args.amp
+        folder or checkpoint_folder(args),
+        size=args.size,
+        device=args.device,
+        fused=args.fused,
+        amp=args.amp,
     )
     if segmenter.remark:
         show(f"warning: {segmenter.remark}", sys.stderr)
     return segmenter
+
+
+def checkpoint_folder(args: argparse.Namespace) -> Path:
+    """The folder of --checkpoint; of a repository of the Hub that of its cache, which is said.
+
+    Raises:
+        UsageError: the Hub cannot give it.
+    """
+    try:
+        located = locate(args.checkpoint)
+    except ValueError as error:
+        raise UsageError(f"--checkpoint {error}") from error
+    if located.repository:
+        show(f"checkpoint: {located}")
+    return located.folder
 
 
 def trust(network: str | None) -> None:

@@ -6,6 +6,7 @@ import sys
 from intrasense_fast.commands.arguments import (
     add_checkpoint_arguments,
     add_reading_arguments,
+    checkpoint_folder,
     segmenter_of,
 )
 from intrasense_fast.console import show
@@ -37,11 +38,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UsageError, DataError: nothing could start.
     """
+    folder = checkpoint_folder(args)
     evaluated = evaluate_data(
         args.data,
-        args.checkpoint,
+        str(folder),
         args.out,
-        lambda: segmenter_of(args),
+        lambda: segmenter_of(args, folder),
         layout=args.layout,
         skip_bad=args.skip_bad,
         threshold=args.threshold,

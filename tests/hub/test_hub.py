@@ -7,10 +7,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from intrasense_fast import IntraSenseNet
+from intrasense_fast.cli import main
+from intrasense_fast.data.images import write_png
 from intrasense_fast.networks import hub as hub_module
 from intrasense_fast.networks import load_network
 from intrasense_fast.networks.checksums import write_checksums
@@ -28,10 +31,7 @@ NAME = "me/breast"
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as RUN/last is: network, checksums, self-test, and a training state that stays."""
     folder = tiny_checkpoint(tmp_path_factory.mktemp("run") / "best")
-    # Half the bytes to send.
-    net = IntraSenseNet.from_pretrained(folder).to(torch.bfloat16)
-    net.save_pretrained(folder, {"image_size": 32}, overwrite=True)
-    write_selftest(net, folder, 32)
+    write_selftest(IntraSenseNet.from_pretrained(folder), folder, 32)
     (folder / "trained_on.json").write_text('{"format": 1, "train": [], "val": []}\n')
     (folder / "training_state.pt").write_bytes(b"a pickle")
     write_checksums(folder)
@@ -276,3 +276,24 @@ def test_the_library_takes_its_own_variables(checkpoint: Path, tmp_path: Path) -
     assert offline.stdout == "resnet18\n", offline.stderr
     missing = run("me/other", HF_HUB_OFFLINE="1")
     assert missing.returncode and "offline was asked for" in missing.stderr.splitlines()[-1]
+
+
+@pytest.mark.extended
+def test_commands_take_a_name_and_say_so(
+    filled: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
+    for name in ("images", "masks"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        write_png(tmp_path / "data" / name / "p.png", pixels // 128 * 255)
+    image = str(tmp_path / "data" / "images" / "p.png")
+    assert main(["predict", image, "--checkpoint", NAME, "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert f"checkpoint: {NAME} of the Hub, commit {commit_of(NAME, 0)[:10]}, in " in shown
+    data = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "table")]
+    assert main(["evaluate", "--checkpoint", f"{NAME}@main", *data]) == 0
+    assert capsys.readouterr().out.count("of the Hub") == 1
+    assert main(["predict", image, "--checkpoint", "me/none", "--out", str(tmp_path / "no")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("predict: --checkpoint me/none: ") and error.count("\n") == 1
+    assert not (tmp_path / "no").exists()

@@ -16,6 +16,7 @@ from intrasense_fast import IntraSenseNet
 from intrasense_fast.networks.pretrained import read_config
 from tests.support.networks import wake
 
+FILES = ["README.md", "config.json", "model.safetensors"]
 OPTIONS = {
     "encoder": "resnet18",
     "refine_strides": (32, 8),
@@ -40,7 +41,7 @@ def test_round_trip_is_exact(saved: tuple[IntraSenseNet, Path]) -> None:
     assert torch.equal(state, torch.get_rng_state())
     assert loaded.config == net.config and loaded.fused is False and not loaded.training
     assert read_config(path)["image_size"] == 96
-    assert sorted(file.name for file in path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(file.name for file in path.iterdir()) == FILES
     x = torch.rand(1, 1, 70, 64)
     with torch.no_grad():
         assert torch.equal(loaded(x), net(x))
@@ -141,7 +142,7 @@ def test_a_disk_that_fills_up_while_it_is_flushed_leaves_the_network_before_it(
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
 
-@pytest.mark.parametrize("failing", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("failing", FILES[1:])
 def test_interrupted_renames_leave_no_mixed_pair(
     failing: str, saved: tuple[IntraSenseNet, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +162,7 @@ def test_interrupted_renames_leave_no_mixed_pair(
     monkeypatch.undo()
     net.save_pretrained(path, overwrite=True)
     IntraSenseNet.from_pretrained(path)
-    assert sorted(file.name for file in path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(file.name for file in path.iterdir()) == FILES
 
 
 def test_nothing_is_overwritten_unasked(saved: tuple[IntraSenseNet, Path]) -> None:

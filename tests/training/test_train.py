@@ -64,6 +64,8 @@ def test_quick_writes_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     files = "config.json metrics.csv history.jsonl per_image.csv splits.json".split()
     for name in [*files, "summary.txt", "summary.json"]:
         assert (run / name).stat().st_size > 0, name
+    card = (run / "best" / "README.md").read_text(encoding="utf-8")
+    assert "simulated phantoms" in card and "| Dice | " in card
     for name in ("curves.png", "overlays.png", "maps.png"):
         assert cv2.imread(str(run / name)).std() > 0, name
     assert "preset quick" in shown and "Phantom scores are not clinical scores" in shown
@@ -196,6 +198,8 @@ def test_folds_are_runs_and_are_summed_up(
         2 * counts["tp"] / (2 * counts["tp"] + counts["fp"] + counts["fn"])
     )
     for fold in range(3):
+        card = (run / f"fold-{fold}" / "best" / "README.md").read_text(encoding="utf-8")
+        assert f"fold {fold} of 3" in card
         assert (run / f"fold-{fold}" / "best" / "model.safetensors").exists() and (
             run / f"fold-{fold}" / "config.json"
         ).exists()
