@@ -79,7 +79,7 @@ def segmenter_of(args: argparse.Namespace, folder: Path | None = None) -> Segmen
     """
     trust(args.network)
     segmenter = open_segmenter(
-        folder or checkpoint_folder(args),
+        folder or checkpoint_folder(args.checkpoint),
         size=args.size,
         device=args.device,
         fused=args.fused,
@@ -90,14 +90,14 @@ def segmenter_of(args: argparse.Namespace, folder: Path | None = None) -> Segmen
     return segmenter
 
 
-def checkpoint_folder(args: argparse.Namespace) -> Path:
-    """The folder of --checkpoint; of a repository of the Hub that of its cache, which is said.
+def checkpoint_folder(checkpoint: str) -> Path:
+    """The folder of a --checkpoint; of a repository of the Hub that of its cache, which is said.
 
     Raises:
         UsageError: the Hub cannot give it.
     """
     try:
-        located = locate(args.checkpoint)
+        located = locate(checkpoint)
     except ValueError as error:
         raise UsageError(f"--checkpoint {error}") from error
     if located.repository:

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UsageError, DataError: nothing could start.
     """
-    folder = checkpoint_folder(args)
+    folder = checkpoint_folder(args.checkpoint)
     evaluated = evaluate_data(
         args.data,
         str(folder),
