@@ -19,6 +19,7 @@ COMMANDS = {
     "ablate": "train IntraSense-Net without and with each of its modules",
     "evaluate": "measure a checkpoint on a data set with ground truth",
     "predict": "segment images",
+    "app": "open a page in the browser to try a checkpoint on",
     "verify": "look through a data set and name every fault",
     "prepare": "write a clean copy of a data set",
     "phantom": "write simulated images, in the layout of any data set",

@@ -22,7 +22,8 @@ from intrasense_fast.networks.checksums import CHECKSUM_FILE
 from intrasense_fast.networks.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from intrasense_fast.networks.selftest import SELFTEST_FILE
 
-FILES = (CONFIG_FILE, WEIGHTS_FILE, CHECKSUM_FILE, SELFTEST_FILE, "trained_on.json", CARD_FILE)
+_BESIDE = ("trained_on.json", "calibration.json")
+FILES = (CONFIG_FILE, WEIGHTS_FILE, CHECKSUM_FILE, SELFTEST_FILE, *_BESIDE, CARD_FILE)
 _PART = r"[A-Za-z0-9][\w.-]*"
 _NAME = re.compile(rf"({_PART}/{_PART})(?:@([\w./-]+))?", re.ASCII)
 # Folders of a run: a path to one that is missing is no name on the Hub.

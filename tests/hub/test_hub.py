@@ -38,6 +38,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def files_of(checkpoint: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.name in FILES}
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with fake_hub() as hub:
@@ -48,7 +52,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def filled(hub: Hub, checkpoint: Path) -> Hub:
-    files = {name: (checkpoint / name).read_bytes() for name in FILES}
+    files = files_of(checkpoint)
     hub.repositories[NAME] = [files | {"evil.py": b"raise SystemExit", "pytorch_model.bin": b"0"}]
     return hub
 
@@ -73,8 +77,8 @@ def test_a_network_goes_there_and_comes_back(hub: Hub) -> None:
 
 def test_a_checkpoint_goes_with_its_card_and_without_its_state(hub: Hub, checkpoint: Path) -> None:
     push_checkpoint(checkpoint, NAME)
-    assert sorted(hub.files(NAME)) == sorted(FILES)
-    assert all(hub.files(NAME)[name] == (checkpoint / name).read_bytes() for name in FILES)
+    assert sorted(hub.files(NAME)) == sorted(files_of(checkpoint))
+    assert hub.files(NAME) == files_of(checkpoint)
 
 
 @pytest.mark.extended
@@ -84,10 +88,10 @@ def test_a_card_of_somebody_else_on_the_hub_is_kept(hub: Hub, checkpoint: Path) 
     assert hub.files(NAME)["README.md"] == b"# mine\n" and "config.json" in hub.files(NAME)
 
 
-def test_only_known_files_are_downloaded(filled: Hub) -> None:
+def test_only_known_files_are_downloaded(filled: Hub, checkpoint: Path) -> None:
     located = locate(NAME)
     assert located.repository == NAME and located.commit == commit_of(NAME, 0)
-    assert sorted(path.name for path in located.folder.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in located.folder.iterdir()) == sorted(files_of(checkpoint))
     assert not [line for line in filled.requests if "evil" in line or ".bin" in line]
 
 
@@ -269,7 +273,7 @@ def test_the_library_takes_its_own_variables(checkpoint: Path, tmp_path: Path) -
         )
 
     with fake_hub() as hub:
-        hub.repositories[NAME] = [{name: (checkpoint / name).read_bytes() for name in FILES}]
+        hub.repositories[NAME] = [files_of(checkpoint)]
         first = run(NAME, HF_ENDPOINT=hub.url)
     assert first.stdout == "resnet18\n", first.stderr
     offline = run(NAME, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1")
