@@ -6,6 +6,8 @@ CSS = """
   margin: 0 auto !important;
   padding: 0 16px 32px !important;
 }
+.gradio-container .main {padding: 8px 0 !important}
+.gradio-container .html-container {padding: 0 !important}
 footer {display: none !important}
 body:not(.dark) .gradio-container {--body-text-color-subdued: #566476}
 
@@ -90,7 +92,7 @@ body:not(.dark) .gradio-container {--body-text-color-subdued: #566476}
   #isf-example {order: 2 !important}
   #isf-status {order: 3 !important}
   #isf-drawn {order: 4 !important}
-  #isf-threshold {order: 5 !important}
+  #isf-main .form {order: 5 !important}
   #isf-numbers {order: 6 !important}
 }
 """
