@@ -10,6 +10,7 @@ from intrasense_fast.app import markup
 from intrasense_fast.app.answers import Answer, answer, answer_of
 from intrasense_fast.data.images import ImageError
 from intrasense_fast.data.phantom import phantom
+from intrasense_fast.errors import first_line
 from intrasense_fast.inference import NotFiniteError, Segmenter
 
 _EXAMPLE_SEED = 7
@@ -48,8 +49,11 @@ def build(gr: ModuleType, segmenter: Segmenter, checkpoint: str, threshold: floa
         path, name = given
         try:
             return shown(answer(segmenter, path, name), at)
-        except (ImageError, NotFiniteError, MemoryError) as error:
-            reason = str(error).replace(path, name) or "too large for the memory of this computer"
+        except (ImageError, NotFiniteError) as error:
+            return None, None, markup.error(str(error).replace(path, name)), "", "", ""
+        # Memory of the GPU that is full is a RuntimeError.
+        except (MemoryError, RuntimeError) as error:
+            reason = f"{name}: cannot be segmented here ({first_line(error)}): make it smaller"
             return None, None, markup.error(reason), "", "", ""
         finally:
             _forget(Path(path))

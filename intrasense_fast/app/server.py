@@ -83,7 +83,7 @@ def serve(
     """
     check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="intrasense-fast-app-") as folder:
-        os.environ.update(_SETTINGS | {"GRADIO_TEMP_DIR": folder})
+        os.environ.update(_SETTINGS | {"GRADIO_TEMP_DIR": folder, **_without_proxy(host)})
         gr = library()
         page = build(gr, segmenter, checkpoint, threshold)
         try:
@@ -117,6 +117,13 @@ def serve(
             threading.Event().wait()
         finally:
             page.close(verbose=False)
+
+
+def _without_proxy(host: str) -> dict[str, str]:
+    """Variables by which gradio asks its own server directly, whatever proxy is set."""
+    named = {name: os.environ.get(name, "") for name in ("NO_PROXY", "no_proxy")}
+    own = ["localhost", "127.0.0.1", "::1", host]
+    return {name: ",".join([*filter(None, [before]), *own]) for name, before in named.items()}
 
 
 def library() -> ModuleType:

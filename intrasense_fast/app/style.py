@@ -9,7 +9,10 @@ CSS = """
 .gradio-container .main {padding: 8px 0 !important}
 .gradio-container .html-container {padding: 0 !important}
 footer {display: none !important}
-body:not(.dark) .gradio-container {--body-text-color-subdued: #566476}
+body:not(.dark) .gradio-container {
+  --body-text-color-subdued: #566476;
+  --block-info-text-color: #566476;
+}
 
 .isf-head h1 {font-size: 1.6rem; font-weight: 650; margin: 20px 0 2px}
 .isf-head p {margin: 0; color: var(--body-text-color-subdued); overflow-wrap: anywhere}

@@ -26,7 +26,6 @@ from tests.support.browser import Page, browser_page, chromium
 from tests.support.checkpoints import tiny_checkpoint
 
 pytest.importorskip("gradio", reason="needs the extra app: pip install 'intrasense-fast[app]'")
-pytest.importorskip("websockets", reason="needs websockets to speak to Chromium")
 needs_browser = pytest.mark.skipif(chromium() is None, reason="needs Chromium on PATH")
 pytestmark = pytest.mark.extended
 
@@ -45,6 +44,8 @@ class Served(NamedTuple):
     checkpoint: Path
     temporary: Path
     work: Path
+    # Whatever the server asks of other machines would come here.
+    proxy: socket.socket
 
 
 def serve(folder: Path, checkpoint: Path) -> Served:
@@ -54,10 +55,14 @@ def serve(folder: Path, checkpoint: Path) -> Served:
     work.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
+    proxy = socket.create_server(("127.0.0.1", 0))
+    proxy.setblocking(False)
+    outside = f"http://127.0.0.1:{proxy.getsockname()[1]}"
     process = subprocess.Popen(
         [sys.executable, "-m", "intrasense_fast", "app"]
         + ["--checkpoint", str(checkpoint), "--port", str(port), "--device", "cpu"],
-        env={**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+        | dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), outside),
         cwd=work,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -65,7 +70,7 @@ def serve(folder: Path, checkpoint: Path) -> Served:
     )
     line = process.stdout.readline()
     assert line.startswith(f"the page is at http://127.0.0.1:{port}/"), process.communicate()
-    return Served(process, f"http://127.0.0.1:{port}/", checkpoint, temporary, work)
+    return Served(process, f"http://127.0.0.1:{port}/", checkpoint, temporary, work, proxy)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +80,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     yield found
     found.process.terminate()
     found.process.communicate(timeout=60)
+    with pytest.raises(BlockingIOError), found.proxy:
+        found.proxy.accept()
 
 
 @pytest.fixture
@@ -219,6 +226,7 @@ def test_a_phone_does_not_scroll_sideways(served: Served, page: Page, tmp_path: 
 def test_ctrl_c_ends_quietly_and_leaves_nothing(tmp_path: Path) -> None:
     served = serve(tmp_path, tiny_checkpoint(tmp_path / "best"))
     assert list(served.temporary.iterdir())
+    served.proxy.close()
     served.process.send_signal(signal.SIGINT)
     _, errors = served.process.communicate(timeout=60)
     assert served.process.returncode == 130

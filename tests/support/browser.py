@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.support.websocket import WebSocket
+
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync "
@@ -28,7 +30,7 @@ class Page:
     """A tab: `requests` are the addresses it asked for, `problems` what its console complained
     of."""
 
-    def __init__(self, socket: Any) -> None:
+    def __init__(self, socket: WebSocket) -> None:
         self._socket, self._number = socket, 0
         self.requests: list[str] = []
         self.problems: list[str] = []
@@ -41,7 +43,7 @@ class Page:
         message = {"id": self._number, "method": method, "params": arguments}
         self._socket.send(json.dumps(message))
         while True:
-            answer = json.loads(self._socket.recv(timeout=PATIENCE))
+            answer = json.loads(self._socket.receive())
             if answer.get("id") == self._number:
                 assert "error" not in answer, (method, answer)
                 return answer["result"]
@@ -98,8 +100,6 @@ class Page:
 @contextlib.contextmanager
 def browser_page() -> Iterator[Page]:
     """A tab of a browser without any past, which ends with the block."""
-    from websockets.sync.client import connect
-
     program = chromium()
     assert program is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
@@ -110,7 +110,7 @@ def browser_page() -> Iterator[Page]:
         )
         try:
             port = _port(Path(profile) / "DevToolsActivePort", process)
-            with connect(_address(port), max_size=None, proxy=None) as socket:
+            with contextlib.closing(WebSocket(_address(port), PATIENCE)) as socket:
                 yield Page(socket)
         finally:
             process.terminate()
