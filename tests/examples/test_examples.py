@@ -35,11 +35,11 @@ def test_a_unet_of_others_takes_our_attention(run_example) -> None:
 
 
 def test_a_training_loop_with_our_operators_learns(run_example) -> None:
-    text = run_example("training_loop.py", "--epochs", "3")
+    text = run_example("training_loop.py", "--epochs", "2")
     losses = [float(value) for value in re.findall(r"loss (\S+),", text)]
     scores = [float(value) for value in re.findall(r"soft Dice (\S+)", text)]
-    assert len(losses) == len(scores) == 3
-    assert losses[2] < losses[1] < losses[0] and scores[2] > scores[0]
+    assert len(losses) == len(scores) == 2
+    assert losses[1] < losses[0] and scores[1] > scores[0]
 
 
 @pytest.mark.extended

@@ -75,6 +75,7 @@ def test_a_network_goes_there_and_comes_back(hub: Hub) -> None:
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
 
 
+@pytest.mark.extended
 def test_a_checkpoint_goes_with_its_card_and_without_its_state(hub: Hub, checkpoint: Path) -> None:
     push_checkpoint(checkpoint, NAME)
     assert sorted(hub.files(NAME)) == sorted(files_of(checkpoint))
