@@ -82,6 +82,7 @@ body:not(.dark) .gradio-container {
   text-decoration: none !important;
   font-weight: 550;
 }
+.dark .isf-downloads a {border-color: var(--primary-300); color: var(--primary-300) !important}
 .isf-downloads a:hover, .isf-downloads a:focus-visible {
   background: var(--primary-600);
   color: #fff !important;

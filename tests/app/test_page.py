@@ -78,8 +78,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("app")
     found = serve(folder, tiny_checkpoint(folder / "best"))
     yield found
-    found.process.terminate()
-    found.process.communicate(timeout=60)
+    if found.process.poll() is None:
+        found.process.terminate()
+        found.process.communicate(timeout=60)
     with pytest.raises(BlockingIOError), found.proxy:
         found.proxy.accept()
 
@@ -223,19 +224,6 @@ def test_a_phone_does_not_scroll_sideways(served: Served, page: Page, tmp_path: 
     assert order == sorted(order)
 
 
-def test_ctrl_c_ends_quietly_and_leaves_nothing(tmp_path: Path) -> None:
-    served = serve(tmp_path, tiny_checkpoint(tmp_path / "best"))
-    assert list(served.temporary.iterdir())
-    served.proxy.close()
-    served.process.send_signal(signal.SIGINT)
-    _, errors = served.process.communicate(timeout=60)
-    assert served.process.returncode == 130
-    assert [line for line in errors.splitlines() if line and "has no" not in line] == [
-        "app: stopped"
-    ]
-    assert not list(served.temporary.rglob("*")) and not list(served.work.rglob("*"))
-
-
 def test_the_threshold_does_not_run_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,3 +242,14 @@ def test_the_threshold_does_not_run_the_network(
     outline, numbers = move(found, at)
     assert f"above {at:.2f}" in outline
     assert f"{np.count_nonzero(found.mask(at)):,} px" in numbers
+
+
+def test_ctrl_c_ends_quietly_and_leaves_nothing(served: Served) -> None:
+    """The last test of the file: it ends the server of the others."""
+    assert list(served.temporary.iterdir())
+    served.process.send_signal(signal.SIGINT)
+    _, errors = served.process.communicate(timeout=60)
+    assert served.process.returncode == 130
+    said = [line for line in errors.splitlines() if line and "has no" not in line]
+    assert said == ["app: stopped"]
+    assert not list(served.temporary.rglob("*")) and not list(served.work.rglob("*"))
