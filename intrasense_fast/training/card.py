@@ -167,45 +167,46 @@ def _results(
 
 
 def _metrics(
-    found: Mapping[str, Any], rows: list[dict[str, str]], groups: Mapping[str, str]
+    found: Mapping[str, Any], rows: Iterable[Mapping[str, str]], groups: Mapping[str, str]
 ) -> tuple[str, str]:
     """The table of means with 95 % intervals and n, and what is to be said of the intervals."""
-    reason = ""
+    footnote = (
+        "Intervals: bootstrap over patients or groups of near-duplicates. This is one training: "
+        "they say nothing about the chance of another seed."
+    )
+    try:
+        shown = _intervals(rows, groups)
+    except UsageError as error:
+        shown, footnote = {}, f"There are no intervals: {error}."
     lines = ["| Metric | Mean | 95 % interval | n |", "|---|---|---|---|"]
     for name in METRICS:
         each = found[name]
-        shown = "not given"
-        if not reason:
-            try:
-                shown = _interval(name, rows, groups)
-            except UsageError as error:
-                reason = str(error)
         mean = "undefined" if each["mean"] is None else f"{each['mean']:.3f}"
-        lines.append(f"| {LABELS[name]} | {mean} | {shown} | {each['n']} |")
-    footnote = (
-        f"There are no intervals: {reason}."
-        if reason
-        else "Intervals: bootstrap over patients or groups of near-duplicates. This is one "
-        "training: they say nothing about the chance of another seed."
-    )
+        interval = shown.get(name, "not given")
+        lines.append(f"| {LABELS[name]} | {mean} | {interval} | {each['n']} |")
     return "\n".join(lines), footnote
 
 
-def _interval(name: str, rows: Iterable[Mapping[str, str]], groups: Mapping[str, str]) -> str:
-    """Low to high of a metric's mean over lesion images, of groups drawn with replacement."""
-    sums: dict[str, tuple[float, int]] = {}
-    for row in rows:
-        value = float(row[name])
-        if int(row["tp"]) + int(row["fn"]) == 0 or math.isnan(value):
-            continue
-        group = groups.get(row["name"], row["case"])
-        total, count = sums.get(group, (0.0, 0))
-        sums[group] = total + value, count + 1
-    if len(sums) < 2:
-        return "not given: one group"
-    totals, counts = np.array(list(sums.values()), np.float64).T
-    found = cluster_interval(totals[None], counts[None], np.random.default_rng(0))
-    return f"{float(found.low):.3f} to {float(found.high):.3f}"
+def _intervals(rows: Iterable[Mapping[str, str]], groups: Mapping[str, str]) -> dict[str, str]:
+    """Low to high of each metric's mean over lesion images, of groups drawn with replacement.
+
+    Raises:
+        UsageError: scipy is missing.
+    """
+    lesions = [row for row in rows if int(row["tp"]) + int(row["fn"])]
+    of_rows = [groups.get(row["name"], row["case"]) for row in lesions]
+    places = {group: place for place, group in enumerate(dict.fromkeys(of_rows))}
+    totals, counts = np.zeros((2, len(METRICS), 1, max(1, len(places))))
+    for row, group in zip(lesions, of_rows, strict=True):
+        values = np.array([float(row[name]) for name in METRICS])
+        known = ~np.isnan(values)
+        totals[known, 0, places[group]] += values[known]
+        counts[known, 0, places[group]] += 1
+    found = cluster_interval(totals, counts, np.random.default_rng(0))
+    return {
+        name: "not given: one group" if math.isnan(se) else f"{low:.3f} to {high:.3f}"
+        for name, low, high, se in zip(METRICS, found.low, found.high, found.se, strict=True)
+    }
 
 
 def _training(record: Mapping[str, Any], best: Mapping[str, Any]) -> str:
