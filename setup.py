@@ -79,7 +79,7 @@ setup(
         # from_pretrained("owner/name") and push_to_hub.
         "hub": ["huggingface_hub>=0.30"],
         # The page of the command `app`.
-        "app": ["gradio>=5"],
+        "app": ["gradio>=6"],
         # The notebook under examples/, executed.
         "notebook": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
         "lint": ["ruff>=0.9", "mypy>=1.14"],
