@@ -36,11 +36,15 @@ class RidgeInverse(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gram: Tensor, ridge: float) -> Tensor:
         identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        shifted = gram + ridge * identity
+        shifted = torch.add(gram, identity, alpha=ridge)
         factor, info = torch.linalg.cholesky_ex(shifted, check_errors=False)
-        # cholesky_ex passes an Inf on the diagonal, so finiteness is looked at as well.
-        bad = (info != 0) | ~shifted.isfinite().all(-1).all(-1)
-        matrix = (ridge * torch.cholesky_inverse(factor)).masked_fill(bad[:, None, None], torch.nan)
+        # cholesky_ex passes an Inf on the diagonal, so finiteness is looked at as well; no element
+        # is larger than r, the trace, and a sum of finite ones is finite.
+        bad = (info != 0) | ~shifted.sum((1, 2)).isfinite()
+        scale = torch.full_like(info, ridge, dtype=gram.dtype).masked_fill(bad, torch.nan)
+        # Symmetric, and by columns: transposed it lies by rows without a copy.
+        inverse = torch.cholesky_inverse(factor).transpose(1, 2)
+        matrix = (inverse * scale[:, None, None]).contiguous()
         ctx.save_for_backward(matrix)
         ctx.ridge = ridge
         return matrix
@@ -48,7 +52,8 @@ class RidgeInverse(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         (matrix,) = ctx.saved_tensors
-        return -(matrix @ ((grad + grad.transpose(1, 2)) / 2) @ matrix) / ctx.ridge, None
+        twice = matrix @ (grad + grad.transpose(1, 2)) @ matrix
+        return twice / (-2 * ctx.ridge), None
 
 
 def eager(

@@ -31,9 +31,21 @@ def eager(
             for start in range(0, positions, rows)
         ]
         attended = torch.cat(chunks, 1) if len(chunks) > 1 else chunks[0]
-        features = attended + residual.to(attended.dtype)
+        features = _sum(attended, residual.to(attended.dtype))
         # In this order: gradients are added up in the reverse of it.
         return features.to(query.dtype), features.mean(-1), _maximum(features)
+
+
+def _in_place(*tensors: Tensor) -> bool:
+    """Whether nothing is recorded of these: new memory would cost more than the arithmetic."""
+    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return not recorded and not torch.compiler.is_compiling()
+
+
+def _sum(attended: Tensor, residual: Tensor) -> Tensor:
+    if _in_place(attended, residual):
+        return attended.add_(residual)
+    return attended + residual
 
 
 def _maximum(features: Tensor) -> Tensor:
@@ -42,9 +54,17 @@ def _maximum(features: Tensor) -> Tensor:
     return features.max(-1).values if recorded else features.amax(-1)
 
 
+def _without_subnormal(probability: Tensor) -> Tensor:
+    """0 for numbers too small to be normal: they change no sum, and a CPU takes 100 cycles each."""
+    if probability.device.type != "cpu" or not _in_place(probability):
+        return probability
+    least = torch.finfo(probability.dtype).smallest_normal
+    return torch.threshold_(probability, least, 0.0)
+
+
 def _attend(query: Tensor, keys: Tensor, value: Tensor, scale: float) -> Tensor:
     """softmax(scale query keys) value in the statistics' dtype; products in the inputs' dtype."""
     dtype = statistics_dtype(query.dtype)
     scores = torch.bmm(query * scale, keys)
-    probability = torch.softmax(scores, -1, dtype=dtype)
+    probability = _without_subnormal(torch.softmax(scores, -1, dtype=dtype))
     return torch.bmm(probability.to(value.dtype), value).to(dtype)
