@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from benchmarks.text import gib, markdown, milliseconds, ratio_text, seconds_of, time_text
 
-SPILL_FREE = ("sm_80", "sm_86", "sm_90")
+SPILL_FREE = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
 
 def static_table(tables: Sequence[dict]) -> str:
@@ -57,10 +57,10 @@ def static_table(tables: Sequence[dict]) -> str:
         "commit",
     ]
     note = (
-        "Compiled: configurations on sm_80, sm_86 and sm_90; stack (spills) and registers are the "
-        "largest of them, errors those on any target. Launches and passes over the feature maps "
-        "(1 = the least possible bytes) are the largest of inference / training forward / "
-        "backward, - where not asserted; `sources` is a hash of the kernels' sources."
+        "Compiled: configurations on sm_80 to sm_120; stack (spills) and registers are the largest "
+        "of them, errors those on any target. Launches and passes over the feature maps (1 = the "
+        "least possible bytes) are the largest of inference / training forward / backward, - where "
+        "not asserted; `sources` is a hash of the kernels' sources."
     )
     return markdown(heads, rows) + "\n\n" + note
 

@@ -12,16 +12,22 @@ from typing import Any
 
 import torch
 
-ARCHITECTURES = ("sm_80", "sm_86", "sm_90", "sm_100", "gfx942")
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
 
 # Shared memory a program may use, in bytes.
 SHARED_LIMIT = {
     "sm_80": 166912,
     "sm_86": 101376,
+    "sm_89": 101376,
     "sm_90": 232448,
     "sm_100": 232448,
+    "sm_120": 101376,
     "gfx942": 65536,
 }
+
+# Whose rows an architecture uses where a table holds none of its own. sm_120 has the tensor cores'
+# instructions of sm_80, not those of sm_100.
+NEAREST = {"sm_86": "sm_80", "sm_89": "sm_86", "sm_100": "sm_90", "sm_120": "sm_86"}
 
 _assumed: ContextVar[str] = ContextVar("assumed_architecture", default="sm_90")
 
@@ -42,9 +48,8 @@ class KernelConfig:
 def architecture(device: torch.device) -> str:
     """The name of the table for `device`, one of ARCHITECTURES.
 
-    GPUs between two tables use the one whose shared memory they have: compute capability 8.9 and
-    12.x use sm_86's. Where there is no GPU (the interpreter, meta tensors) it is the assumed one,
-    sm_90 unless `assume` says otherwise.
+    GPUs between two tables use the one whose shared memory they have. Where there is no GPU (the
+    interpreter, meta tensors) it is the assumed one, sm_90 unless `assume` says otherwise.
     """
     if device.type != "cuda":
         return assumed_architecture()
@@ -61,9 +66,20 @@ def _of_gpu(device: torch.device) -> str:
     if torch.version.hip is not None:
         return "gfx942"
     major, minor = torch.cuda.get_device_capability(device)
+    return _of_capability(major, minor)
+
+
+def _of_capability(major: int, minor: int) -> str:
     if major == 8:
-        return "sm_80" if minor in (0, 7) else "sm_86"
-    return {9: "sm_90", 10: "sm_100", 11: "sm_100"}.get(major, "sm_86")
+        return {0: "sm_80", 7: "sm_80", 9: "sm_89"}.get(minor, "sm_86")
+    return {9: "sm_90", 10: "sm_100", 11: "sm_100", 12: "sm_120"}.get(major, "sm_86")
+
+
+def rows_of(table: dict[str, Any], architecture: str) -> Any:
+    """The architecture's rows of a table, or those of the nearest one that has some."""
+    while architecture not in table:
+        architecture = NEAREST[architecture]
+    return table[architecture]
 
 
 @contextlib.contextmanager

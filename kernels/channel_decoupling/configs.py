@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from intrasense_fast.kernels._common.configs import KernelConfig
+from intrasense_fast.kernels._common.configs import KernelConfig, rows_of
 from intrasense_fast.kernels._common.tuned import tunable
 
 # 16-bit maps with aligned sides, by rank: (BLOCK_R at most, BLOCK_L, warps, stages)
@@ -23,7 +23,8 @@ APPLY = {
     "sm_80": {64: (64, 128, 64, 8, 3), None: (128, 128, 64, 8, 3)},
     "sm_86": {64: (64, 128, 64, 8, 2), None: (128, 128, 64, 8, 2)},
 }
-ALIAS = {"sm_100": "sm_90"}
+# Without products of a warp group: their operands in registers take more of them.
+WARP_PRODUCTS = ("sm_80", "sm_86", "sm_89", "sm_120")
 
 # Rows and columns of a block of the R x R kernels and of the blocked inverse.
 BLOCK = 64
@@ -50,7 +51,7 @@ def power_of_two(size: int, least: int = 16) -> int:
 
 
 def _row(table: dict, architecture: str, rank: int) -> tuple:
-    rows = table[ALIAS.get(architecture, architecture)]
+    rows = rows_of(table, architecture)
     return next(row for widest, row in rows.items() if widest is None or rank <= widest)
 
 
@@ -110,7 +111,7 @@ def pull_config(
     block_r, block_l, _, stages = _gram_row(rank, long, dtype, architecture, precision)
     if not tall and not even(rank, long):
         block_l = min(block_l, 32)
-    if not tall and architecture.startswith("sm_8"):
+    if not tall and architecture in WARP_PRODUCTS:
         block_r = 64
     return KernelConfig(
         {"BLOCK_R": min(block_r, power_of_two(rank)), "BLOCK_L": block_l}, 8, stages

@@ -13,7 +13,7 @@ import math
 import torch
 from triton import cdiv
 
-from intrasense_fast.kernels._common.configs import KernelConfig
+from intrasense_fast.kernels._common.configs import KernelConfig, rows_of
 from intrasense_fast.kernels._common.tuned import tunable
 
 # Programs the score gradient aims at: two a multiprocessor of the largest GPUs.
@@ -76,6 +76,8 @@ SCORE_GRADIENT = {
         (64, 32, 64, 64, None, 8, 3),
         (None, 64, 64, 64, 64, 8, 3),
     ),
+    # Scores of 64 x 128 in tensor memory pass through more registers than a thread has.
+    "sm_100": ((64, 64, 64, 64, None, 8, 3), (None, 64, 64, 64, 64, 8, 3)),
     "gfx942": ((None, 32, 32, 32, 32, 4, 1),),
 }
 # Where whole value rows fit shared memory beside two tiles of DY:
@@ -87,9 +89,6 @@ SCORE_GRADIENT_RESIDENT = {
         (512, 64, 32, 128, 8, 2),
     ),
 }
-# Whose rows an architecture uses where a table holds none of its own.
-ALIAS = {"sm_86": "sm_80", "sm_100": "sm_90"}
-
 # A slice of the depth where the queries do not stay in registers.
 DEPTH_SLICE = {2: 64, 4: 32, 8: 32}
 
@@ -100,8 +99,7 @@ def _power_of_two(size: int, least: int = 16) -> int:
 
 def _row(table: dict, architecture: str, size: int, depth: int = 0) -> tuple:
     """The first row that serves `size` and, where several of one size follow, BLOCK_D `depth`."""
-    own = table.get(architecture) or table[ALIAS[architecture]]
-    rows = [row for row in own if row[0] is None or size <= row[0]]
+    rows = [row for row in rows_of(table, architecture) if row[0] is None or size <= row[0]]
     rows = [row for row in rows if row[0] == rows[0][0]]
     return next((row for row in rows if depth <= row[-1]), rows[-1])[1:]
 

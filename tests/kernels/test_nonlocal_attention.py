@@ -13,7 +13,7 @@ from torch.autograd import gradcheck
 pytest.importorskip("triton", reason="the kernels need Triton, which has wheels for Linux only")
 
 from intrasense_fast.functional import nonlocal_attention
-from intrasense_fast.kernels._common.configs import assume
+from intrasense_fast.kernels._common.configs import ARCHITECTURES, assume
 from intrasense_fast.kernels.nonlocal_attention import configs, launch
 from intrasense_fast.kernels.nonlocal_attention.eager import eager
 from intrasense_fast.kernels.nonlocal_attention.reference import nonlocal_attention as reference
@@ -357,7 +357,7 @@ def test_nothing_is_copied_from_a_projection(device, rng, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16, torch.bfloat16))
-@pytest.mark.parametrize("architecture", ("sm_80", "sm_86", "sm_90", "sm_100", "gfx942"))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("aligned", (True, False))
 def test_every_shape_has_a_configuration(aligned, architecture, dtype):
     precision = "ieee" if architecture == "gfx942" or dtype != torch.float32 else "tf32x3"

@@ -255,6 +255,7 @@ def jobs(level: str) -> list[CompileJob]:
             ("sm_86", broad, single, last, one, False),
             ("sm_86", middle, half, last, one, True),
         ]
+        rows += [("sm_120", middle, half, last, one, False)]
         rows += [
             (target, odd_halves, half, last, other, True) for target in ("sm_80", "sm_86", "sm_90")
         ]

@@ -159,7 +159,7 @@ def jobs(level: str) -> list[CompileJob]:
             for dtype in (half, single)
             for shape in ((10, 77), (300, 1000))
         ]
-        rows += [("sm_100", (64, 512), half, 4096)]
+        rows += [(target, (64, 512), half, 4096) for target in ("sm_100", "sm_120")]
         rows += [("gfx942", (32, 256), dtype, 4096) for dtype in (half, single)]
         saves: tuple[bool, ...] = (True, False)
     else:
@@ -177,6 +177,7 @@ def jobs(level: str) -> list[CompileJob]:
             ("sm_90", (10, 77), half, 4095),
             ("sm_90", (1, 1), half, 1),
             ("sm_100", (32, 256), half, 4096),
+            ("sm_120", (64, 512), half, 4096),
         ]
         rows += [("gfx942", (32, 256), half, 4096), ("gfx942", (32, 256), single, 4096)]
         saves = (True,)
