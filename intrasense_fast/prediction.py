@@ -2,13 +2,10 @@
 is."""
 
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 
 from intrasense_fast.console import progress, show
@@ -16,18 +13,22 @@ from intrasense_fast.data.images import (
     ImageError,
     decode_image,
     low_range,
-    read_image,
     to_grey,
-    write_png,
 )
 from intrasense_fast.data.inputs import chunks, list_inputs
 from intrasense_fast.data.joining import few
 from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.data.reading import DEFAULT, ReadingOptions
 from intrasense_fast.errors import UsageError
-from intrasense_fast.files import legible
 from intrasense_fast.inference import NOT_FINITE, Segmenter, probability_maps
 from intrasense_fast.networks.contract import config_of
+from intrasense_fast.prediction_outputs import (
+    Destination,
+    drawn_items,
+    output_files,
+    table_name,
+    write_outputs,
+)
 from intrasense_fast.prediction_table import (
     DONE,
     FAILED,
@@ -39,12 +40,10 @@ from intrasense_fast.prediction_table import (
     take_up,
 )
 from intrasense_fast.report.figures import MAX_ROWS
-from intrasense_fast.report.overlays import OverlayItem, overlay, save_overlays
+from intrasense_fast.report.overlays import save_overlays
 from intrasense_fast.signals import Stopped, StopRequest, collected
 
 _AT_A_TIME = 8
-# Of the pictures in overlays.png: all of them are in memory while it is drawn.
-_LARGEST_DRAWN = 768
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,9 @@ class Predicted:
 class _Work:
     """How every image of a call is segmented, and where it goes."""
 
-    folder: Path
+    destination: Destination
     segmenter: Segmenter
     levels: int | None
-    threshold: float
-    probabilities: bool
     max_pixels: int
 
 
@@ -109,7 +106,7 @@ def predict_files(
     """
     check_threshold(threshold)
     inputs = list_inputs(Path(source), options.pairs)
-    outputs = _outputs(Path(out), [relative for relative, _ in inputs.images], probabilities)
+    outputs = output_files(Path(out), [relative for relative, _ in inputs.images], probabilities)
     segmenter = open_network()
     levels = options.levels or segmenter.levels
     settings = {
@@ -121,21 +118,22 @@ def predict_files(
         "probabilities": probabilities,
         "amp": segmenter.amp,
     }
-    work = _Work(Path(out), segmenter, levels, threshold, probabilities, options.max_pixels)
-    with claimed(work.folder, settings, go_on=go_on) as begun:
+    destination = Destination(Path(out), threshold, probabilities)
+    work = _Work(destination, segmenter, levels, options.max_pixels)
+    with claimed(destination.folder, settings, go_on=go_on) as begun:
         if inputs.masks:
             names = few([path.name for path in inputs.masks])
             show(f"{len(inputs.masks)} masks are left out: {names}")
-        paths = {_name(relative): path for relative, path in inputs.images}
-        kept = take_up(work.folder, paths, outputs) if begun else Kept(frozenset(), 0)
+        paths = {table_name(relative): path for relative, path in inputs.images}
+        kept = take_up(destination.folder, paths, outputs) if begun else Kept(frozenset(), 0)
         failures = [f"{problem.file}: {problem.message}" for problem in inputs.problems]
-        with open_table(work.folder) as table:
+        with open_table(destination.folder) as table:
             rows, low = _segment(inputs.images, kept.images, work, table, failures)
         done = [name for name in paths if name in rows or name in kept.images]
-        if done and (rows or not (work.folder / "overlays.png").exists()):
+        if done and (rows or not (destination.folder / "overlays.png").exists()):
             shown = [(name, paths[name]) for name in done[:MAX_ROWS]]
-            if items := list(_drawn(shown, outputs, work)):
-                save_overlays(work.folder / "overlays.png", items)
+            if items := list(drawn_items(shown, outputs, levels, options.max_pixels)):
+                save_overlays(destination.folder / "overlays.png", items)
     return Predicted(len(paths), len(rows), len(kept.images), tuple(failures), tuple(low))
 
 
@@ -162,7 +160,7 @@ def _segment(
         for chunk in chunks(images, _AT_A_TIME, work.max_pixels):
             # A chunk of which a part is missing is computed whole: in batches of another size the
             # last bits of the same image may differ.
-            if any(_name(relative) not in done for relative, _ in chunk):
+            if any(table_name(relative) not in done for relative, _ in chunk):
                 for row in _rows(chunk, done, work):
                     table.append(row)
                     if row["status"] == DONE:
@@ -192,107 +190,20 @@ def _rows(chunk: Sequence[tuple[Path, Path]], done: frozenset[str], work: _Work)
     segmenter = work.segmenter
     maps = probability_maps(segmenter.net, list(images.values()), segmenter.size, segmenter.amp)
     for (relative, image), probability in zip(images.items(), maps, strict=True):
-        if _name(relative) in done:
+        if table_name(relative) in done:
             continue
         if probability is None:
             yield _failed(relative, digests[relative], NOT_FINITE)
             continue
-        row = _write(work, relative, image, probability)
+        row = write_outputs(work.destination, relative, image, probability)
         yield row | {"sha256": digests[relative], "message": remarks[relative]}
 
 
 def _failed(relative: Path, digest: str, reason: str) -> Row:
-    return {"image": _name(relative), "status": FAILED, "sha256": digest, "message": reason}
+    return {"image": table_name(relative), "status": FAILED, "sha256": digest, "message": reason}
 
 
 def _reason(error: ImageError | OSError, path: Path) -> str:
     """What is wrong with a file, without its name, which has a column of its own."""
     text = error.strerror if isinstance(error, OSError) else None
     return (text or str(error)).removeprefix(f"{path}: ")
-
-
-def _write(work: _Work, relative: Path, image: np.ndarray, probability: np.ndarray) -> Row:
-    stem = _target(work.folder, relative)
-    target = stem.with_name(f"{stem.name}_mask.png")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    mask = (probability > work.threshold).astype(np.uint8)
-    write_png(target, mask * np.uint8(255))
-    write_png(stem.with_name(f"{stem.name}_overlay.png"), overlay(image, None, mask))
-    if work.probabilities:
-        write_png(
-            stem.with_name(f"{stem.name}_probability.png"),
-            np.rint(probability * 65535).astype(np.uint16),
-        )
-    row: dict[str, Any] = {
-        "image": _name(relative),
-        "status": DONE,
-        "mask": target.relative_to(work.folder).as_posix(),
-        "area": int(np.count_nonzero(mask)),
-        "threshold": work.threshold,
-    }
-    if not row["area"]:
-        return row
-    ys, xs = np.nonzero(mask)
-    return row | {
-        "left": xs.min(),
-        "top": ys.min(),
-        "width": xs.max() - xs.min() + 1,
-        "height": ys.max() - ys.min() + 1,
-        "mean_probability": float(probability[mask == 1].mean()),
-    }
-
-
-def _drawn(
-    images: Sequence[tuple[str, Path]], outputs: Mapping[str, Sequence[Path]], work: _Work
-) -> Iterator[OverlayItem]:
-    """The images and their masks as they lie on the disk, made small; without those that are no
-    longer there."""
-    for name, path in images:
-        try:
-            image = read_image(path, work.levels, work.max_pixels)
-            mask = read_image(outputs[name][0], max_pixels=work.max_pixels)
-        except ImageError:
-            continue
-        times = _LARGEST_DRAWN / max(image.shape)
-        if times < 1:
-            size = (max(1, round(image.shape[1] * times)), max(1, round(image.shape[0] * times)))
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            mask = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
-        yield OverlayItem(name, image, None, mask > 0.5)
-
-
-def _name(relative: Path) -> str:
-    """What predictions.csv calls an image: its place below the folder, in UTF-8."""
-    return legible(relative.as_posix())
-
-
-def _target(out: Path, relative: Path) -> Path:
-    """Where the results of an image begin: its place in `out`, its name in UTF-8 as predictions.csv
-    holds it.
-    """
-    return out / legible(relative.with_suffix("").as_posix())
-
-
-def _outputs(out: Path, images: Sequence[Path], probabilities: bool) -> dict[str, list[Path]]:
-    """The files that are written of each image, its mask first.
-
-    Raises:
-        UsageError: two images would be written to one file.
-    """
-    kinds = ("mask", "overlay", "probability") if probabilities else ("mask", "overlay")
-    writers = defaultdict(list)
-    outputs = {}
-    for relative in images:
-        stem = _target(out, relative)
-        outputs[_name(relative)] = [stem.with_name(f"{stem.name}_{kind}.png") for kind in kinds]
-        for target in outputs[_name(relative)]:
-            # Compared without case: on many file systems a.png and A.png are one file.
-            writers[str(target.relative_to(out)).casefold()].append(relative)
-    for written, sources in writers.items():
-        if len(sources) > 1:
-            names = " and ".join(str(path) for path in sources)
-            raise UsageError(
-                f"{names} would both be written to {written}; rename one or put them in different "
-                f"folders"
-            )
-    return outputs

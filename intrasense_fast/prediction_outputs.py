@@ -1,0 +1,134 @@
+"""What `predict` writes of one image: where its files go, and what its row says."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from intrasense_fast.data.images import ImageError, read_image, write_png
+from intrasense_fast.errors import UsageError
+from intrasense_fast.files import legible
+from intrasense_fast.prediction_table import DONE, Row
+from intrasense_fast.report.overlays import OverlayItem, overlay
+
+# Of the pictures in overlays.png: all of them are in memory while it is drawn.
+_LARGEST_DRAWN = 768
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where the results of a call go, and what is written of each image.
+
+    `threshold` is the probability above which a pixel is lesion; with `probabilities` the map is
+    written as well.
+    """
+
+    folder: Path
+    threshold: float
+    probabilities: bool
+
+
+def table_name(relative: Path) -> str:
+    """What predictions.csv calls an image: its place below the folder, in UTF-8."""
+    return legible(relative.as_posix())
+
+
+def _stem(out: Path, relative: Path) -> Path:
+    """Where the results of an image begin: its place in `out`, its name in UTF-8 as predictions.csv
+    holds it.
+    """
+    return out / legible(relative.with_suffix("").as_posix())
+
+
+def output_files(out: Path, images: Sequence[Path], probabilities: bool) -> dict[str, list[Path]]:
+    """The files that are written of each image, its mask first.
+
+    Raises:
+        UsageError: two images would be written to one file.
+    """
+    kinds = ("mask", "overlay", "probability") if probabilities else ("mask", "overlay")
+    writers = defaultdict(list)
+    outputs = {}
+    for relative in images:
+        stem = _stem(out, relative)
+        outputs[table_name(relative)] = [
+            stem.with_name(f"{stem.name}_{kind}.png") for kind in kinds
+        ]
+        for target in outputs[table_name(relative)]:
+            # Compared without case: on many file systems a.png and A.png are one file.
+            writers[str(target.relative_to(out)).casefold()].append(relative)
+    for written, sources in writers.items():
+        if len(sources) > 1:
+            names = " and ".join(str(path) for path in sources)
+            raise UsageError(
+                f"{names} would both be written to {written}; rename one or put them in different "
+                f"folders"
+            )
+    return outputs
+
+
+def write_outputs(
+    destination: Destination, relative: Path, image: np.ndarray, probability: np.ndarray
+) -> Row:
+    """Write the files of an image and return its row.
+
+    Args:
+        destination: where to, and what.
+        relative: the image's place below the folder of images.
+        image: float32 (H, W) in [0, 1].
+        probability: float32 (H, W) in [0, 1], lesion.
+    """
+    stem = _stem(destination.folder, relative)
+    target = stem.with_name(f"{stem.name}_mask.png")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mask = (probability > destination.threshold).astype(np.uint8)
+    write_png(target, mask * np.uint8(255))
+    write_png(stem.with_name(f"{stem.name}_overlay.png"), overlay(image, None, mask))
+    if destination.probabilities:
+        write_png(
+            stem.with_name(f"{stem.name}_probability.png"),
+            np.rint(probability * 65535).astype(np.uint16),
+        )
+    row: dict[str, Any] = {
+        "image": table_name(relative),
+        "status": DONE,
+        "mask": target.relative_to(destination.folder).as_posix(),
+        "area": int(np.count_nonzero(mask)),
+        "threshold": destination.threshold,
+    }
+    if not row["area"]:
+        return row
+    ys, xs = np.nonzero(mask)
+    return row | {
+        "left": xs.min(),
+        "top": ys.min(),
+        "width": xs.max() - xs.min() + 1,
+        "height": ys.max() - ys.min() + 1,
+        "mean_probability": float(probability[mask == 1].mean()),
+    }
+
+
+def drawn_items(
+    images: Sequence[tuple[str, Path]],
+    outputs: Mapping[str, Sequence[Path]],
+    levels: int | None,
+    max_pixels: int,
+) -> Iterator[OverlayItem]:
+    """The images and their masks as they lie on the disk, made small; without those that are no
+    longer there."""
+    for name, path in images:
+        try:
+            image = read_image(path, levels, max_pixels)
+            mask = read_image(outputs[name][0], max_pixels=max_pixels)
+        except ImageError:
+            continue
+        times = _LARGEST_DRAWN / max(image.shape)
+        if times < 1:
+            size = (max(1, round(image.shape[1] * times)), max(1, round(image.shape[0] * times)))
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            mask = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
+        yield OverlayItem(name, image, None, mask > 0.5)
