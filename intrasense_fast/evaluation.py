@@ -1,36 +1,30 @@
 """Measure a network on a data set with ground truth."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
+from intrasense_fast import known_images
 from intrasense_fast.console import progress
 from intrasense_fast.data.images import ImageError
 from intrasense_fast.data.inputs import record_chunks
 from intrasense_fast.data.layouts import open_dataset
-from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.data.reading import DEFAULT, ReadingOptions
-from intrasense_fast.data.records import Sample, SegmentationData, threaded
+from intrasense_fast.data.records import Sample, SegmentationData
+from intrasense_fast.doubt import doubt
+from intrasense_fast.ensemble import Ensemble, ensemble_of
+from intrasense_fast.ensemble_opening import check_threshold, chosen_threshold
 from intrasense_fast.errors import UsageError
-from intrasense_fast.files import write_text
-from intrasense_fast.inference import (
-    NOT_FINITE,
-    NotFiniteError,
-    Segmenter,
-    network_health,
-    predict_probabilities,
-    probability_maps,
-)
-from intrasense_fast.metrics import image_metrics, summarize
+from intrasense_fast.evaluation_report import About, Measured, write_report
+from intrasense_fast.inference import NOT_FINITE, NotFiniteError, Segmenter, network_health
+from intrasense_fast.metrics import image_metrics
 from intrasense_fast.networks.health import StrideHealth, faults
-from intrasense_fast.prediction import check_threshold
 from intrasense_fast.prediction_table import new_folder
-from intrasense_fast.provenance import TRAINED_ON, TrainedOn, read_trained_on
 from intrasense_fast.report.overlays import (
     WORST_TO_BEST,
     OverlayItem,
@@ -38,10 +32,11 @@ from intrasense_fast.report.overlays import (
     save_overlays,
     worst_to_best,
 )
-from intrasense_fast.report.tables import summary_table, write_csv
 
-_AT_A_TIME = 8
 _DRAWN = 12
+
+
+Watch = Callable[[np.ndarray, np.ndarray], None]
 
 
 def evaluate_samples(
@@ -51,6 +46,7 @@ def evaluate_samples(
     *,
     threshold: float = 0.5,
     empty: str = "nan",
+    watch: Watch | None = None,
 ) -> list[dict[str, Any]]:
     """One row an image: name, case, label, and `image_metrics` on the image's own grid.
 
@@ -63,29 +59,22 @@ def evaluate_samples(
         size: side the network sees.
         threshold: probability above which a pixel is lesion.
         empty: the rule for empty masks; see `image_metrics`.
+        watch: is shown each image's probability and mask.
     """
-    rows, failures = _measured(Segmenter(net, size), samples, threshold, empty)
-    if failures:
-        raise NotFiniteError(failures[0])
+    answers = Ensemble((Segmenter(net, size),)).answers([sample.image for sample in samples])
+    rows: list[dict[str, Any]] = []
+    for sample, answer in zip(samples, answers, strict=True):
+        if answer is None:
+            raise NotFiniteError(f"{sample.name}: {NOT_FINITE}")
+        rows.append(_row(sample, answer.probability, threshold, empty))
+        if watch is not None:
+            watch(answer.probability, sample.mask)
     return rows
 
 
-def _measured(
-    segmenter: Segmenter, samples: Sequence[Sample], threshold: float, empty: str
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of `evaluate_samples`, and a line for each image that the network fails on."""
-    images = [sample.image for sample in samples]
-    maps = probability_maps(segmenter.net, images, segmenter.size, segmenter.amp)
-    rows: list[dict[str, Any]] = []
-    failures: list[str] = []
-    for sample, probability in zip(samples, maps, strict=True):
-        if probability is None:
-            failures.append(f"{sample.name}: {NOT_FINITE}")
-            continue
-        identity = {"name": sample.name, "case": sample.case, "label": sample.label}
-        metrics = image_metrics(probability > threshold, sample.mask, empty=empty)
-        rows.append({**identity, **metrics})
-    return rows, failures
+def _row(sample: Sample, probability: np.ndarray, threshold: float, empty: str) -> dict[str, Any]:
+    identity = {"name": sample.name, "case": sample.case, "label": sample.label}
+    return {**identity, **image_metrics(probability > threshold, sample.mask, empty=empty)}
 
 
 @dataclass(frozen=True)
@@ -101,127 +90,120 @@ class Evaluated:
 
 def evaluate_data(
     path: str,
-    checkpoint: str,
+    checkpoint: str | Sequence[str],
     out: str | os.PathLike[str],
-    open_network: Callable[[], Segmenter],
+    open_network: Callable[[], Segmenter | Ensemble],
     *,
     layout: str = "auto",
     skip_bad: bool = False,
-    threshold: float = 0.5,
+    threshold: float | str = 0.5,
     empty: str = "nan",
     options: ReadingOptions = DEFAULT,
     held_out: bool = False,
+    out_of_fold: bool = False,
 ) -> Evaluated:
-    """Measure a network on a data set, and write per_image.csv, summary.json, summary.txt and
-    overlays.png.
+    """Measure a network, or several together, on a data set, and write per_image.csv, summary.json,
+    summary.txt, overlays.png and doubt.png.
 
     Args:
         path: folder of the data set.
-        checkpoint: what the tables call the network.
+        checkpoint: the folder of the network, or of each of several.
         out: a new or empty folder.
         open_network: called once the data set is open.
         layout, skip_bad: as in `open_dataset`.
-        threshold: probability above which a pixel is lesion.
+        threshold: probability above which a pixel is lesion, or "tuned".
         empty: the rule for empty masks; see `image_metrics`.
         options: how files are read; levels are the checkpoint's where none are given.
-        held_out: leave out the images that trained or selected the checkpoint, by their bytes.
+        held_out: leave out the images that trained or selected a checkpoint, by their bytes.
+        out_of_fold: ask of each image only the checkpoints that do not know it.
 
     Raises:
         UsageError, DataError: nothing could start, or no image could be measured.
     """
     check_threshold(threshold)
-    trained_on = read_trained_on(checkpoint)
-    if held_out and trained_on is None:
-        raise UsageError(
-            f"--held-out: {checkpoint} has no {TRAINED_ON}, which says what it was trained on: it "
-            "is older, or was copied without it; put the file beside config.json, or leave "
-            "--held-out out"
-        )
+    checkpoints = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
+    flag = "--held-out" if held_out else "--out-of-fold" if out_of_fold else None
+    records = known_images.trained_on(checkpoints, flag)
     data = open_dataset(path, layout, skip_bad=skip_bad, group_duplicates=False, options=options)
     data.decided()
-    segmenter = open_network()
-    levels = options.levels or segmenter.levels
+    ensemble = ensemble_of(open_network())
+    cut = chosen_threshold(threshold, ensemble)
+    levels = options.levels or ensemble.levels
     data = replace(data, options=replace(options, levels=levels))
-    seen = _seen(data, trained_on)
-    said = _overlap(seen, held_out)
+    roles = known_images.roles_of(data, records)
+    said = known_images.overlap(roles, held_out)
+    asked: dict[str, list[int]] | None = None
+    if out_of_fold:
+        asked, said = known_images.askable(roles), known_images.out_of_fold(roles)
+        data = data.subset(i for i, name in enumerate(_names(data)) if asked[name])
     if held_out:
-        data = data.subset(i for i, name in enumerate(_names(data)) if seen[name] == "no")
+        kept = [i for i, name in enumerate(_names(data)) if known_images.seen(roles[name]) == "no"]
+        data = data.subset(kept)
     if not len(data):
-        raise UsageError(f"--held-out: {said}: give other images")
+        raise UsageError(f"{flag}: {said}: give other images")
     folder = new_folder(out)
-    rows: list[dict[str, Any]] = []
-    failures: list[str] = []
-    health: dict[int, StrideHealth] = {}
+    measured = Measured()
     with progress(len(data), "evaluate", "image") as bar:
-        for samples, unreadable in _chunks(data):
-            if samples and not rows:
-                images = [sample.image for sample in samples]
-                health = network_health(segmenter.net, images, segmenter.size, segmenter.amp)
-            measured, failed = _measured(segmenter, samples, threshold, empty)
-            rows += [{"seen": seen[row["name"]], **row} for row in measured]
-            failures += [*unreadable, *failed]
+        for samples, unreadable in _chunks(data, ensemble.batch):
+            if samples and not measured.health:
+                measured.health = _health(ensemble, [sample.image for sample in samples])
+            _measure(ensemble, samples, cut, empty, roles, asked, measured)
+            measured.failures += unreadable
             bar.update(len(samples) + len(unreadable))
-    if not rows:
-        raise UsageError("\n".join([f"{path}: no image could be measured", *failures]))
-    summary = summarize(rows, empty=empty)
-    size = segmenter.size
-    title = (
-        f"{path} ({data.layout}), n = {len(rows)}, {checkpoint} at {size} x {size}, "
-        "metrics on the original grid"
-    )
-    table = f"{summary_table(summary, title)}\n{said}"
-    write_csv(folder / "per_image.csv", rows)
+    if not measured.rows:
+        raise UsageError("\n".join([f"{path}: no image could be measured", *measured.failures]))
+    about = About(path, data.layout, checkpoints, ensemble, cut, said)
     record = {
-        "checkpoint": checkpoint,
+        "checkpoint": checkpoints[0] if len(checkpoints) == 1 else checkpoints,
         "data": path,
         "layout": data.layout,
-        "image_size": size,
-        "threshold": threshold,
-        "seen": dict(Counter(seen.values())),
+        "image_size": ensemble.size,
+        "threshold": cut,
+        "seen": dict(Counter(map(known_images.seen, roles.values()))),
         "held_out": held_out,
-        **summary.as_dict(),
+        "out_of_fold": out_of_fold,
     }
-    write_text(folder / "summary.json", json.dumps(record, indent=2) + "\n")
-    write_text(folder / "summary.txt", table + "\n")
-    save_overlays(
-        folder / "overlays.png", _drawn(segmenter, data, rows, threshold), title=WORST_TO_BEST
-    )
-    return Evaluated(table, tuple(faults(health)), tuple(failures))
+    table = write_report(folder, about, measured, record, empty)
+    drawn = _drawn(ensemble, data, measured.rows, cut, asked)
+    save_overlays(folder / "overlays.png", drawn, title=WORST_TO_BEST)
+    return Evaluated(table, tuple(faults(measured.health)), tuple(measured.failures))
 
 
 def _names(data: SegmentationData) -> list[str]:
     return [record.name for record in data.records]
 
 
-def _seen(data: SegmentationData, trained_on: TrainedOn | None) -> dict[str, str]:
-    """Image name -> "train" or "val" where its bytes trained or selected the checkpoint, "no", or
-    "unknown" where that is not recorded."""
-    if trained_on is None:
-        return dict.fromkeys(_names(data), "unknown")
-    digests = threaded(sha256_of, [record.image for record in data.records], "SHA-256", False)
-    roles = map(trained_on.role, digests)
-    return dict(zip(_names(data), roles, strict=True))
+def _health(ensemble: Ensemble, images: Sequence[np.ndarray]) -> dict[int, StrideHealth]:
+    """Of the first network."""
+    first = ensemble.members[0]
+    return network_health(first.net, images, first.size, first.amp)
 
 
-def _overlap(seen: Mapping[str, str], held_out: bool) -> str:
-    """One line on how many of the images the checkpoint knows."""
-    counts = Counter(seen.values())
-    if counts["unknown"]:
-        return (
-            f"The checkpoint has no {TRAINED_ON}: whether it was trained or selected on these "
-            "images cannot be told."
-        )
-    if not counts["train"] + counts["val"]:
-        return f"None of the {len(seen)} images trained or selected the checkpoint."
-    known = f"{counts['train']} of the {len(seen)} images trained the checkpoint, {counts['val']}"
-    known += " selected it"
-    if held_out:
-        return f"{known}; these are left out."
-    return f"{known}: the figures are optimistic; --held-out leaves these images out."
+def _measure(
+    ensemble: Ensemble,
+    samples: Sequence[Sample],
+    threshold: float,
+    empty: str,
+    roles: known_images.Roles,
+    asked: Mapping[str, list[int]] | None,
+    measured: Measured,
+) -> None:
+    """Add a row for each image, or a line for one that a network fails on."""
+    chosen = None if asked is None else [asked[sample.name] for sample in samples]
+    answers = ensemble.answers([sample.image for sample in samples], chosen=chosen)
+    for sample, answer in zip(samples, answers, strict=True):
+        if answer is None:
+            measured.failures.append(f"{sample.name}: {NOT_FINITE}")
+            continue
+        row = _row(sample, answer.probability, threshold, empty)
+        known = "no" if asked is not None else known_images.seen(roles[sample.name])
+        doubted = doubt(answer.probability, threshold)
+        measured.rows.append({"seen": known, **row, "doubt": doubted})
+        measured.counts.add(answer.probability, sample.mask)
 
 
-def _chunks(data: SegmentationData) -> Iterator[tuple[list[Sample], list[str]]]:
-    for records in record_chunks(data.records, _AT_A_TIME, data.options.max_pixels):
+def _chunks(data: SegmentationData, batch: int) -> Iterator[tuple[list[Sample], list[str]]]:
+    for records in record_chunks(data.records, batch, data.options.max_pixels):
         samples, unreadable = [], []
         for record in records:
             try:
@@ -232,16 +214,21 @@ def _chunks(data: SegmentationData) -> Iterator[tuple[list[Sample], list[str]]]:
 
 
 def _drawn(
-    segmenter: Segmenter, data: SegmentationData, rows: Sequence[dict[str, Any]], threshold: float
+    ensemble: Ensemble,
+    data: SegmentationData,
+    rows: Sequence[dict[str, Any]],
+    threshold: float,
+    asked: Mapping[str, list[int]] | None,
 ) -> list[OverlayItem]:
     """Images spread evenly from the worst to the best."""
     places = {name: index for index, name in enumerate(_names(data))}
     items = []
     for index in worst_to_best(rows, _DRAWN):
         sample = data[places[rows[index]["name"]]]
-        (probability,) = predict_probabilities(
-            segmenter.net, [sample.image], segmenter.size, segmenter.amp
-        )
-        item = OverlayItem(sample.name, sample.image, sample.mask, probability > threshold)
-        items.append(drawn_size(item))
+        chosen = None if asked is None else [asked[sample.name]]
+        (answer,) = ensemble.answers([sample.image], chosen=chosen)
+        if answer is None:
+            raise NotFiniteError(f"{sample.name}: {NOT_FINITE}")
+        mask = answer.probability > threshold
+        items.append(drawn_size(OverlayItem(sample.name, sample.image, sample.mask, mask)))
     return items

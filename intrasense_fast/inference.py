@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from intrasense_fast.calibration import Calibration, read_calibration
 from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.data.reading import stored_levels
 from intrasense_fast.data.transforms import resize_image, resize_probability
@@ -40,7 +41,9 @@ class Segmenter:
     `size` is the side in pixels of the square that it sees, `levels` the value of white of the
     images that it was trained on (--levels), or None; `weights_sha256` the digest of the file that
     its weights come from, in hexadecimal, `remark` what the checkpoint could not be checked for,
-    `amp` the precision that it works in, "off" or "bf16".
+    `amp` the precision that it works in, "off" or "bf16", `calibration` what was fitted on its
+    selection images, or None, `augment` the augmentation that it was trained with, or None where
+    that is not recorded.
     """
 
     net: nn.Module
@@ -49,6 +52,8 @@ class Segmenter:
     weights_sha256: str = ""
     remark: str = ""
     amp: str = OFF
+    calibration: Calibration | None = None
+    augment: str | None = None
 
 
 def predict_probabilities(
@@ -72,9 +77,15 @@ def predict_probabilities(
 
 
 def probability_maps(
-    net: nn.Module, images: Sequence[np.ndarray], size: int, amp: str = OFF
+    net: nn.Module,
+    images: Sequence[np.ndarray],
+    size: int,
+    amp: str = OFF,
+    flip: Sequence[int] = (),
 ) -> list[np.ndarray | None]:
     """Lesion probability of each image, on the image's own grid; None where the network fails.
+
+    It is that of the network alone: no calibration is applied.
 
     Args:
         net: a network with one class, on any device; it runs in eval mode, and the mode of each of
@@ -82,6 +93,7 @@ def probability_maps(
         images: float32 (H, W) in [0, 1], each of its own size.
         size: side in pixels of the square the network sees.
         amp: "off", or "bf16", products in bfloat16 by automatic mixed precision.
+        flip: axes of (H, W) that the network sees turned round; the answer is turned back.
 
     Returns:
         One float32 (H, W) in [0, 1] an image, None where a logit is NaN or infinite.
@@ -101,9 +113,11 @@ def probability_maps(
             )
     batch = _batch(net, images, size)
     with evaluating(net), torch.inference_mode(), autocast(amp, batch.device):
-        logits = net(batch).float()[:, 0]
+        seen = batch.flip([axis + 2 for axis in flip]) if flip else batch
+        logits = net(seen).float()[:, 0]
         finite = torch.isfinite(logits).flatten(1).all(dim=1).tolist()
-        maps = torch.sigmoid(logits).cpu().numpy()
+        answers = torch.sigmoid(logits)
+        maps = (answers.flip([axis + 1 for axis in flip]) if flip else answers).cpu().numpy()
     return [
         resize_probability(probability, image.shape) if sound else None
         for probability, sound, image in zip(maps, finite, images, strict=True)
@@ -209,8 +223,16 @@ def open_segmenter(
         except SelfTestError as error:
             raise UsageError(f"--checkpoint {error}") from error
     weights = sha256_of(Path(checkpoint) / WEIGHTS_FILE)
-    remark = _unchecked(Path(checkpoint))
-    return Segmenter(net, side, stored_levels(config), weights, remark, amp)
+    return Segmenter(
+        net,
+        side,
+        stored_levels(config),
+        weights,
+        _unchecked(Path(checkpoint)),
+        amp,
+        read_calibration(checkpoint, weights),
+        config.get("augment"),
+    )
 
 
 def _unchecked(checkpoint: Path) -> str:

@@ -2,48 +2,46 @@
 is."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from intrasense_fast.console import progress, show
-from intrasense_fast.data.images import (
-    ImageError,
-    decode_image,
-    low_range,
-    to_grey,
-)
-from intrasense_fast.data.inputs import chunks, list_inputs
+from intrasense_fast.data.inputs import Inputs, chunks, list_inputs
 from intrasense_fast.data.joining import few
-from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.data.reading import DEFAULT, ReadingOptions
+from intrasense_fast.ensemble import Ensemble, ensemble_of
+from intrasense_fast.ensemble_opening import check_threshold, chosen_threshold
 from intrasense_fast.errors import UsageError
-from intrasense_fast.inference import NOT_FINITE, Segmenter, probability_maps
+from intrasense_fast.inference import Segmenter
 from intrasense_fast.networks.contract import config_of
+from intrasense_fast.prediction_clips import frames_done, rows_of_clip
+from intrasense_fast.prediction_kept import Kept, take_up
 from intrasense_fast.prediction_outputs import (
+    KINDS,
     Destination,
     drawn_items,
     output_files,
     table_name,
-    write_outputs,
 )
 from intrasense_fast.prediction_table import (
     DONE,
-    FAILED,
-    Kept,
     PredictionTable,
     Row,
     claimed,
+    most_doubted,
     open_table,
-    take_up,
 )
+from intrasense_fast.prediction_work import Chunk, Work, read_chunks, rows_of
 from intrasense_fast.report.figures import MAX_ROWS
 from intrasense_fast.report.overlays import save_overlays
 from intrasense_fast.signals import Stopped, StopRequest, collected
 
-_AT_A_TIME = 8
+MOST_WORKERS = 256
+_DOUBTED = 5
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,15 @@ class Predicted:
     """What `predict_files` did.
 
     Attributes:
-        images: images asked for.
-        written: images segmented by this call.
-        kept: images that an earlier call had segmented.
+        images: images and clips asked for.
+        written: images and clips segmented by this call.
+        kept: images and clips that an earlier call had segmented.
         failures: files that could not be segmented, each with its reason.
         low: images that use less than a tenth of their range, each with what mends it.
+        frames: frames of clips segmented by this call.
+        answered: images and frames that the network answered for in this call.
+        seconds: that it took to segment and write them.
+        doubted: of all images and frames in the table, the most doubted and how much.
     """
 
     images: int
@@ -63,147 +65,191 @@ class Predicted:
     kept: int
     failures: tuple[str, ...]
     low: tuple[str, ...]
+    frames: int = 0
+    answered: int = 0
+    seconds: float = 0.0
+    doubted: tuple[tuple[str, float], ...] = ()
 
 
-@dataclass(frozen=True)
-class _Work:
-    """How every image of a call is segmented, and where it goes."""
+@dataclass
+class _Progress:
+    """What was done so far."""
 
-    destination: Destination
-    segmenter: Segmenter
-    levels: int | None
-    max_pixels: int
+    failures: list[str]
+    written: set[str] = field(default_factory=set)
+    low: list[str] = field(default_factory=list)
+    frames: int = 0
+    images: int = 0
+
+    def take(self, row: Row) -> None:
+        """Count an image."""
+        if row["status"] != DONE:
+            self.failures.append(f"{row['image']}: {row['message']}")
+            return
+        self.images += 1
+        self.written.add(row["image"])
+        self.low += [f"{row['image']}: {row['message']}"] if row["message"] else []
 
 
 def predict_files(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    open_network: Callable[[], Segmenter],
+    open_network: Callable[[], Segmenter | Ensemble],
     *,
-    threshold: float = 0.5,
+    threshold: float | str = 0.5,
     probabilities: bool = False,
+    maps: bool = False,
     options: ReadingOptions = DEFAULT,
     go_on: bool = False,
+    workers: int = 0,
 ) -> Predicted:
-    """Segment an image, or every image of a folder, each on its own grid, and write masks, overlays
-    and predictions.csv.
+    """Segment an image or a clip, or every one of a folder, each on its own grid, and write masks,
+    overlays and predictions.csv.
 
-    The table grows by a row as each image is done. SIGINT and SIGTERM stop after the images that
-    are in work.
+    The table grows by a row as each image or frame is done. SIGINT and SIGTERM stop after the
+    images that are in work.
 
     Args:
-        source: an image or a folder.
+        source: an image, a clip or a folder.
         out: a new or empty folder.
         open_network: called once the images are known.
-        threshold: probability above which a pixel is lesion.
+        threshold: probability above which a pixel is lesion, or "tuned".
         probabilities: also write NAME_probability.png, 16-bit.
+        maps: also write NAME_entropy.png and, of several opinions, NAME_disagreement.png, 16-bit.
         options: how files are read; levels are the checkpoint's where none are given.
         go_on: `out` is the folder of an earlier call; only what it lacks is done.
+        workers: threads that read images ahead.
 
     Raises:
         UsageError: nothing could start; nothing was written.
         Stopped: a signal stopped it; what is written is whole.
     """
     check_threshold(threshold)
-    inputs = list_inputs(Path(source), options.pairs)
-    outputs = output_files(Path(out), [relative for relative, _ in inputs.images], probabilities)
-    segmenter = open_network()
-    levels = options.levels or segmenter.levels
-    settings = {
-        "weights_sha256": segmenter.weights_sha256,
-        "arguments": config_of(segmenter.net),
-        "size": segmenter.size,
-        "levels": levels,
-        "threshold": threshold,
-        "probabilities": probabilities,
-        "amp": segmenter.amp,
-    }
-    destination = Destination(Path(out), threshold, probabilities)
-    work = _Work(destination, segmenter, levels, options.max_pixels)
-    with claimed(destination.folder, settings, go_on=go_on) as begun:
+    if not 0 <= workers <= MOST_WORKERS:
+        raise UsageError(f"--workers must lie between 0 and {MOST_WORKERS}, got {workers}")
+    inputs, folder = list_inputs(Path(source), options.pairs), Path(out)
+    images, clips = ([relative for relative, _ in some] for some in (inputs.images, inputs.clips))
+    output_files(folder, images, clips, KINDS)
+    ensemble = ensemble_of(open_network())
+    destination = Destination(
+        folder, chosen_threshold(threshold, ensemble), _kinds(probabilities, maps, ensemble)
+    )
+    outputs = output_files(folder, images, clips, destination.kinds)
+    levels = options.levels or ensemble.levels
+    work = Work(destination, ensemble, levels, options.max_pixels, workers)
+    settings = _settings(work, probabilities, maps)
+    with claimed(folder, settings, go_on=go_on) as begun:
         if inputs.masks:
             names = few([path.name for path in inputs.masks])
             show(f"{len(inputs.masks)} masks are left out: {names}")
         paths = {table_name(relative): path for relative, path in inputs.images}
-        kept = take_up(destination.folder, paths, outputs) if begun else Kept(frozenset(), 0)
-        failures = [f"{problem.file}: {problem.message}" for problem in inputs.problems]
-        with open_table(destination.folder) as table:
-            rows, low = _segment(inputs.images, kept.images, work, table, failures)
-        done = [name for name in paths if name in rows or name in kept.images]
-        if done and (rows or not (destination.folder / "overlays.png").exists()):
+        every = paths | {table_name(relative): path for relative, path in inputs.clips}
+        kept = take_up(folder, every, outputs) if begun else Kept(frozenset(), 0)
+        state = _Progress([f"{problem.file}: {problem.message}" for problem in inputs.problems])
+        start = time.monotonic()
+        with open_table(folder) as table:
+            _segment(inputs, kept.images, work, table, state)
+        seconds = time.monotonic() - start
+        done = [name for name in paths if name in state.written or name in kept.images]
+        if done and (state.images or not (folder / "overlays.png").exists()):
             shown = [(name, paths[name]) for name in done[:MAX_ROWS]]
             if items := list(drawn_items(shown, outputs, levels, options.max_pixels)):
-                save_overlays(destination.folder / "overlays.png", items)
-    return Predicted(len(paths), len(rows), len(kept.images), tuple(failures), tuple(low))
+                save_overlays(folder / "overlays.png", items)
+        doubted = most_doubted(folder, _DOUBTED)
+    return Predicted(
+        images=len(every),
+        written=len(state.written),
+        kept=len(kept.images),
+        failures=tuple(state.failures),
+        low=tuple(state.low),
+        frames=state.frames,
+        answered=state.images + state.frames,
+        seconds=seconds,
+        doubted=tuple(doubted),
+    )
 
 
-def check_threshold(threshold: float) -> None:
-    if not 0 <= threshold <= 1:
-        raise UsageError(f"--threshold must lie in [0, 1], got {threshold}")
+def _kinds(probabilities: bool, maps: bool, ensemble: Ensemble) -> tuple[str, ...]:
+    """What is written of each image, the mask first."""
+    kinds = ["mask", "overlay"]
+    kinds += ["probability"] if probabilities else []
+    kinds += ["entropy"] if maps else []
+    kinds += ["disagreement"] if maps and ensemble.opinions > 1 else []
+    return tuple(kinds)
+
+
+def _settings(work: Work, probabilities: bool, maps: bool) -> dict[str, Any]:
+    """What masks were made with, and must be made with where --continue goes on."""
+    ensemble = work.ensemble
+    weights = [member.weights_sha256 for member in ensemble.members]
+    arguments = [config_of(member.net) for member in ensemble.members]
+    return {
+        "weights_sha256": weights if len(weights) > 1 else weights[0],
+        "arguments": arguments if len(arguments) > 1 else arguments[0],
+        "size": ensemble.size,
+        "levels": work.levels,
+        "threshold": work.destination.threshold,
+        "probabilities": probabilities,
+        "amp": ensemble.members[0].amp,
+        "maps": maps,
+        "temperatures": ensemble.temperatures,
+        "tta": [list(flip) for flip in ensemble.flips],
+        "tile": ensemble.tile,
+        "batch": ensemble.batch,
+    }
 
 
 def _segment(
-    images: Sequence[tuple[Path, Path]],
+    inputs: Inputs,
     done: frozenset[str],
-    work: _Work,
+    work: Work,
     table: PredictionTable,
-    failures: list[str],
-) -> tuple[set[str], list[str]]:
-    """Segment what is not `done`: names of the images written, and what is said of low levels.
-
-    `failures` grows by the images that cannot be segmented.
-    """
-    written: set[str] = set()
-    low: list[str] = []
+    state: _Progress,
+) -> None:
+    """Segment what is not `done`."""
     stop = StopRequest()
-    with collected(stop), progress(len(images), "predict", "image") as bar:
-        for chunk in chunks(images, _AT_A_TIME, work.max_pixels):
-            # A chunk of which a part is missing is computed whole: in batches of another size the
-            # last bits of the same image may differ.
-            if any(table_name(relative) not in done for relative, _ in chunk):
-                for row in _rows(chunk, done, work):
-                    table.append(row)
-                    if row["status"] == DONE:
-                        written.add(row["image"])
-                        low += [f"{row['image']}: {row['message']}"] if row["message"] else []
-                    else:
-                        failures.append(f"{row['image']}: {row['message']}")
-            bar.update(len(chunk))
+    total = len(inputs.images) + len(inputs.clips)
+    with collected(stop), progress(total, "predict", "image") as bar:
+
+        def missing() -> Iterator[Chunk]:
+            for chunk in chunks(inputs.images, work.ensemble.batch, work.max_pixels):
+                # A chunk of which a part is missing is computed whole: in batches of another size
+                # the last bits of the same image may differ.
+                if any(table_name(relative) not in done for relative, _ in chunk):
+                    yield chunk
+                else:
+                    bar.update(len(chunk))
+
+        for read in read_chunks(missing(), work):
+            for row in rows_of(read, done, work):
+                table.append(row)
+                state.take(row)
+            bar.update(len(read))
             if stop:
                 raise Stopped(stop.signal_number)
-    return written, low
+        for relative, path in inputs.clips:
+            if table_name(relative) not in done:
+                _segment_clip(relative, path, work, table, state, stop)
+            bar.update()
 
 
-def _rows(chunk: Sequence[tuple[Path, Path]], done: frozenset[str], work: _Work) -> Iterator[Row]:
-    """Segment a few images together, and write what belongs to each before its row comes."""
-    images: dict[Path, np.ndarray] = {}
-    digests: dict[Path, str] = {}
-    remarks: dict[Path, str] = {}
-    for relative, path in chunk:
-        try:
-            digests[relative] = sha256_of(path)
-            decoded = decode_image(path, work.max_pixels)
-            images[relative] = to_grey(decoded.pixels, path, work.levels)
-            remarks[relative] = low_range(decoded.pixels, work.levels) or ""
-        except (ImageError, OSError) as error:
-            yield _failed(relative, digests.get(relative, ""), _reason(error, path))
-    segmenter = work.segmenter
-    maps = probability_maps(segmenter.net, list(images.values()), segmenter.size, segmenter.amp)
-    for (relative, image), probability in zip(images.items(), maps, strict=True):
-        if table_name(relative) in done:
-            continue
-        if probability is None:
-            yield _failed(relative, digests[relative], NOT_FINITE)
-            continue
-        row = write_outputs(work.destination, relative, image, probability)
-        yield row | {"sha256": digests[relative], "message": remarks[relative]}
-
-
-def _failed(relative: Path, digest: str, reason: str) -> Row:
-    return {"image": table_name(relative), "status": FAILED, "sha256": digest, "message": reason}
-
-
-def _reason(error: ImageError | OSError, path: Path) -> str:
-    """What is wrong with a file, without its name, which has a column of its own."""
-    text = error.strerror if isinstance(error, OSError) else None
-    return (text or str(error)).removeprefix(f"{path}: ")
+def _segment_clip(
+    relative: Path,
+    path: Path,
+    work: Work,
+    table: PredictionTable,
+    state: _Progress,
+    stop: StopRequest,
+) -> None:
+    before = len(state.failures)
+    with closing(rows_of_clip(relative, path, work)) as some:
+        for rows in some:
+            for row in rows:
+                table.append(row)
+                if row["status"] != DONE:
+                    state.failures.append(f"{row['image']}: {row['message']}")
+            state.frames += frames_done(rows)
+            if stop:
+                raise Stopped(stop.signal_number)
+    if len(state.failures) == before:
+        state.written.add(table_name(relative))

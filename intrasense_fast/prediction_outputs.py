@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 
 from intrasense_fast.data.images import ImageError, read_image, write_png
+from intrasense_fast.doubt import doubt, entropy
+from intrasense_fast.ensemble import Answer
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import legible
 from intrasense_fast.prediction_table import DONE, Row
@@ -19,17 +21,21 @@ from intrasense_fast.report.overlays import OverlayItem, overlay
 _LARGEST_DRAWN = 768
 
 
+KINDS = ("mask", "overlay", "probability", "entropy", "disagreement")
+OVERLAY_CLIP = "overlay.avi"
+
+
 @dataclass(frozen=True)
 class Destination:
     """Where the results of a call go, and what is written of each image.
 
-    `threshold` is the probability above which a pixel is lesion; with `probabilities` the map is
-    written as well.
+    `threshold` is the probability above which a pixel is lesion; `kinds` are some of `KINDS`, a
+    file NAME_KIND.png each.
     """
 
     folder: Path
     threshold: float
-    probabilities: bool
+    kinds: tuple[str, ...]
 
 
 def table_name(relative: Path) -> str:
@@ -37,27 +43,36 @@ def table_name(relative: Path) -> str:
     return legible(relative.as_posix())
 
 
-def _stem(out: Path, relative: Path) -> Path:
+def stem_of(out: Path, relative: Path) -> Path:
     """Where the results of an image begin: its place in `out`, its name in UTF-8 as predictions.csv
     holds it.
     """
     return out / legible(relative.with_suffix("").as_posix())
 
 
-def output_files(out: Path, images: Sequence[Path], probabilities: bool) -> dict[str, list[Path]]:
-    """The files that are written of each image, its mask first.
+def clip_folder(out: Path, relative: Path) -> Path:
+    """Where the results of a clip's frames go."""
+    return out / table_name(relative)
+
+
+def output_files(
+    out: Path, images: Sequence[Path], clips: Sequence[Path], kinds: Sequence[str]
+) -> dict[str, list[Path]]:
+    """The files that are written of each image, its mask first; of a clip the one that is written
+    last.
 
     Raises:
         UsageError: two images would be written to one file.
     """
-    kinds = ("mask", "overlay", "probability") if probabilities else ("mask", "overlay")
     writers = defaultdict(list)
     outputs = {}
     for relative in images:
-        stem = _stem(out, relative)
-        outputs[table_name(relative)] = [
-            stem.with_name(f"{stem.name}_{kind}.png") for kind in kinds
-        ]
+        stem = stem_of(out, relative)
+        files = [stem.with_name(f"{stem.name}_{kind}.png") for kind in kinds]
+        outputs[table_name(relative)] = files
+    for relative in clips:
+        outputs[table_name(relative)] = [clip_folder(out, relative) / OVERLAY_CLIP]
+    for relative in (*images, *clips):
         for target in outputs[table_name(relative)]:
             # Compared without case: on many file systems a.png and A.png are one file.
             writers[str(target.relative_to(out)).casefold()].append(relative)
@@ -72,32 +87,29 @@ def output_files(out: Path, images: Sequence[Path], probabilities: bool) -> dict
 
 
 def write_outputs(
-    destination: Destination, relative: Path, image: np.ndarray, probability: np.ndarray
+    destination: Destination, name: str, stem: Path, image: np.ndarray, answer: Answer
 ) -> Row:
     """Write the files of an image and return its row.
 
     Args:
-        destination: where to, and what.
-        relative: the image's place below the folder of images.
+        destination: what is written.
+        name: what the table calls the image.
+        stem: where its files' names begin.
         image: float32 (H, W) in [0, 1].
-        probability: float32 (H, W) in [0, 1], lesion.
+        answer: what the networks say of it.
     """
-    stem = _stem(destination.folder, relative)
-    target = stem.with_name(f"{stem.name}_mask.png")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    probability = answer.probability
     mask = (probability > destination.threshold).astype(np.uint8)
-    write_png(target, mask * np.uint8(255))
-    write_png(stem.with_name(f"{stem.name}_overlay.png"), overlay(image, None, mask))
-    if destination.probabilities:
-        write_png(
-            stem.with_name(f"{stem.name}_probability.png"),
-            np.rint(probability * 65535).astype(np.uint16),
-        )
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for kind in destination.kinds:
+        picture = _picture(kind, image, answer, mask)
+        write_png(stem.with_name(f"{stem.name}_{kind}.png"), picture)
     row: dict[str, Any] = {
-        "image": table_name(relative),
+        "image": name,
         "status": DONE,
-        "mask": target.relative_to(destination.folder).as_posix(),
+        "mask": stem.with_name(f"{stem.name}_mask.png").relative_to(destination.folder).as_posix(),
         "area": int(np.count_nonzero(mask)),
+        "doubt": doubt(probability, destination.threshold),
         "threshold": destination.threshold,
     }
     if not row["area"]:
@@ -110,6 +122,19 @@ def write_outputs(
         "height": ys.max() - ys.min() + 1,
         "mean_probability": float(probability[mask == 1].mean()),
     }
+
+
+def _picture(kind: str, image: np.ndarray, answer: Answer, mask: np.ndarray) -> np.ndarray:
+    """What is written of one of `KINDS`: maps in [0, 1] with 65535 for 1."""
+    if kind == "mask":
+        return mask * np.uint8(255)
+    if kind == "overlay":
+        return overlay(image, None, mask)
+    maps = {"probability": answer.probability, "disagreement": answer.disagreement}
+    values = entropy(answer.probability) if kind == "entropy" else maps[kind]
+    if values is None:
+        values = np.zeros_like(answer.probability)
+    return np.rint(values * 65535).astype(np.uint16)
 
 
 def drawn_items(

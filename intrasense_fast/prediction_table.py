@@ -7,14 +7,13 @@ import errno
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from intrasense_fast.console import progress, show
-from intrasense_fast.data.joining import few
-from intrasense_fast.data.opening import FileError, read_text, sha256_of
+from intrasense_fast.console import show
+from intrasense_fast.data.opening import FileError, read_text
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import exclusive, legible, remove_leftovers, write_text
 from intrasense_fast.report.tables import write_csv
@@ -31,23 +30,29 @@ COLUMNS = (
     "width",
     "height",
     "mean_probability",
+    "doubt",
     "threshold",
     "sha256",
     "message",
 )
 # What --continue calls the settings that must stay, where they are not flags of that name.
-_NAMES = {"weights_sha256": "the checkpoint's weights", "arguments": "the checkpoint's network"}
+_NAMES = {
+    "weights_sha256": "the checkpoint's weights",
+    "arguments": "the checkpoint's network",
+    "temperatures": "the calibration temperatures",
+    "tta": "the --tta flips",
+}
 # What folders were made with that began before these settings.
-_BEFORE = {"amp": "off"}
+_BEFORE = {
+    "amp": "off",
+    "maps": False,
+    "temperatures": [1.0],
+    "tta": [[]],
+    "tile": None,
+    "batch": 8,
+}
 
 Row = dict[str, Any]
-
-
-class Kept(NamedTuple):
-    """Rows of an earlier call that hold: `images` those of the inputs, `elsewhere` the others."""
-
-    images: frozenset[str]
-    elsewhere: int
 
 
 class PredictionTable:
@@ -134,68 +139,14 @@ def new_folder(out: str | os.PathLike[str], hint: str = "") -> Path:
     return folder
 
 
-def take_up(
-    folder: Path, images: Mapping[str, Path], outputs: Mapping[str, Sequence[Path]]
-) -> Kept:
-    """Drop the rows that must be made again, and say why.
-
-    Those are: of images that failed, whose bytes have changed or whose files are gone, and lines
-    that a kill cut. What was written of a changed image is removed with its row.
-
-    Args:
-        folder: of the earlier call.
-        images: name in the table -> file, of every input.
-        outputs: name in the table -> the files that are written of it.
-
-    Raises:
-        UsageError: predictions.csv is no such table.
-    """
-    rows, damaged = _rows(folder / TABLE)
-    dropped: dict[str, list[str]] = {"failed": [], "have changed": [], "have lost files": []}
-    kept: list[Row] = []
-    for row in progress(len(rows), "check", "image", iterable=rows, leave=False):
-        reason = _reason(row, images, outputs)
-        if reason is None:
-            kept.append(row)
-        else:
-            dropped[reason].append(row["image"])
-    if damaged:
-        show(f"{folder / TABLE}: {damaged} of its lines are cut or damaged, and are left out")
-    for reason, names in dropped.items():
-        if names:
-            show(f"done again: {len(names)} images that {reason}: {few(names)}")
-    for name in dropped["have changed"]:
-        # Before its row goes: a mask without a row would be of a picture that is no more.
-        for path in outputs[name]:
-            path.unlink(missing_ok=True)
-    if damaged or len(kept) < len(rows) or not (folder / TABLE).exists():
-        write_csv(folder / TABLE, kept, COLUMNS)
-    done = frozenset(row["image"] for row in kept) & images.keys()
-    elsewhere = len(kept) - len(done)
-    if elsewhere:
-        show(f"{elsewhere} rows are of images that are no longer there: they stay")
-    return Kept(done, elsewhere)
+def most_doubted(folder: Path, count: int) -> list[tuple[str, float]]:
+    """Names and doubt of at most `count` images of a table, the most doubted first."""
+    rows, _ = read_rows(folder / TABLE)
+    doubts = [(row["image"], float(row["doubt"])) for row in rows if row["status"] == DONE]
+    return sorted(doubts, key=lambda pair: -pair[1])[:count]
 
 
-def _reason(
-    row: Row, images: Mapping[str, Path], outputs: Mapping[str, Sequence[Path]]
-) -> str | None:
-    """Why a row does not hold; None where it does."""
-    name = row["image"]
-    if name not in images:
-        return None
-    if row["status"] != DONE:
-        return "failed"
-    try:
-        if sha256_of(images[name]) != row["sha256"]:
-            return "have changed"
-    except OSError:
-        return "have changed"
-    whole = all(path.is_file() and path.stat().st_size for path in outputs[name])
-    return None if whole else "have lost files"
-
-
-def _rows(path: Path) -> tuple[list[Row], int]:
+def read_rows(path: Path) -> tuple[list[Row], int]:
     """The whole rows of a table, and how many others there are.
 
     Raises:
@@ -218,6 +169,12 @@ def _rows(path: Path) -> tuple[list[Row], int]:
             damaged = 1
     except csv.Error:
         damaged = 1
+    if read and set(read[0]) < set(COLUMNS) and "image" in read[0]:
+        missing = ", ".join(name for name in COLUMNS if name not in read[0])
+        raise UsageError(
+            f"{path}: was made by an earlier version, without the columns {missing}: --continue "
+            "cannot go on with it; choose a new folder with --out"
+        )
     if not read or tuple(read[0]) != COLUMNS:
         raise UsageError(
             f"{path}: is no table that --continue can go on with: choose a new folder with --out"

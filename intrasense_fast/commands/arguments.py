@@ -7,8 +7,10 @@ from pathlib import Path
 from intrasense_fast.console import show
 from intrasense_fast.data.layouts import LAYOUTS
 from intrasense_fast.data.reading import HELP
+from intrasense_fast.ensemble import AT_A_TIME, Ensemble
+from intrasense_fast.ensemble_opening import TUNED, Named, named_checkpoints, open_ensemble
 from intrasense_fast.errors import UsageError
-from intrasense_fast.inference import AMPS, Segmenter, open_segmenter
+from intrasense_fast.inference import AMPS
 from intrasense_fast.networks import list_networks, register_network
 from intrasense_fast.networks.hub import locate
 from intrasense_fast.precision import OFF
@@ -19,16 +21,46 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         required=True,
+        action="append",
         metavar="RUN/best",
         help="folder with config.json and model.safetensors, or owner/name[@revision] on the "
-        "Hugging Face Hub; a folder of that name comes first",
+        "Hugging Face Hub; a folder of that name comes first. Given several times, or a "
+        "cross-validated RUN, all of them answer together",
     )
     parser.add_argument("--out", required=True, help="new folder for the results")
     parser.add_argument(
         "--threshold",
-        type=float,
+        type=_threshold,
         default=0.5,
-        help="probability above which a pixel is lesion (default 0.5)",
+        metavar="P",
+        help="probability above which a pixel is lesion (default 0.5), or tuned: the one with the "
+        "best Dice on the images that selected the checkpoint",
+    )
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="also ask for mirror images, the flips of the checkpoint's training, and average",
+    )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        default=None,
+        metavar="SIDE",
+        help="see larger images in overlapping tiles of SIDE pixels, instead of whole and made "
+        "smaller",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=AT_A_TIME,
+        metavar="N",
+        help=f"images at a time (default {AT_A_TIME})",
+    )
+    parser.add_argument(
+        "--calibration",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="apply the temperatures in the checkpoints (default yes)",
     )
     parser.add_argument(
         "--size", type=int, help="side the network sees (default: the checkpoint's image size)"
@@ -58,10 +90,13 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 def checkpoint_flags(args: argparse.Namespace) -> list[str]:
     """The options above as they were given."""
-    flags = ["--checkpoint", args.checkpoint, "--out", args.out]
-    flags += ["--threshold", str(args.threshold)]
+    flags = [text for name in args.checkpoint for text in ("--checkpoint", name)]
+    flags += ["--out", args.out, "--threshold", str(args.threshold)]
     flags += ["--amp", args.amp] if args.amp != OFF else []
-    for name in ("size", "device", "network"):
+    flags += ["--tta"] if args.tta else []
+    flags += ["--batch", str(args.batch)] if args.batch != AT_A_TIME else []
+    flags += [] if args.calibration else ["--no-calibration"]
+    for name in ("size", "tile", "device", "network"):
         if getattr(args, name) is not None:
             flags += [f"--{name}", str(getattr(args, name))]
     if args.fused is not None:
@@ -69,25 +104,45 @@ def checkpoint_flags(args: argparse.Namespace) -> list[str]:
     return flags
 
 
-def segmenter_of(args: argparse.Namespace, folder: Path | None = None) -> Segmenter:
-    """The network that `add_checkpoint_arguments` describes; a remark on the checkpoint is printed.
+def ensemble_from(args: argparse.Namespace, known: Named | None = None) -> Ensemble:
+    """The networks that `add_checkpoint_arguments` describes; remarks on the checkpoints are
+    printed.
 
-    `folder` is that of `checkpoint_folder`, where it is known already.
+    `known` is what `named_from` gave, where it was asked already.
 
     Raises:
         UsageError: an argument that cannot be used, or a checkpoint that is damaged.
     """
     trust(args.network)
-    segmenter = open_segmenter(
-        folder or checkpoint_folder(args.checkpoint),
+    named = known or named_from(args)
+    ensemble = open_ensemble(
+        named.checkpoints,
         size=args.size,
         device=args.device,
         fused=args.fused,
         amp=args.amp,
+        calibrate=args.calibration,
+        tta=args.tta,
+        tile=args.tile,
+        batch=args.batch,
     )
-    if segmenter.remark:
-        show(f"warning: {segmenter.remark}", sys.stderr)
-    return segmenter
+    for remark in [*named.remarks, *(member.remark for member in ensemble.members)]:
+        if remark:
+            show(f"warning: {remark}", sys.stderr)
+    return ensemble
+
+
+def _threshold(text: str) -> float | str:
+    return text if text == TUNED else float(text)
+
+
+def named_from(args: argparse.Namespace) -> Named:
+    """The checkpoints of a command line, as folders.
+
+    Raises:
+        UsageError: the Hub cannot give one, or one is named twice.
+    """
+    return named_checkpoints([str(checkpoint_folder(one)) for one in args.checkpoint])
 
 
 def checkpoint_folder(checkpoint: str) -> Path:

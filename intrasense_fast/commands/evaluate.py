@@ -6,8 +6,8 @@ import sys
 from intrasense_fast.commands.arguments import (
     add_checkpoint_arguments,
     add_reading_arguments,
-    checkpoint_folder,
-    segmenter_of,
+    ensemble_from,
+    named_from,
 )
 from intrasense_fast.console import show
 from intrasense_fast.data.reading import options_of
@@ -19,10 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="folder of a data set in any known layout")
     add_checkpoint_arguments(parser)
     add_reading_arguments(parser)
-    parser.add_argument(
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument(
         "--held-out",
         action="store_true",
-        help="leave out the images that trained or selected the checkpoint, by their bytes",
+        help="leave out the images that trained or selected a checkpoint, by their bytes",
+    )
+    asked.add_argument(
+        "--out-of-fold",
+        action="store_true",
+        help="ask of each image only the checkpoints that were neither trained nor selected on it",
     )
     parser.add_argument(
         "--empty",
@@ -38,18 +44,19 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UsageError, DataError: nothing could start.
     """
-    folder = checkpoint_folder(args.checkpoint)
+    named = named_from(args)
     evaluated = evaluate_data(
         args.data,
-        str(folder),
+        named.checkpoints,
         args.out,
-        lambda: segmenter_of(args, folder),
+        lambda: ensemble_from(args, named),
         layout=args.layout,
         skip_bad=args.skip_bad,
         threshold=args.threshold,
         empty=args.empty,
         options=options_of(args),
         held_out=args.held_out,
+        out_of_fold=args.out_of_fold,
     )
     for fault in evaluated.faults:
         show(f"warning: {fault}", sys.stderr)
@@ -57,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         show(f"failed: {escaped(failure)}", sys.stderr)
     show(evaluated.table)
     show(
-        "per_image.csv, summary.json, summary.txt and overlays.png (worst to best) "
+        "per_image.csv, summary.json, summary.txt, doubt.png and overlays.png (worst to best) "
         f"are in {args.out}"
     )
     return 1 if evaluated.failures else 0

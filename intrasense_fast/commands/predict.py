@@ -8,8 +8,8 @@ from intrasense_fast.commands.arguments import (
     add_checkpoint_arguments,
     add_picture_arguments,
     checkpoint_flags,
+    ensemble_from,
     picture_flags,
-    segmenter_of,
 )
 from intrasense_fast.console import command_line, show
 from intrasense_fast.data.joining import few
@@ -21,12 +21,26 @@ from intrasense_fast.signals import Stopped
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "input", metavar="IMAGE|FOLDER", help="an image, or a folder whose images are all segmented"
+        "input",
+        metavar="IMAGE|CLIP|FOLDER",
+        help="an image or a clip, or a folder whose images and clips are all segmented",
     )
     add_checkpoint_arguments(parser)
     add_picture_arguments(parser)
     parser.add_argument(
         "--probabilities", action="store_true", help="also write NAME_probability.png, 16-bit"
+    )
+    parser.add_argument(
+        "--maps",
+        action="store_true",
+        help="also write NAME_entropy.png and, of several opinions, NAME_disagreement.png, 16-bit",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="threads that read images ahead (default 0: read when needed)",
     )
     parser.add_argument(
         "--continue",
@@ -47,9 +61,11 @@ def run(args: argparse.Namespace) -> int:
         predicted = predict_files(
             args.input,
             args.out,
-            lambda: segmenter_of(args),
+            lambda: ensemble_from(args),
             threshold=args.threshold,
             probabilities=args.probabilities,
+            maps=args.maps,
+            workers=args.workers,
             options=options_of(args),
             go_on=args.go_on,
         )
@@ -66,10 +82,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(predicted: Predicted, out: str) -> None:
     before = f", {predicted.kept} were segmented before" if predicted.kept else ""
+    frames = f", {predicted.frames} frames of clips among them" if predicted.frames else ""
     show(
-        f"{predicted.written} of {predicted.images} images segmented{before}; "
+        f"{predicted.written} of {predicted.images} images segmented{before}{frames}; "
         f"masks, overlays and predictions.csv are in {out}"
     )
+    if predicted.answered:
+        rate = predicted.answered / max(predicted.seconds, 1e-9)
+        show(f"{predicted.answered} images in {predicted.seconds:.1f} s: {rate:.3g} a second")
+    if len(predicted.doubted) > 1:
+        names = ", ".join(f"{name} ({doubt:.2f})" for name, doubt in predicted.doubted)
+        show(f"look at these first, the most doubted: {names}")
     if predicted.low:
         names = few([text.partition(": ")[0] for text in predicted.low])
         show(
@@ -84,4 +107,6 @@ def _show(predicted: Predicted, out: str) -> None:
 def _going_on(args: argparse.Namespace) -> str:
     flags = [*checkpoint_flags(args), *picture_flags(args)]
     flags += ["--probabilities"] if args.probabilities else []
+    flags += ["--maps"] if args.maps else []
+    flags += ["--workers", str(args.workers)] if args.workers else []
     return command_line("predict", args.input, *flags, "--continue")

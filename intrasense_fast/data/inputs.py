@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from intrasense_fast.data.clips import SUFFIXES as CLIP_SUFFIXES
+from intrasense_fast.data.clips import is_clip
 from intrasense_fast.data.images import MAX_PIXELS, pixel_count
 from intrasense_fast.data.inspection import largest_picture
 from intrasense_fast.data.items import DataError, Problem, Record
@@ -23,11 +25,13 @@ class Inputs(NamedTuple):
         images: (path relative to the source, path) of every picture, in natural order.
         masks: pictures left out: masks beside their images, and those of a known layout.
         problems: an error for each file that looks like a picture and cannot be read.
+        clips: (path relative to the source, path) of every clip, in natural order.
     """
 
     images: list[tuple[Path, Path]]
     masks: list[Path]
     problems: list[Problem]
+    clips: Sequence[tuple[Path, Path]] = ()
 
 
 def list_inputs(source: Path, pairs: tuple[str, str] | None = None) -> Inputs:
@@ -39,7 +43,8 @@ def list_inputs(source: Path, pairs: tuple[str, str] | None = None) -> Inputs:
     if not source.is_dir():
         if not source.exists():
             raise UsageError(f"{source}: no such image or folder")
-        return Inputs([(Path(source.name), source)], [], [])
+        alone = [(Path(source.name), source)]
+        return Inputs([], [], [], alone) if is_clip(source) else Inputs(alone, [], [])
     try:
         there = files(source, recursive=True)
         if pairs is not None:
@@ -54,11 +59,13 @@ def list_inputs(source: Path, pairs: tuple[str, str] | None = None) -> Inputs:
         ) from error
     problems = [problem for problem in not_read(there) if problem.level == "error"]
     found = [path for path in there if is_picture(path)]
-    if not found and not problems:
-        raise UsageError(f"{source}: holds no images ({', '.join(SUFFIXES)})")
+    clips = [(path.relative_to(source), path) for path in there if is_clip(path)]
+    if not found and not problems and not clips:
+        known = ", ".join((*SUFFIXES, *CLIP_SUFFIXES))
+        raise UsageError(f"{source}: holds no images ({known})")
     masks = _masks(source, found)
     images = [(path.relative_to(source), path) for path in found if path not in masks]
-    return Inputs(images, sorted(masks), problems)
+    return Inputs(images, sorted(masks), problems, clips)
 
 
 def chunks(

@@ -8,19 +8,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from intrasense_fast.calibration import PixelCounts, calibrated, write_calibration
 from intrasense_fast.console import progress
 from intrasense_fast.data.inputs import record_chunks
+from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.data.records import Sample, SegmentationData
 from intrasense_fast.data.torch_dataset import SegmentationDataset
 from intrasense_fast.data.transforms import resize_image, resize_mask
 from intrasense_fast.errors import UsageError
-from intrasense_fast.evaluation import evaluate_samples
+from intrasense_fast.evaluation import Watch, evaluate_samples
 from intrasense_fast.files import write_text
 from intrasense_fast.inference import predict_probabilities
 from intrasense_fast.metrics import Summary, image_metrics, summarize
 from intrasense_fast.networks import load_network
 from intrasense_fast.networks.cards import CARD_FILE
 from intrasense_fast.networks.contract import config_of
+from intrasense_fast.networks.pretrained import WEIGHTS_FILE
 from intrasense_fast.report.curves import save_curves
 from intrasense_fast.report.maps import (
     RefinementItem,
@@ -59,7 +62,7 @@ def write_results(
     say: Callable[[str], None],
 ) -> None:
     """Measure RUN/best on the selection and test images, on their own grids, and write every table
-    and picture.
+    and picture; fit the checkpoint's calibration on the selection images.
 
     Args:
         roles: places in `data` of the images of "train", "val" and "test"; "test" may be empty:
@@ -76,13 +79,24 @@ def write_results(
     shown = "test" if roles["test"] else "val"
     title = _TITLES.get(config.network, config.network)
     rows: dict[str, list[dict[str, Any]]] = {title: [], **{name: [] for name in baselines}}
+    counts = PixelCounts()
     selection = _measured(
-        net, data, roles["val"], config.size, "selection", rows if shown == "val" else {}, baselines
+        net,
+        data,
+        roles["val"],
+        config.size,
+        "selection",
+        rows if shown == "val" else {},
+        baselines,
+        counts.add,
     )
     test = _measured(net, data, roles["test"], config.size, "test", rows, baselines)
     write_csv(run / "per_image.csv", [*selection, *test])
+    calibration = calibrated(counts, sha256_of(run / BEST / WEIGHTS_FILE))
+    write_calibration(run / BEST, calibration)
     summaries = {name: summarize(found) for name, found in rows.items()}
     text = _text(summaries, config, data, shown, len(roles[shown]))
+    text += f"\n\n{calibration.line()}"
     # No rows: metrics.csv was lost or damaged after the last epoch.
     if epochs := logs.read_epochs(run):
         save_curves(run / "curves.png", epochs)
@@ -111,15 +125,17 @@ def _measured(
     role: str,
     rows: dict[str, list[dict[str, Any]]],
     baselines: dict[str, Predictor],
+    watch: Watch | None = None,
 ) -> list[dict[str, Any]]:
     """One row an image; `rows` of the network and of each baseline grow by these images, where
-    there are such rows."""
+    there are such rows. `watch` is shown each probability."""
     own = []
     records = [data.records[index] for index in indices]
     with progress(len(records), role, "image", leave=False) as bar:
         for chunk in record_chunks(records, _AT_A_TIME, data.options.max_pixels):
             samples = [data.load(record).sample for record in chunk]
-            found = [{"role": role, **row} for row in evaluate_samples(net, samples, size)]
+            measured = evaluate_samples(net, samples, size, watch=watch)
+            found = [{"role": role, **row} for row in measured]
             own += found
             if rows:
                 rows[next(iter(rows))] += found

@@ -205,12 +205,8 @@ def _train_fold(
         **options,
     )
     val = SegmentationDataset(data, roles["val"], **options)
-    extra = {
-        "image_size": config.size,
-        "splits": work.whole.digest,
-        "fold": number,
-        "layout": data.layout,
-    }
+    extra: dict[str, Any] = {"image_size": config.size, "splits": work.whole.digest}
+    extra |= {"fold": number, "layout": data.layout, "augment": config.augment}
     if config.levels is not None:
         extra["levels"] = config.levels
     former = provenance.former_digests(work.attempt.all_accepted())

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from intrasense_fast import IntraSenseNet, evaluation
+from intrasense_fast import IntraSenseNet, ensemble, evaluation
 from intrasense_fast.cli import main
 from intrasense_fast.inference import Segmenter
 from tests.support.checkpoints import tiny_checkpoint
@@ -285,15 +285,15 @@ def test_images_in_memory_stay_within_the_pixel_bound(
 ) -> None:
     bound = 90 * 90
     at_once: list[int] = []
-    maps = evaluation.probability_maps
+    maps = ensemble.probability_maps
 
     def counted(
-        net: torch.nn.Module, images: Sequence[np.ndarray], size: int, amp: str
+        net: torch.nn.Module, images: Sequence[np.ndarray], size: int, amp: str, flip: tuple
     ) -> list[np.ndarray | None]:
         at_once.append(sum(image.size for image in images))
-        return maps(net, images, size, amp)
+        return maps(net, images, size, amp, flip)
 
-    monkeypatch.setattr(evaluation, "probability_maps", counted)
+    monkeypatch.setattr(ensemble, "probability_maps", counted)
     network = Segmenter(Refusing(limit=2.0), 32)
     options = evaluation.ReadingOptions(max_pixels=bound)
     evaluation.evaluate_data(

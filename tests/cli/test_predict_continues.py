@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import torch
 
-from intrasense_fast import prediction
+from intrasense_fast import prediction, prediction_work
 from intrasense_fast.cli import main
+from intrasense_fast.ensemble import AT_A_TIME
 from intrasense_fast.files import exclusive
 from intrasense_fast.inference import (
     NotFiniteError,
@@ -308,7 +309,7 @@ def test_memory_does_not_grow_with_the_number_of_images(
     (source / "p100.png").write_bytes(b"spoilt")
     alive: set[int] = set()
     most: list[int] = []
-    decode = prediction.to_grey
+    decode = prediction_work.to_grey
 
     def counted(*arguments: object) -> np.ndarray:
         image = decode(*arguments)  # type: ignore[arg-type]
@@ -317,12 +318,12 @@ def test_memory_does_not_grow_with_the_number_of_images(
         most.append(len(alive))
         return image
 
-    monkeypatch.setattr(prediction, "to_grey", counted)
+    monkeypatch.setattr(prediction_work, "to_grey", counted)
     monkeypatch.setattr(prediction, "MAX_ROWS", 2)
     predicted = predict_files(source, out, segmenter)
     assert len(most) == 199
     # One chunk in work, and the last of the one before it.
-    assert max(most) <= 2 * prediction._AT_A_TIME
+    assert max(most) <= 2 * AT_A_TIME
     assert predicted.written == 199 and len(predicted.failures) == 1
     assert [row["image"] for row in rows(out) if row["status"] == "failed"] == ["p100.png"]
     assert len(rows(out)) == 200

@@ -102,9 +102,9 @@ def test_results_are_measured_within_the_bound(
     sizes: list[int] = []
     original = results.evaluate_samples
 
-    def counted(net: nn.Module, samples: list, size: int) -> list[dict]:
+    def counted(net: nn.Module, samples: list, size: int, **options: object) -> list[dict]:
         sizes.append(len(samples))
-        return original(net, samples, size)
+        return original(net, samples, size, **options)
 
     monkeypatch.setattr(results, "evaluate_samples", counted)
     rows = results._measured(Half(), data, range(6), 32, "test", {"network": []}, {})

@@ -1,0 +1,119 @@
+"""Clips in `predict`: a row and a mask for each frame, and a clip with the masks drawn on it."""
+
+import re
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from intrasense_fast.data.clips import Clip, ClipError, open_clip
+from intrasense_fast.data.images import ImageError, to_grey
+from intrasense_fast.data.opening import sha256_of
+from intrasense_fast.files import atomic_path
+from intrasense_fast.inference import NOT_FINITE
+from intrasense_fast.prediction_kept import frame_name
+from intrasense_fast.prediction_outputs import (
+    KINDS,
+    OVERLAY_CLIP,
+    Destination,
+    clip_folder,
+    table_name,
+    write_outputs,
+)
+from intrasense_fast.prediction_table import DONE, Row
+from intrasense_fast.prediction_work import Work, failed, reason_of
+from intrasense_fast.report.overlays import overlay
+
+_WRITTEN = re.compile(rf"\d+_({'|'.join(KINDS)})\.png")
+
+
+def rows_of_clip(relative: Path, path: Path, work: Work) -> Generator[list[Row], None, None]:
+    """Segment a clip, a few frames at a time, and write what belongs to each before its row comes.
+
+    The overlay clip comes last, also of one that ends too early: its name then has a row of its
+    own, which failed.
+    """
+    name = table_name(relative)
+    folder = clip_folder(work.destination.folder, relative)
+    digest = ""
+    try:
+        digest = sha256_of(path)
+        with open_clip(path, work.max_pixels) as clip:
+            _clear(folder)
+            with _writer(folder / OVERLAY_CLIP, clip) as drawn:
+                reason = yield from _frames(clip, name, folder, digest, work, drawn)
+        if reason:
+            yield [failed(name, digest, reason)]
+    except (ImageError, OSError) as error:
+        if isinstance(error, OSError) and error.filename != str(path):
+            raise
+        yield [failed(name, digest, reason_of(error, path))]
+
+
+def _frames(
+    clip: Clip, name: str, folder: Path, digest: str, work: Work, drawn: cv2.VideoWriter
+) -> Generator[list[Row], None, str]:
+    """Rows of the frames; returns why there are no more of them, "" at the clip's end."""
+    numbers = count(1)
+    reason = ""
+    frames = clip.frames
+    kinds = tuple(kind for kind in work.destination.kinds if kind != "overlay")
+    destination = Destination(work.destination.folder, work.destination.threshold, kinds)
+    while not reason:
+        some: list[np.ndarray] = []
+        try:
+            for frame in frames:
+                some.append(frame)
+                if len(some) == work.ensemble.batch:
+                    break
+        except ClipError as error:
+            reason = str(error)
+        if not some:
+            break
+        images = [to_grey(frame, name, work.levels) for frame in some]
+        rows: list[Row] = []
+        answers = work.ensemble.answers(images, disagreement=work.disagreement)
+        for image, answer, number in zip(images, answers, numbers, strict=False):
+            title = frame_name(name, number)
+            if answer is None:
+                drawn.write(overlay(image, None, np.zeros(image.shape, bool))[:, :, ::-1])
+                rows.append(failed(title, digest, NOT_FINITE))
+                continue
+            stem = folder / f"{number:04d}"
+            row = write_outputs(destination, title, stem, image, answer)
+            mask = answer.probability > destination.threshold
+            drawn.write(np.ascontiguousarray(overlay(image, None, mask)[:, :, ::-1]))
+            rows.append(row | {"sha256": digest, "message": ""})
+        yield rows
+    return reason
+
+
+def frames_done(rows: list[Row]) -> int:
+    """How many of the rows are of segmented frames."""
+    return sum(row["status"] == DONE for row in rows)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier call wrote of a clip that is done again: it may have been longer."""
+    if folder.is_dir():
+        for file in folder.iterdir():
+            if _WRITTEN.fullmatch(file.name) or file.name == OVERLAY_CLIP:
+                file.unlink()
+
+
+@contextmanager
+def _writer(path: Path, clip: Clip) -> Iterator[cv2.VideoWriter]:
+    """A clip of the same size and rate, in Motion JPEG, which every OpenCV writes."""
+    height, width = clip.shape
+    with atomic_path(path) as temporary:
+        codec = cv2.VideoWriter_fourcc(*"MJPG")  # type: ignore[attr-defined]
+        writer = cv2.VideoWriter(str(temporary), codec, clip.rate, (width, height))
+        try:
+            if not writer.isOpened():
+                raise OSError(None, "no clip in Motion JPEG can be written", str(path))
+            yield writer
+        finally:
+            writer.release()

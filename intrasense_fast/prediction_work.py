@@ -1,0 +1,104 @@
+"""The images of a call of `predict`, a few at a time: read, answered, written."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from intrasense_fast.data.images import ImageError, decode_image, low_range, to_grey
+from intrasense_fast.data.opening import sha256_of
+from intrasense_fast.ensemble import Ensemble
+from intrasense_fast.inference import NOT_FINITE
+from intrasense_fast.prediction_outputs import Destination, stem_of, table_name, write_outputs
+from intrasense_fast.prediction_table import FAILED, Row
+
+Chunk = Sequence[tuple[Path, Path]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """How every image of a call is segmented, and where it goes."""
+
+    destination: Destination
+    ensemble: Ensemble
+    levels: int | None
+    max_pixels: int
+    workers: int = 0
+
+    @property
+    def disagreement(self) -> bool:
+        """Is that map written?"""
+        return "disagreement" in self.destination.kinds
+
+
+class Read(NamedTuple):
+    """An image that was read, or why it could not be: `message` is that reason, or a remark."""
+
+    relative: Path
+    image: np.ndarray | None
+    sha256: str
+    message: str
+
+
+def read_chunks(chunks: Iterable[Chunk], work: Work) -> Iterator[list[Read]]:
+    """The images of each chunk, read by `work.workers` threads while the chunk before is in work,
+    or when they are asked for where there are none."""
+    if not work.workers:
+        for chunk in chunks:
+            yield [_read(item, work) for item in chunk]
+        return
+    with ThreadPoolExecutor(work.workers) as pool:
+        ahead = None
+        for chunk in chunks:
+            following = [pool.submit(_read, item, work) for item in chunk]
+            if ahead is not None:
+                yield [future.result() for future in ahead]
+            ahead = following
+        if ahead is not None:
+            yield [future.result() for future in ahead]
+
+
+def rows_of(chunk: Sequence[Read], done: frozenset[str], work: Work) -> Iterator[Row]:
+    """Segment a few images together, and write what belongs to each before its row comes."""
+    for item in chunk:
+        if item.image is None:
+            yield failed(table_name(item.relative), item.sha256, item.message)
+    images = [(item, item.image) for item in chunk if item.image is not None]
+    answers = work.ensemble.answers([image for _, image in images], disagreement=work.disagreement)
+    for (item, image), answer in zip(images, answers, strict=True):
+        name = table_name(item.relative)
+        if name in done:
+            continue
+        if answer is None:
+            yield failed(name, item.sha256, NOT_FINITE)
+            continue
+        stem = stem_of(work.destination.folder, item.relative)
+        row = write_outputs(work.destination, name, stem, image, answer)
+        yield row | {"sha256": item.sha256, "message": item.message}
+
+
+def failed(name: str, digest: str, reason: str) -> Row:
+    """The row of an image that was not segmented."""
+    return {"image": name, "status": FAILED, "sha256": digest, "message": reason}
+
+
+def reason_of(error: ImageError | OSError, path: Path) -> str:
+    """What is wrong with a file, without its name, which has a column of its own."""
+    text = error.strerror if isinstance(error, OSError) else None
+    return (text or str(error)).removeprefix(f"{path}: ")
+
+
+def _read(item: tuple[Path, Path], work: Work) -> Read:
+    relative, path = item
+    digest = ""
+    try:
+        digest = sha256_of(path)
+        decoded = decode_image(path, work.max_pixels)
+        image = to_grey(decoded.pixels, path, work.levels)
+        remark = low_range(decoded.pixels, work.levels) or ""
+    except (ImageError, OSError) as error:
+        return Read(relative, None, digest, reason_of(error, path))
+    return Read(relative, image, digest, remark)
