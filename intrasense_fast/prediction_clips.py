@@ -79,14 +79,14 @@ def _frames(
         for image, answer, number in zip(images, answers, numbers, strict=False):
             title = frame_name(name, number)
             if answer is None:
-                drawn.write(overlay(image, None, np.zeros(image.shape, bool))[:, :, ::-1])
                 rows.append(failed(title, digest, NOT_FINITE))
-                continue
-            stem = folder / f"{number:04d}"
-            row = write_outputs(destination, title, stem, image, answer)
-            mask = answer.probability > destination.threshold
-            drawn.write(np.ascontiguousarray(overlay(image, None, mask)[:, :, ::-1]))
-            rows.append(row | {"sha256": digest, "message": ""})
+                mask = np.zeros(image.shape, bool)
+            else:
+                stem = folder / f"{number:04d}"
+                row = write_outputs(destination, title, stem, image, answer)
+                rows.append(row | {"sha256": digest, "message": ""})
+                mask = answer.probability > destination.threshold
+            drawn.write(_even(overlay(image, None, mask)[:, :, ::-1]))
         yield rows
     return reason
 
@@ -94,6 +94,13 @@ def _frames(
 def frames_done(rows: list[Row]) -> int:
     """How many of the rows are of segmented frames."""
     return sum(row["status"] == DONE for row in rows)
+
+
+def _even(picture: np.ndarray) -> np.ndarray:
+    """A picture whose sides are even, as codecs need them: the last row and column may be
+    doubled."""
+    height, width = picture.shape[:2]
+    return cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
 
 
 def _clear(folder: Path) -> None:
@@ -107,7 +114,7 @@ def _clear(folder: Path) -> None:
 @contextmanager
 def _writer(path: Path, clip: Clip) -> Iterator[cv2.VideoWriter]:
     """A clip of the same size and rate, in Motion JPEG, which every OpenCV writes."""
-    height, width = clip.shape
+    height, width = (side + side % 2 for side in clip.shape)
     with atomic_path(path) as temporary:
         codec = cv2.VideoWriter_fourcc(*"MJPG")  # type: ignore[attr-defined]
         writer = cv2.VideoWriter(str(temporary), codec, clip.rate, (width, height))
