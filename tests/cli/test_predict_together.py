@@ -2,6 +2,7 @@
 
 import csv
 import json
+from argparse import ArgumentParser
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import pytest
 from intrasense_fast import prediction
 from intrasense_fast.calibration import Calibration, write_calibration
 from intrasense_fast.cli import main
+from intrasense_fast.commands import predict
 from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.inference import Segmenter
 from intrasense_fast.prediction import predict_files
@@ -177,13 +179,7 @@ def test_a_folder_of_an_earlier_version_is_told(
     assert "choose a new folder with --out" in message and contents(out) == before
 
 
-def test_the_command_that_goes_on_has_every_flag(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from argparse import ArgumentParser
-
-    from intrasense_fast.commands import predict
-
+def test_the_command_that_goes_on_has_every_flag() -> None:
     parser = ArgumentParser()
     predict.add_arguments(parser)
     given = (
