@@ -18,7 +18,7 @@ from intrasense_fast.data.reading import ReadingOptions
 from intrasense_fast.errors import UsageError
 from intrasense_fast.inference import Segmenter
 from intrasense_fast.prediction import predict_files
-from intrasense_fast.training.signals import Stopped
+from intrasense_fast.signals import Stopped
 from tests.support.stubs import Bright, bright_checkpoint
 
 FRAMES = 11
