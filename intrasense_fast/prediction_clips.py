@@ -54,7 +54,7 @@ def rows_of_clip(relative: Path, path: Path, work: Work) -> Generator[list[Row],
 
 
 def _frames(
-    clip: Clip, name: str, folder: Path, digest: str, work: Work, drawn: cv2.VideoWriter
+    clip: Clip, name: str, folder: Path, digest: str, work: Work, drawn: "_EvenWriter"
 ) -> Generator[list[Row], None, str]:
     """Rows of the frames; returns why there are no more of them, "" at the clip's end."""
     numbers = count(1)
@@ -79,14 +79,14 @@ def _frames(
         for image, answer, number in zip(images, answers, numbers, strict=False):
             title = frame_name(name, number)
             if answer is None:
+                drawn.write(overlay(image, None, np.zeros(image.shape, bool))[:, :, ::-1])
                 rows.append(failed(title, digest, NOT_FINITE))
-                mask = np.zeros(image.shape, bool)
-            else:
-                stem = folder / f"{number:04d}"
-                row = write_outputs(destination, title, stem, image, answer)
-                rows.append(row | {"sha256": digest, "message": ""})
-                mask = answer.probability > destination.threshold
-            drawn.write(_even(overlay(image, None, mask)[:, :, ::-1]))
+                continue
+            stem = folder / f"{number:04d}"
+            row = write_outputs(destination, title, stem, image, answer)
+            mask = answer.probability > destination.threshold
+            drawn.write(np.ascontiguousarray(overlay(image, None, mask)[:, :, ::-1]))
+            rows.append(row | {"sha256": digest, "message": ""})
         yield rows
     return reason
 
@@ -96,11 +96,18 @@ def frames_done(rows: list[Row]) -> int:
     return sum(row["status"] == DONE for row in rows)
 
 
-def _even(picture: np.ndarray) -> np.ndarray:
-    """A picture whose sides are even, as codecs need them: the last row and column may be
+class _EvenWriter:
+    """Writes pictures with even sides, as codecs need them: the last row and column may be
     doubled."""
-    height, width = picture.shape[:2]
-    return cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+
+    def __init__(self, writer: cv2.VideoWriter) -> None:
+        self._writer = writer
+
+    def write(self, picture: np.ndarray) -> None:
+        """Write (H, W, 3) uint8, BGR."""
+        down, right = (side % 2 for side in picture.shape[:2])
+        whole = np.ascontiguousarray(picture)
+        self._writer.write(cv2.copyMakeBorder(whole, 0, down, 0, right, cv2.BORDER_REPLICATE))
 
 
 def _clear(folder: Path) -> None:
@@ -112,7 +119,7 @@ def _clear(folder: Path) -> None:
 
 
 @contextmanager
-def _writer(path: Path, clip: Clip) -> Iterator[cv2.VideoWriter]:
+def _writer(path: Path, clip: Clip) -> Iterator[_EvenWriter]:
     """A clip of the same size and rate, in Motion JPEG, which every OpenCV writes."""
     height, width = (side + side % 2 for side in clip.shape)
     with atomic_path(path) as temporary:
@@ -121,6 +128,6 @@ def _writer(path: Path, clip: Clip) -> Iterator[cv2.VideoWriter]:
         try:
             if not writer.isOpened():
                 raise OSError(None, "no clip in Motion JPEG can be written", str(path))
-            yield writer
+            yield _EvenWriter(writer)
         finally:
             writer.release()

@@ -97,7 +97,7 @@ def test_a_clip_of_odd_sides_keeps_them_in_its_masks(tmp_path: Path) -> None:
 
     with prediction_clips._writer(clip, Odd) as writer:  # type: ignore[arg-type]
         for frame in frames:
-            writer.write(prediction_clips._even(frame))
+            writer.write(frame)
     with open_clip(clip) as read:
         assert read.shape == (48, 64) and len(list(read.frames)) == 3
 
