@@ -5,8 +5,12 @@ number is any good.
 import math
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+# Of the diagonal.
+BORDER = 0.03
 
 Map = NDArray[np.float32]
 Array = NDArray[np.float64]
@@ -34,12 +38,11 @@ class Risk(NamedTuple):
 
 
 def doubt(probability: Map, threshold: float = 0.5) -> float:
-    """1 - the Dice to expect of a mask, if its pixels were lesion independently with their
-    probabilities.
+    """Mean entropy in bits of the pixels of a mask and of its border, 3 percent of the image's
+    diagonal wide in chessboard distance.
 
-    That is 1 - 2 sum_M p / (|M| + sum p), M the pixels above the threshold: the ratio of
-    expectations. Of an image without such pixels, which has no Dice where it is normal, it is how
-    near its largest probability comes to the threshold.
+    Of an image without a lesion pixel it is how near its largest probability comes to the
+    threshold.
 
     Args:
         probability: (H, W) in [0, 1].
@@ -48,16 +51,19 @@ def doubt(probability: Map, threshold: float = 0.5) -> float:
     Returns:
         In [0, 1].
     """
-    mask = probability > threshold
-    area = np.count_nonzero(mask)
-    if not area:
+    mask = (probability > threshold).astype(np.uint8)
+    if not mask.any():
         return float(probability.max()) / threshold if threshold > 0 else 0.0
-    inside = float(probability.sum(where=mask, dtype=np.float64))
-    return 1 - 2 * inside / (area + float(probability.sum(dtype=np.float64)))
+    side = 2 * max(1, round(BORDER * math.hypot(*mask.shape))) + 1
+    near = cv2.boxFilter(
+        mask, cv2.CV_32S, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT
+    )
+    return float(entropy(probability[near > 0]).mean(dtype=np.float64))
 
 
 def entropy(probability: Map) -> Map:
-    """Entropy of each pixel in bits, in [0, 1]: -p log2 p - (1 - p) log2 (1 - p), float32."""
+    """Entropy of each pixel in bits, in [0, 1]: -p log2 p - (1 - p) log2 (1 - p), float32, of the
+    shape of p."""
     total = np.zeros_like(probability)
     for p in (probability, 1 - probability):
         # 0 log 0 is 0.

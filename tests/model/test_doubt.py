@@ -4,30 +4,36 @@ import math
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 from scipy.stats import spearmanr
 
 from intrasense_fast.doubt import doubt, entropy, rank_correlation, risk_coverage
 
 
-def test_doubt_is_one_less_the_dice_to_expect(seed: int) -> None:
+@pytest.mark.parametrize("shape", [(64, 80), (30, 200)])
+def test_doubt_is_the_entropy_of_the_mask_and_its_border(shape: tuple[int, int], seed: int) -> None:
     rng = np.random.default_rng(seed)
-    probability = rng.beta(0.5, 0.5, (64, 64)).astype(np.float32)
-    for threshold in (0.3, 0.5):
-        mask = probability > threshold
-        dices = []
-        for _ in range(200):
-            truth = rng.random(mask.shape) < probability
-            dices.append(2 * (truth & mask).sum() / (truth.sum() + mask.sum()))
-        # Of 4096 pixels, the mean of ratios is the ratio of means to about 1e-4.
-        assert doubt(probability, threshold) == pytest.approx(1 - np.mean(dices), abs=3e-3)
+    probability = rng.beta(0.2, 4, shape).astype(np.float32)
+    probability[5:20, 10:24] = rng.beta(4, 1, (15, 14))
+    width = round(0.03 * math.hypot(*shape))
+    square = np.ones((2 * width + 1, 2 * width + 1), bool)
+    for threshold in (0.3, 0.9):
+        near = binary_dilation(probability > threshold, square)
+        p = probability[near].astype(np.float64).clip(1e-30, 1 - 1e-16)
+        wanted = np.mean(-p * np.log2(p) - (1 - p) * np.log2(1 - p))
+        assert doubt(probability, threshold) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_doubt_of_cases_by_hand() -> None:
     sure = np.zeros((4, 4), np.float32)
     sure[1:3, 1:3] = 1
     assert doubt(sure) == 0
-    p = np.array([[0.75, 0.25], [0.25, 0]], np.float32)
-    assert doubt(p) == pytest.approx(1 - 2 * 0.75 / (1 + 1.25))
+    assert doubt(np.full((3, 3), 0.5, np.float32), 0.4) == 1
+    # The border is one pixel wide here: the corner is far from the lesion.
+    far = np.array([[1, 0, 0.5]], np.float32)
+    assert doubt(far) == 0
+    near = np.array([[1, 0.5, 0]], np.float32)
+    assert doubt(near) == pytest.approx(0.5)
     # No lesion: how near the largest probability comes to the threshold.
     assert doubt(np.full((3, 3), 0.125, np.float32)) == pytest.approx(0.25)
     assert doubt(np.full((3, 3), 0.5, np.float32)) == 1
