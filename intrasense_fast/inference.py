@@ -223,6 +223,7 @@ def open_segmenter(
         except SelfTestError as error:
             raise UsageError(f"--checkpoint {error}") from error
     weights = sha256_of(Path(checkpoint) / WEIGHTS_FILE)
+    augment = config.get("augment")
     return Segmenter(
         net,
         side,
@@ -231,7 +232,7 @@ def open_segmenter(
         _unchecked(Path(checkpoint)),
         amp,
         read_calibration(checkpoint, weights),
-        config.get("augment"),
+        augment if isinstance(augment, str) else None,
     )
 
 
