@@ -126,7 +126,8 @@ class PixelCounts:
                 hottest = middle
             else:
                 coldest = middle
-        return math.exp((coldest + hottest) / 2)
+        # exp(log(10)) may lie a hair beyond 10.
+        return min(max(math.exp((coldest + hottest) / 2), COLDEST), HOTTEST)
 
     def nll(self, temperature: float) -> float:
         """Mean negative log-likelihood of a pixel, in nats."""

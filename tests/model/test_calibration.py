@@ -67,12 +67,15 @@ def test_the_temperature_is_scipys(true: float, seed: int) -> None:
     assert counts.nll(1.0) == pytest.approx(exact_nll(probabilities, masks, 1.0), abs=3e-4)
 
 
-def test_a_network_that_is_always_right_gets_the_lowest_temperature(seed: int) -> None:
+def test_temperatures_end_at_a_tenth_and_at_ten(seed: int, tmp_path: Path) -> None:
     probabilities, _ = drawn(seed, 1.0)
     right = [(p > 0.5).astype(np.uint8) for p in probabilities]
-    assert counted(probabilities, right).fit() == pytest.approx(0.1)
     wrong = [1 - mask for mask in right]
-    assert counted(probabilities, wrong).fit() == pytest.approx(10)
+    for masks, wanted in ((right, 0.1), (wrong, 10)):
+        fitted = calibrated(counted(probabilities, masks), "a" * 64)
+        assert fitted.temperature == pytest.approx(wanted) and 0.1 <= fitted.temperature <= 10
+        write_calibration(tmp_path, fitted)
+        assert read_calibration(tmp_path, "a" * 64) == fitted
 
 
 def test_the_calibration_error_is_that_of_all_pixels(seed: int) -> None:
