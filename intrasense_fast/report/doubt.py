@@ -70,6 +70,5 @@ def _risk(axes: "Axes", risk: Risk) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("share of images kept, least doubted first", fontsize=9, color=INK)
     axes.set_ylabel("mean of 1 - Dice", fontsize=9, color=INK)
-    correlation = f"rank correlation with Dice {risk.spearman:.2f}"
-    axes.set_title(f"Risk and coverage: {correlation}", fontsize=10, color=INK)
+    axes.set_title(f"Risk (rank correlation {risk.spearman:.2f})", fontsize=10, color=INK)
     axes.legend(title="area", title_fontsize=8, fontsize=8, frameon=False, loc="lower right")
