@@ -2,17 +2,22 @@
 
 Every file passes the same steps: only a regular file is opened, the header gives the size and the
 orientation, a picture beyond the budget is refused, the rest is decoded and turned as people see
-it.
+it. DICOM files do so in `data.dicom`.
 """
 
-import math
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from intrasense_fast.data.decoded import Decoded, ImageError
+from intrasense_fast.data.dicom.header import read_dicom_header
+from intrasense_fast.data.dicom.package import is_dicom
+from intrasense_fast.data.dicom.pixels import DicomPicture, read_frames, read_picture
+from intrasense_fast.data.grey import LOW_RANGE, LUMINANCE, low_range, to_grey, white_of
 from intrasense_fast.data.header import (
     Header,
     HeaderError,
@@ -24,35 +29,31 @@ from intrasense_fast.data.integrity import fault, png_mode
 from intrasense_fast.data.opening import FileError, open_regular
 from intrasense_fast.files import atomic_path
 
-LUMINANCE = (0.299, 0.587, 0.114)
+__all__ = [
+    "LOW_RANGE",
+    "LUMINANCE",
+    "MAX_PIXELS",
+    "Decoded",
+    "ImageError",
+    "decode_frames",
+    "decode_image",
+    "frame_count",
+    "low_range",
+    "pixel_count",
+    "read_image",
+    "to_grey",
+    "white_of",
+    "write_png",
+]
+
 MAX_PIXELS = 100_000_000
-LOW_RANGE = 0.1
 
 _AGAIN = "get it again from its source"
-_ROWS_AT_ONCE = 256
-# The depths that scanners have, in files of 16 bits.
-_DEPTHS_IN_16_BITS = (8, 10, 12, 14)
-
-
-class ImageError(ValueError):
-    """An image or mask that cannot be used; the message names the file, the fault and the
-    remedy."""
-
-
-class Decoded(NamedTuple):
-    """Pixels (H, W) or (H, W, C) in RGB(A) order, turned as the orientation tag says.
-
-    `mode` is the colour mode of the file ("RGB 16-bit"), `orientation` the tag, 1 where there is
-    none.
-    """
-
-    pixels: np.ndarray
-    mode: str
-    orientation: int = 1
 
 
 def decode_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Decoded:
-    """Decode a PNG, JPEG, BMP or TIFF, by its content rather than its name; no value is changed.
+    """Decode a PNG, JPEG, BMP, TIFF or DICOM file, by its content rather than its name; no value
+    is changed.
 
     Args:
         path: the file.
@@ -61,8 +62,11 @@ def decode_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
     Raises:
         ImageError: the file is missing, no regular file, unreadable, empty, truncated, corrupt, of
             another format, too large, or of a sample type other than uint8, uint16 and float; or
-            float pixels are not finite.
+            float pixels are not finite; or a DICOM file of several frames.
     """
+    if is_dicom(path):
+        with _naming(Path(path)), open_regular(path) as stream:
+            return _of_dicom(read_picture(stream, max_pixels))
     header, data = _read(Path(path), max_pixels)
     try:
         pixels = _pixels(header, data)
@@ -79,14 +83,41 @@ def decode_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
         raise ImageError(f"{path}: {error}") from None
 
 
+def decode_frames(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Iterator[Decoded]:
+    """The frames of a DICOM file in order, each decoded when it is asked for.
+
+    Raises:
+        ImageError: as `decode_image`, at the frame that cannot be had.
+    """
+    with _naming(Path(path)), open_regular(path) as stream:
+        for picture in read_frames(stream, max_pixels):
+            yield _of_dicom(picture)
+
+
+def frame_count(path: str | os.PathLike[str]) -> int:
+    """Frames of a DICOM file by its header; 1 of any other file.
+
+    Raises:
+        ImageError: a DICOM file whose header cannot be read.
+    """
+    if not is_dicom(path):
+        return 1
+    with _naming(Path(path)), open_regular(path) as stream:
+        return read_dicom_header(stream)[0].frames
+
+
 def pixel_count(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> int:
-    """Pixels of a picture by its header; 0 where it is not known, or more than `max_pixels`."""
+    """Pixels of a picture by its header, of one frame; 0 where it is not known, or more than
+    `max_pixels`."""
     try:
         with open_regular(path) as stream:
             header = read_header(stream, orientation=False)
+            pixels = header.pixels if header else 0
+            if is_dicom(path):
+                pixels = read_dicom_header(stream)[0].pixels
     except (OSError, HeaderError):
         return 0
-    return header.pixels if header is not None and header.pixels <= max_pixels else 0
+    return pixels if pixels <= max_pixels else 0
 
 
 def read_image(
@@ -103,57 +134,8 @@ def read_image(
     Raises:
         ImageError: the file is no whole image (see `decode_image`), or a pixel exceeds white.
     """
-    return to_grey(decode_image(path, max_pixels).pixels, path, levels)
-
-
-def white_of(dtype: np.dtype, levels: int | None = None) -> float:
-    """The value of white: the largest of the type, 1 for floats; `levels` where given and less."""
-    if dtype.kind == "f":
-        return float(levels or 1)
-    largest = float(np.iinfo(dtype).max)
-    return min(largest, float(levels)) if levels else largest
-
-
-def to_grey(
-    pixels: np.ndarray, path: str | os.PathLike[str], levels: int | None = None
-) -> np.ndarray:
-    """Decoded pixels as float32 (H, W) in [0, 1]; `path` is named in errors. See `read_image`."""
-    white = white_of(pixels.dtype, levels)
-    channels = pixels if pixels.ndim == 2 else pixels[:, :, :3]
-    if pixels.dtype.kind == "f" and (channels.min() < 0 or channels.max() > white):
-        low, high = float(channels.min()), float(channels.max())
-        remedy = "rescale them, save 8 or 16 bits, or give the value of white with --levels"
-        raise ImageError(
-            f"{path}: float pixels from {low:g} to {high:g}; [0, {white:g}] is needed: {remedy}"
-        )
-    if levels and channels.max() > white:
-        high = channels.max()
-        raise ImageError(f"{path}: pixels up to {high}, beyond --levels {levels}: raise it")
-    if pixels.ndim == 3:
-        red, green, blue = (channels[:, :, channel] for channel in range(3))
-        if not (np.array_equal(red, green) and np.array_equal(red, blue)):
-            return _luminance(channels, white)
-        channels = red
-    if pixels.dtype.kind == "f":
-        return (np.asarray(channels, np.float64) / white).clip(0, 1).astype(np.float32)
-    # One division a value of the type, instead of one a pixel.
-    table = (np.arange(np.iinfo(pixels.dtype).max + 1) / white).clip(0, 1).astype(np.float32)
-    if pixels.dtype == np.uint8:
-        return cv2.LUT(np.ascontiguousarray(channels), table)
-    return table[channels]
-
-
-def low_range(pixels: np.ndarray, levels: int | None = None) -> str | None:
-    """What to say of an image that uses less than a tenth of its range; None of any other."""
-    white = white_of(pixels.dtype, levels)
-    top = float((pixels if pixels.ndim == 2 else pixels[:, :, :3]).max())
-    if top >= LOW_RANGE * white:
-        return None
-    bits = max(1, math.ceil(math.log2(top + 1))) if pixels.dtype.kind != "f" else 0
-    if pixels.dtype.itemsize > 1 and bits:
-        bits = next(depth for depth in _DEPTHS_IN_16_BITS if depth >= bits)
-    remedy = f": if white is {2**bits - 1}, give --levels {2**bits - 1}" if bits else ""
-    return f"low levels: values up to {top:g} of {white:g}, less than a tenth{remedy}"
+    decoded = decode_image(path, max_pixels)
+    return to_grey(decoded.pixels, path, decoded.levels(levels))
 
 
 def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
@@ -182,17 +164,6 @@ def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
         raise ValueError(f"{path}: an array of shape {array.shape} cannot be encoded as PNG")
     with atomic_path(path, flush=False) as temporary:
         temporary.write_bytes(data.tobytes())
-
-
-def _luminance(channels: np.ndarray, white: float) -> np.ndarray:
-    grey = np.empty(channels.shape[:2], np.float32)
-    # By rows: float64 for the whole of a large picture would be eight times its memory.
-    for start in range(0, len(grey), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        red, green, blue = (channels[rows, :, channel] for channel in range(3))
-        mixed = red * LUMINANCE[0] + green * LUMINANCE[1] + blue * LUMINANCE[2]
-        grey[rows] = (np.asarray(mixed, np.float64) / white).clip(0, 1)
-    return grey
 
 
 def _pixels(header: Header, data: bytes) -> np.ndarray:
@@ -248,30 +219,41 @@ def _mode(header: Header, data: bytes, pixels: np.ndarray) -> str:
     return colour + {"uint8": "", "uint16": " 16-bit"}.get(pixels.dtype.name, " float")
 
 
+def _of_dicom(picture: DicomPicture) -> Decoded:
+    pixels, white, region, spacing, note = picture
+    colour = "grey" if pixels.ndim == 2 else "RGB"
+    mode = f"DICOM {colour}" + (" 16-bit" if pixels.dtype == np.uint16 else "")
+    own = white if white < np.iinfo(pixels.dtype).max else None
+    return Decoded(pixels, mode, 1, own, region, spacing, note)
+
+
 def _read(path: Path, max_pixels: int) -> tuple[Header, bytes]:
     """The header of a picture of at most `max_pixels`, and all its bytes.
 
     Raises:
         ImageError: any other file; the message names it.
     """
-    try:
-        with open_regular(path) as stream:
-            header = read_header(stream)
-            if header is None:
-                stream.seek(0)
-                raise HeaderError(_no_picture(stream.read(352)))
-            if header.pixels > max_pixels:
-                size = (
-                    f"{header.width} x {header.height} = {header.pixels / 1e6:.0f} million pixels"
-                )
-                limit = f"more than the {max_pixels / 1e6:g} million of --max-pixels"
-                raise HeaderError(f"{size}, {limit}: make it smaller, or raise --max-pixels")
+    with _naming(path), open_regular(path) as stream:
+        header = read_header(stream)
+        if header is None:
             stream.seek(0)
-            # Whatever a file holds beyond 16 bytes a pixel and 64 MiB is no picture of this size.
-            if os.fstat(stream.fileno()).st_size > 16 * header.pixels + (64 << 20):
-                raise HeaderError(f"far more bytes than {header.pixels} pixels need: {_AGAIN}")
-            data = stream.read()
-            return header, data
+            raise HeaderError(_no_picture(stream.read(352)))
+        if header.pixels > max_pixels:
+            size = f"{header.width} x {header.height} = {header.pixels / 1e6:.0f} million pixels"
+            limit = f"more than the {max_pixels / 1e6:g} million of --max-pixels"
+            raise HeaderError(f"{size}, {limit}: make it smaller, or raise --max-pixels")
+        stream.seek(0)
+        # Whatever a file holds beyond 16 bytes a pixel and 64 MiB is no picture of this size.
+        if os.fstat(stream.fileno()).st_size > 16 * header.pixels + (64 << 20):
+            raise HeaderError(f"far more bytes than {header.pixels} pixels need: {_AGAIN}")
+        return header, stream.read()
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of the block as an ImageError that names the file."""
+    try:
+        yield
     except HeaderError as error:
         raise ImageError(f"{path}: {error}") from None
     except FileNotFoundError:
@@ -284,6 +266,10 @@ def _read(path: Path, max_pixels: int) -> tuple[Header, bytes]:
         raise ImageError(f"{path}: {error.strerror}") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except MemoryError:
+        raise ImageError(
+            f"{path}: its pixels do not fit into memory: lower --max-pixels, or make it smaller"
+        ) from None
 
 
 def _no_picture(start: bytes) -> str:
@@ -291,4 +277,4 @@ def _no_picture(start: bytes) -> str:
         return f"empty file (0 bytes): {_AGAIN}"
     name = picture_name(start)
     kind = f"a {name} picture" if name else f"it begins with {start[:8]!r}"
-    return f"not a PNG, JPEG, BMP or TIFF ({kind}): convert it to PNG"
+    return f"not a PNG, JPEG, BMP, TIFF or DICOM ({kind}): convert it to PNG"

@@ -10,6 +10,7 @@ import numpy as np
 
 from intrasense_fast.data.budget import PixelBudget
 from intrasense_fast.data.images import (
+    Decoded,
     ImageError,
     decode_image,
     low_range,
@@ -18,7 +19,7 @@ from intrasense_fast.data.images import (
 )
 from intrasense_fast.data.items import Problem, Record, Sample, problem_of
 from intrasense_fast.data.mask_values import MaskLevels, MaskRule, decide
-from intrasense_fast.data.masks import load_masks, merge
+from intrasense_fast.data.masks import LoadedMask, load_masks, merge
 from intrasense_fast.data.reading import DEFAULT, ReadingOptions
 from intrasense_fast.data.signatures import Signature, signature
 
@@ -74,22 +75,38 @@ def load_record(
         ImageError: a file of the record cannot be used.
     """
     decoded = decode_image(record.image, options.max_pixels)
-    image = to_grey(decoded.pixels, record.image, options.levels)
-    low = low_range(decoded.pixels, options.levels)
+    white = decoded.levels(options.levels)
+    image = to_grey(decoded.scan(), record.image, white)
+    low = low_range(decoded.scan(), white)
+    frame = decoded.pixels.shape[:2]
     turned = [record.image] if decoded.orientation != 1 else []
     levels: tuple[tuple[Path, MaskLevels], ...] = ()
     if record.regions:
-        mask, warnings = draw_regions(record.regions, image.shape[:2], record.image)
+        mask, warnings = draw_regions(record.regions, frame, record.image)
     else:
         masks = load_masks(record.masks, options.max_pixels)
         levels = tuple((each.path, each.levels) for each in masks)
         turned += [each.path for each in masks if each.orientation != 1]
         chosen = rule or decide(levels, options.mask_values)[0]
-        mask, warnings = merge(masks, (image.shape[0], image.shape[1]), chosen)
+        drawn_on = _grid(masks, decoded)
+        mask, warnings = merge(masks, drawn_on, chosen)
+    if decoded.region is not None and mask.shape == frame:
+        mask = decoded.region.crop(mask)
+    warnings = [*([f"{record.image}: {decoded.note}"] if decoded.note else []), *warnings]
     if low is not None:
         warnings = [f"{record.image}: {low}", *warnings]
-    sample = Sample(image, mask, record.name, record.case, record.group, record.label)
+    spacing = decoded.spacing or options.spacing
+    sample = Sample(image, mask, record.name, record.case, record.group, record.label, spacing)
     return Loaded(sample, warnings, decoded.mode, levels, tuple(turned), low is not None)
+
+
+def _grid(masks: Sequence[LoadedMask], decoded: Decoded) -> tuple[int, int]:
+    """(H, W) that the masks of a picture are drawn on: its scan where all have that size, else the
+    whole of it."""
+    frame = (decoded.pixels.shape[0], decoded.pixels.shape[1])
+    shapes = {mask.pixels.shape[:2] for mask in masks}
+    scan = decoded.region.shape if decoded.region else frame
+    return scan if shapes == {scan} else frame
 
 
 def draw_regions(

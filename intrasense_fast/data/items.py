@@ -57,7 +57,7 @@ class Record:
 @dataclass(frozen=True)
 class Sample:
     """One decoded image: `image` float32 (H, W) in [0, 1], `mask` uint8 (H, W) in {0, 1}, and who
-    it is."""
+    it is; `spacing` is millimetres between rows and between columns, None where unknown."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -65,6 +65,7 @@ class Sample:
     case: str
     group: str
     label: str
+    spacing: tuple[float, float] | None = None
 
 
 def problem_of(level: Literal["error", "warning"], text: str, record: Record) -> Problem:

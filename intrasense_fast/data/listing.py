@@ -1,19 +1,22 @@
 """Which files of a folder are pictures: decided here, for every command."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from intrasense_fast.data.dicom.package import is_dicom
 from intrasense_fast.data.header import picture_name
 from intrasense_fast.data.items import Problem
 from intrasense_fast.data.opening import open_regular, special_kind
 from intrasense_fast.data.order import natural_key
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff")
+_DICOM = (".dcm", ".dicom", ".ima")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", *_DICOM)
 
 # Pictures by their names, of formats that are not read.
 _OTHER_PICTURES = (
-    ".webp .jp2 .j2k .j2c .jpx .jpf .dcm .dicom .ima .gif .pgm .ppm .pbm .pnm .heic .heif .avif "
+    ".webp .jp2 .j2k .j2c .jpx .jpf .gif .pgm .ppm .pbm .pnm .heic .heif .avif "
     ".exr .hdr .psd .tga .nii .nii.gz .mha .mhd .nrrd .svg"
 ).split()
 _BESIDE_PICTURES = set(
@@ -30,7 +33,10 @@ _SYSTEM = {
     "system volume information",
     "lost+found",
 }
-_READ = "PNG, JPEG, BMP and TIFF are read; convert it to PNG"
+_READ = "PNG, JPEG, BMP, TIFF and DICOM are read; convert it to PNG"
+# A number, as at the end of a UID: part of a name.
+_NUMBER = re.compile(r"\.\d+")
+_INDEX = "dicomdir"
 
 
 def counts(name: str) -> bool:
@@ -82,8 +88,20 @@ def files(path: Path, *, recursive: bool = False) -> list[Path]:
 
 
 def is_picture(path: Path) -> bool:
-    """Is this, by its name, a picture of a format that is read?"""
-    return path.suffix.casefold() in SUFFIXES
+    """Is this a picture of a format that is read: by its name, or by its mark a DICOM file that is
+    named otherwise?"""
+    suffix = path.suffix.casefold()
+    if suffix in SUFFIXES:
+        return True
+    name = path.name.casefold()
+    if suffix in _BESIDE_PICTURES or name == _INDEX or name.endswith(tuple(_OTHER_PICTURES)):
+        return False
+    return is_dicom(path)
+
+
+def without_ending(path: Path) -> Path:
+    """A path without the ending that tells its format: 1.2.840.7 keeps its last number."""
+    return path if _NUMBER.fullmatch(path.suffix) else path.with_suffix("")
 
 
 def not_read(paths: Iterable[Path]) -> list[Problem]:
@@ -116,6 +134,8 @@ def _problem(path: Path) -> list[Problem]:
     if path.suffix.casefold() in _BESIDE_PICTURES:
         return []
     format_ = _format_by_content(path)
+    if name == _INDEX and format_ == "DICOM":
+        return [Problem("warning", str(path), "an index of DICOM files, no picture: not read")]
     if format_ is not None:
         text = f"a {format_} picture by its first bytes: not read under this name; {_READ}"
         return [Problem("error", str(path), text)]

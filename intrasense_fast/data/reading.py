@@ -13,6 +13,8 @@ from intrasense_fast.errors import UsageError
 # Decoders refuse more.
 MOST_PIXELS = 2**30
 MOST_LEVELS = 65535
+# Millimetres a pixel: more is no ultrasound.
+MOST_SPACING = 100.0
 
 HELP = {
     "max_pixels": "refuse pictures of more pixels, by their header (default 100 million)",
@@ -20,6 +22,8 @@ HELP = {
     "(default: the largest value of the type)",
     "mask_values": "values of a mask that are lesion, such as 1,2 or '#800000' (default: one rule "
     "decided over all masks, see verify)",
+    "spacing": "millimetres a pixel of pictures that do not say it, as DICOM files do: 0.1, or "
+    "between rows and between columns, 0.12,0.1",
     "pairs": "how files pair where no layout fits: 'Image_{id}.png' 'mask_{id}.png'; also with "
     "folders, {label}, {case}, and * for several masks an image",
 }
@@ -34,12 +38,14 @@ class ReadingOptions:
         levels: the value of white in images of more levels; None for the largest of their type.
         mask_values: the mask values that are lesion; None for the rule of `decide`.
         pairs: patterns of an image and of its masks, instead of a layout.
+        spacing: millimetres between rows and between columns of pictures that do not say it.
     """
 
     max_pixels: int = MAX_PIXELS
     levels: int | None = None
     mask_values: tuple[Value, ...] | None = None
     pairs: tuple[str, str] | None = None
+    spacing: tuple[float, float] | None = None
 
 
 DEFAULT = ReadingOptions()
@@ -50,6 +56,7 @@ def reading_options(
     levels: int | None = None,
     mask_values: str | None = None,
     pairs: Sequence[str] | None = None,
+    spacing: str | None = None,
 ) -> ReadingOptions:
     """Options from what the command line or a run's record holds; None is the default.
 
@@ -70,7 +77,27 @@ def reading_options(
         check_pattern(chosen[0], "image")
         check_pattern(chosen[1], "mask")
     values = parse_values(mask_values) if mask_values else None
-    return ReadingOptions(max_pixels or MAX_PIXELS, levels, values, chosen)
+    millimetres = parse_spacing(spacing) if spacing else None
+    return ReadingOptions(max_pixels or MAX_PIXELS, levels, values, chosen, millimetres)
+
+
+def parse_spacing(text: str) -> tuple[float, float]:
+    """Millimetres between rows and between columns, of "0.1" or "0.12,0.1".
+
+    Raises:
+        UsageError: no such text.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    sound = len(values) in (1, 2) and all(0 < value <= MOST_SPACING for value in values)
+    if not sound:
+        raise UsageError(
+            f"--spacing {text}: millimetres a pixel are needed, one number (0.1) or two, between "
+            f"rows and between columns (0.12,0.1), above 0 and at most {MOST_SPACING:g}"
+        )
+    return values[0], values[-1]
 
 
 def options_of(args: Any) -> ReadingOptions:
@@ -81,6 +108,7 @@ def options_of(args: Any) -> ReadingOptions:
         getattr(args, "levels", None),
         getattr(args, "mask_values", None),
         getattr(args, "pairs", None),
+        getattr(args, "spacing", None),
     )
 
 

@@ -133,7 +133,7 @@ def _break(tree: Tree, pictures: dict[tuple[str, int], Picture], benign: int) ->
     tree.error(_mask("benign", benign + 1), "mask without image")
     tree.truncate(_image("benign", 10))
     tree.write_bytes(_image("benign", 11), b"<html>not found</html>")
-    tree.error(_image("benign", 11), "not a PNG, JPEG, BMP or TIFF")
+    tree.error(_image("benign", 11), "not a PNG, JPEG, BMP, TIFF or DICOM")
     tree.write(_mask("malignant", 6), pictures["malignant", 6].mask[:-9])
     tree.error(_mask("malignant", 6), "use the mask drawn on this image")
     tree.write_bytes(_mask("malignant", 7), b"")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from intrasense_fast.data.items import Problem, Record
-from intrasense_fast.data.listing import files, folders, is_picture, not_read
+from intrasense_fast.data.listing import files, folders, is_picture, not_read, without_ending
 from intrasense_fast.data.order import natural_key
 from intrasense_fast.data.tables import (
     NAME_COLUMNS,
@@ -87,7 +87,7 @@ def name_of(path: Path, root: Path | None = None) -> str:
     the record.
     """
     relative = path.relative_to(root) if root else Path(path.name)
-    return legible(unicodedata.normalize("NFC", relative.with_suffix("").as_posix()))
+    return legible(unicodedata.normalize("NFC", without_ending(relative).as_posix()))
 
 
 def by_name(
