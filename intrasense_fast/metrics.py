@@ -14,6 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from intrasense_fast.measurements import checked_spacing
+from intrasense_fast.surfaces import surface_distances
+
 COUNTS = ("tp", "fp", "fn", "tn")
 BOUNDARY_RATIO = 0.02
 
@@ -88,18 +91,22 @@ LABELS = {metric.name: metric.label for metric in TABLE}
 
 
 def image_metrics(
-    prediction: ArrayLike, target: ArrayLike, *, empty: str = "nan"
+    prediction: ArrayLike,
+    target: ArrayLike,
+    *,
+    empty: str = "nan",
+    spacing: tuple[float, float] | None = None,
 ) -> dict[str, float]:
     """All METRICS of one image, and its pixel counts tp, fp, fn, tn.
 
     - dice = 2 tp / (2 tp + fp + fn); jaccard = tp / (tp + fp + fn); accuracy = (tp + tn) / all;
       recall = tp / (tp + fn); precision = tp / (tp + fp); specificity = tn / (tn + fp).
-    - hd95 and assd, in pixels: the surface of a mask is its pixels that have a background pixel
-    among their 4 neighbours or
-      lie at the image's border. Take the Euclidean distance from every surface pixel of the
-      prediction to the target's nearest surface pixel, and from every one of the target to the
-      prediction's; both directions are pooled into one set, of which hd95 is the 95th percentile
-      (linearly interpolated) and assd the mean.
+    - hd95 and assd, in pixels, or in millimetres where a spacing is given: the surface of a mask is
+      its pixels that have a background pixel among their 4 neighbours or lie at the image's border.
+      Take the Euclidean distance from every surface pixel of the prediction to the target's nearest
+      surface pixel, and from every one of the target to the prediction's; both directions are
+      pooled into one set, of which hd95 is the 95th percentile (linearly interpolated) and assd the
+      mean.
     - boundary_iou: intersection over union of the two inner boundary bands. A band is the mask's
     pixels within d of its
       edge or of the image's border, in chessboard distance, d = max(1, round(0.02 * image
@@ -113,10 +120,11 @@ def image_metrics(
     Args:
         prediction, target: (H, W), bool, or numbers that are all 0 or 1.
         empty: "nan" or "one".
+        spacing: millimetres between rows and between columns, for hd95 and assd alone.
 
     Raises:
         ValueError: not two-dimensional, no pixels, shapes that differ, values other than 0 and 1,
-            or an unknown `empty`.
+            an unknown `empty`, or a spacing that is not two positive numbers.
     """
     undefined, no_distance = _empty_values(empty)
     p, t = _mask(prediction, "prediction"), _mask(target, "target")
@@ -128,7 +136,8 @@ def image_metrics(
     tp = int(np.count_nonzero(p & t))
     fp, fn = int(np.count_nonzero(p)) - tp, int(np.count_nonzero(t)) - tp
     counts = Counts(tp, fp, fn, p.size - tp - fp - fn)
-    distances = _surface_distances(p, t) if p.any() and t.any() else None
+    checked_spacing(spacing)
+    distances = surface_distances(p, t, spacing) if p.any() and t.any() else None
     row = {}
     for metric in TABLE:
         if metric.is_pooled:
@@ -260,25 +269,6 @@ def _from_counts(metric: Metric, counts: Counts, undefined: float) -> float:
     if denominator == 0:
         return 0.0 if metric.kind == "overlap" else undefined
     return numerator / denominator
-
-
-def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
-    inner = cv2.erode(mask.astype(np.uint8), cross, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return mask & (inner == 0)
-
-
-def _surface_distances(p: NDArray[np.bool_], t: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Distances to the other mask's surface, of all surface pixels of `p`, then of `t`."""
-    surfaces = _surface(p), _surface(t)
-    to_p, to_t = (
-        cv2.distanceTransform((~s).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        for s in surfaces
-    )
-    distances = np.concatenate([to_t[surfaces[0]], to_p[surfaces[1]]]).astype(np.float64)
-    return np.sqrt(
-        np.rint(distances**2)
-    )  # squared distances are integers: this takes the float32 rounding out
 
 
 def _boundary_band(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
