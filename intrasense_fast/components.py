@@ -52,6 +52,9 @@ class CleanUp:
         return cleaned.astype(mask.dtype)
 
 
+NO_CLEAN_UP = CleanUp()
+
+
 def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels int32 (H, W), 0 for background and 1 to N, and the area in pixels of each, (N,)."""
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(

@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from intrasense_fast import known_images
+from intrasense_fast.components import NO_CLEAN_UP, CleanUp
 from intrasense_fast.console import progress
 from intrasense_fast.data.images import ImageError
 from intrasense_fast.data.inputs import record_chunks
@@ -20,8 +21,9 @@ from intrasense_fast.doubt import doubt
 from intrasense_fast.ensemble import Ensemble, ensemble_of
 from intrasense_fast.ensemble_opening import check_threshold, chosen_threshold
 from intrasense_fast.errors import UsageError
-from intrasense_fast.evaluation_report import About, Measured, write_report
+from intrasense_fast.evaluation_report import DICE_BEFORE, About, Measured, write_report
 from intrasense_fast.inference import NOT_FINITE, NotFiniteError, Segmenter, network_health
+from intrasense_fast.measurements import MILLIMETRES, PIXELS
 from intrasense_fast.metrics import image_metrics
 from intrasense_fast.networks.health import StrideHealth, faults
 from intrasense_fast.prediction_table import new_folder
@@ -73,8 +75,24 @@ def evaluate_samples(
 
 
 def _row(sample: Sample, probability: np.ndarray, threshold: float, empty: str) -> dict[str, Any]:
-    identity = {"name": sample.name, "case": sample.case, "label": sample.label}
-    return {**identity, **image_metrics(probability > threshold, sample.mask, empty=empty)}
+    metrics = image_metrics(probability > threshold, sample.mask, empty=empty)
+    return {**_identity(sample), **metrics}
+
+
+def _identity(sample: Sample) -> dict[str, Any]:
+    return {"name": sample.name, "case": sample.case, "label": sample.label}
+
+
+def _measured_row(
+    predicted: np.ndarray, sample: Sample, empty: str, clean_up: CleanUp
+) -> dict[str, Any]:
+    """Metrics of a mask after its clean-up, distances in `unit`, and Dice before it."""
+    mask = clean_up(predicted)
+    row: dict[str, Any] = image_metrics(mask, sample.mask, empty=empty, spacing=sample.spacing)
+    row["unit"] = MILLIMETRES if sample.spacing else PIXELS
+    if clean_up:
+        row[DICE_BEFORE] = image_metrics(predicted, sample.mask, empty=empty)["dice"]
+    return row
 
 
 @dataclass(frozen=True)
@@ -101,6 +119,7 @@ def evaluate_data(
     options: ReadingOptions = DEFAULT,
     held_out: bool = False,
     out_of_fold: bool = False,
+    clean_up: CleanUp = NO_CLEAN_UP,
 ) -> Evaluated:
     """Measure a network, or several together, on a data set, and write per_image.csv, summary.json,
     summary.txt, overlays.png and doubt.png.
@@ -116,6 +135,7 @@ def evaluate_data(
         options: how files are read; levels are the checkpoint's where none are given.
         held_out: leave out the images that trained or selected a checkpoint, by their bytes.
         out_of_fold: ask of each image only the checkpoints that do not know it.
+        clean_up: what is done to each predicted mask before it is measured.
 
     Raises:
         UsageError, DataError: nothing could start, or no image could be measured.
@@ -147,12 +167,12 @@ def evaluate_data(
         for samples, unreadable in _chunks(data, ensemble.batch):
             if samples and not measured.health:
                 measured.health = _health(ensemble, [sample.image for sample in samples])
-            _measure(ensemble, samples, cut, empty, roles, asked, measured)
+            _measure(ensemble, samples, cut, empty, roles, asked, measured, clean_up)
             measured.failures += unreadable
             bar.update(len(samples) + len(unreadable))
     if not measured.rows:
         raise UsageError("\n".join([f"{path}: no image could be measured", *measured.failures]))
-    about = About(path, data.layout, checkpoints, ensemble, cut, said)
+    about = About(path, data.layout, checkpoints, ensemble, cut, said, clean_up)
     record = {
         "checkpoint": checkpoints[0] if len(checkpoints) == 1 else checkpoints,
         "data": path,
@@ -164,7 +184,7 @@ def evaluate_data(
         "out_of_fold": out_of_fold,
     }
     table = write_report(folder, about, measured, record, empty)
-    drawn = _drawn(ensemble, data, measured.rows, cut, asked)
+    drawn = _drawn(ensemble, data, measured.rows, cut, asked, clean_up)
     save_overlays(folder / "overlays.png", drawn, title=WORST_TO_BEST)
     return Evaluated(table, tuple(faults(measured.health)), tuple(measured.failures))
 
@@ -187,6 +207,7 @@ def _measure(
     roles: known_images.Roles,
     asked: Mapping[str, list[int]] | None,
     measured: Measured,
+    clean_up: CleanUp,
 ) -> None:
     """Add a row for each image, or a line for one that a network fails on."""
     chosen = None if asked is None else [asked[sample.name] for sample in samples]
@@ -195,7 +216,8 @@ def _measure(
         if answer is None:
             measured.failures.append(f"{sample.name}: {NOT_FINITE}")
             continue
-        row = _row(sample, answer.probability, threshold, empty)
+        predicted = answer.probability > threshold
+        row = {**_identity(sample), **_measured_row(predicted, sample, empty, clean_up)}
         known = "no" if asked is not None else known_images.seen(roles[sample.name])
         doubted = doubt(answer.probability, threshold)
         measured.rows.append({"seen": known, **row, "doubt": doubted})
@@ -219,6 +241,7 @@ def _drawn(
     rows: Sequence[dict[str, Any]],
     threshold: float,
     asked: Mapping[str, list[int]] | None,
+    clean_up: CleanUp,
 ) -> list[OverlayItem]:
     """Images spread evenly from the worst to the best."""
     places = {name: index for index, name in enumerate(_names(data))}
@@ -229,6 +252,6 @@ def _drawn(
         (answer,) = ensemble.answers([sample.image], chosen=chosen)
         if answer is None:
             raise NotFiniteError(f"{sample.name}: {NOT_FINITE}")
-        mask = answer.probability > threshold
+        mask = clean_up(answer.probability > threshold)
         items.append(drawn_size(OverlayItem(sample.name, sample.image, sample.mask, mask)))
     return items

@@ -3,6 +3,7 @@ worth."""
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from intrasense_fast.calibration import PixelCounts
+from intrasense_fast.components import NO_CLEAN_UP, CleanUp
 from intrasense_fast.doubt import Risk, risk_coverage
 from intrasense_fast.ensemble import Ensemble
 from intrasense_fast.files import write_text
-from intrasense_fast.metrics import summarize
+from intrasense_fast.measurements import PIXELS
+from intrasense_fast.metrics import DISTANCES, summarize
 from intrasense_fast.networks.health import StrideHealth
 from intrasense_fast.report.doubt import save_doubt
 from intrasense_fast.report.tables import summary_table, write_csv
+
+# Column of the Dice that a mask had before its clean-up.
+DICE_BEFORE = "dice_before"
 
 
 @dataclass
@@ -41,6 +47,7 @@ class About(NamedTuple):
     ensemble: Ensemble
     threshold: float
     said: str
+    clean_up: CleanUp = NO_CLEAN_UP
 
 
 def write_report(
@@ -54,16 +61,24 @@ def write_report(
         record: what summary.json begins with.
         empty: the rule for empty masks; see `image_metrics`.
     """
-    summary = summarize(measured.rows, empty=empty)
+    units = Counter(row["unit"] for row in measured.rows)
+    summary = summarize(_of_one_unit(measured.rows, units), empty=empty)
+    cleaned = _cleaned(measured.rows) if about.clean_up else None
     calibration = _calibration(about.ensemble, measured.counts)
     risk = _risk(measured.rows)
-    lines = [summary_table(summary, _title(about, len(measured.rows))), about.said]
+    unit = next(iter(units)) if len(units) == 1 else "?"
+    lines = [summary_table(summary, _title(about, len(measured.rows)), unit)]
+    lines += [_units_line(units)] if len(units) > 1 else []
+    lines += [about.said]
+    lines += [_clean_up_line(about.clean_up, cleaned)] if cleaned else []
     lines += [_calibration_line(calibration), _doubt_line(risk)]
     table = "\n".join(lines)
     content = {
         **record,
         "temperatures": about.ensemble.temperatures,
         "opinions": about.ensemble.opinions,
+        "units": dict(units),
+        "clean_up": {"flags": str(about.clean_up), **cleaned} if cleaned else None,
         **summary.as_dict(),
         "calibration": calibration,
         "doubt": _doubt_record(risk),
@@ -73,6 +88,52 @@ def write_report(
     write_text(folder / "summary.txt", table + "\n")
     save_doubt(folder / "doubt.png", calibration, risk)
     return table
+
+
+def _of_one_unit(
+    rows: Sequence[Mapping[str, Any]], units: Mapping[str, int]
+) -> Sequence[Mapping[str, Any]]:
+    """The rows; where their units differ, without distances, which cannot be averaged."""
+    if len(units) == 1:
+        return rows
+    return [{**row, **dict.fromkeys(DISTANCES, math.nan)} for row in rows]
+
+
+def _units_line(units: Mapping[str, int]) -> str:
+    counts = " and ".join(f"{count} in {unit}" for unit, count in sorted(units.items()))
+    return (
+        f"HD95 and ASSD are {counts}: each image has its own in per_image.csv, and they are not "
+        f"averaged; --spacing gives the millimetres of the {units[PIXELS]}."
+    )
+
+
+def _cleaned(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Dice before and after the clean-up, over the images that have both."""
+    pairs = [(row[DICE_BEFORE], row["dice"], row["name"]) for row in rows]
+    pairs = [pair for pair in pairs if not math.isnan(pair[0] + pair[1])]
+    if not pairs:
+        return None
+    worst = min(pairs, key=lambda pair: pair[1] - pair[0])
+    return {
+        "images": len(pairs),
+        "dice_before": float(np.mean([before for before, _, _ in pairs])),
+        "dice_after": float(np.mean([after for _, after, _ in pairs])),
+        "better": sum(after > before for before, after, _ in pairs),
+        "worse": sum(after < before for before, after, _ in pairs),
+        "largest_loss": max(0.0, worst[0] - worst[1]),
+        "largest_loss_of": worst[2] if worst[1] < worst[0] else None,
+    }
+
+
+def _clean_up_line(clean_up: CleanUp, cleaned: Mapping[str, Any]) -> str:
+    loss = ""
+    if cleaned["largest_loss_of"]:
+        loss = f", the largest loss {cleaned['largest_loss']:.4f} ({cleaned['largest_loss_of']})"
+    return (
+        f"Clean-up ({clean_up}): mean Dice {cleaned['dice_before']:.4f} before, "
+        f"{cleaned['dice_after']:.4f} after, over {cleaned['images']} images; {cleaned['better']} "
+        f"better, {cleaned['worse']} worse{loss}."
+    )
 
 
 def _title(about: About, images: int) -> str:

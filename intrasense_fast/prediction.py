@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from intrasense_fast.components import NO_CLEAN_UP, CleanUp
 from intrasense_fast.console import progress, show
 from intrasense_fast.data.inputs import Inputs, chunks, list_inputs
 from intrasense_fast.data.joining import few
@@ -19,6 +20,7 @@ from intrasense_fast.errors import UsageError
 from intrasense_fast.inference import Segmenter
 from intrasense_fast.networks.contract import config_of
 from intrasense_fast.prediction_clips import frames_done, rows_of_clip
+from intrasense_fast.prediction_contours import write_contours
 from intrasense_fast.prediction_kept import Kept, take_up
 from intrasense_fast.prediction_outputs import (
     KINDS,
@@ -27,6 +29,7 @@ from intrasense_fast.prediction_outputs import (
     output_files,
     table_name,
 )
+from intrasense_fast.prediction_segmentations import algorithm_of, segmented
 from intrasense_fast.prediction_table import (
     DONE,
     PredictionTable,
@@ -102,6 +105,9 @@ def predict_files(
     options: ReadingOptions = DEFAULT,
     go_on: bool = False,
     workers: int = 0,
+    contours: bool = False,
+    dicom_seg: bool = False,
+    clean_up: CleanUp = NO_CLEAN_UP,
 ) -> Predicted:
     """Segment an image or a clip, or every one of a folder, each on its own grid, and write masks,
     overlays and predictions.csv.
@@ -119,6 +125,9 @@ def predict_files(
         options: how files are read; levels are the checkpoint's where none are given.
         go_on: `out` is the folder of an earlier call; only what it lacks is done.
         workers: threads that read images ahead.
+        contours: also write contours.json, of all images, and NAME_contour.png.
+        dicom_seg: also write NAME_seg.dcm of each DICOM file.
+        clean_up: what is done to each mask.
 
     Raises:
         UsageError: nothing could start; nothing was written.
@@ -129,15 +138,17 @@ def predict_files(
         raise UsageError(f"--workers must lie between 0 and {MOST_WORKERS}, got {workers}")
     inputs, folder = list_inputs(Path(source), options.pairs), Path(out)
     images, clips = ([relative for relative, _ in some] for some in (inputs.images, inputs.clips))
-    output_files(folder, images, clips, KINDS)
+    chosen = segmented(inputs) if dicom_seg else frozenset()
+    output_files(folder, images, clips, KINDS, chosen)
     ensemble = ensemble_of(open_network())
-    destination = Destination(
-        folder, chosen_threshold(threshold, ensemble), _kinds(probabilities, maps, ensemble)
-    )
-    outputs = output_files(folder, images, clips, destination.kinds)
+    cut = chosen_threshold(threshold, ensemble)
+    kinds = _kinds(probabilities, maps, contours, ensemble)
+    algorithm = algorithm_of(ensemble, cut) if dicom_seg else None
+    destination = Destination(folder, cut, kinds, clean_up, algorithm)
+    outputs = output_files(folder, images, clips, kinds, chosen)
     levels = options.levels or ensemble.levels
-    work = Work(destination, ensemble, levels, options.max_pixels, workers)
-    settings = _settings(work, probabilities, maps)
+    work = Work(destination, ensemble, levels, options.max_pixels, workers, options.spacing)
+    settings = _settings(work, probabilities, maps, contours)
     with claimed(folder, settings, go_on=go_on) as begun:
         if inputs.masks:
             names = few([path.name for path in inputs.masks])
@@ -155,6 +166,8 @@ def predict_files(
             shown = [(name, paths[name]) for name in done[:MAX_ROWS]]
             if items := list(drawn_items(shown, outputs, levels, options.max_pixels)):
                 save_overlays(folder / "overlays.png", items)
+        if contours:
+            write_contours(folder)
         doubted = most_doubted(folder, _DOUBTED)
     return Predicted(
         images=len(every),
@@ -169,16 +182,17 @@ def predict_files(
     )
 
 
-def _kinds(probabilities: bool, maps: bool, ensemble: Ensemble) -> tuple[str, ...]:
+def _kinds(probabilities: bool, maps: bool, contours: bool, ensemble: Ensemble) -> tuple[str, ...]:
     """What is written of each image, the mask first."""
     kinds = ["mask", "overlay"]
     kinds += ["probability"] if probabilities else []
     kinds += ["entropy"] if maps else []
     kinds += ["disagreement"] if maps and ensemble.opinions > 1 else []
+    kinds += ["contour"] if contours else []
     return tuple(kinds)
 
 
-def _settings(work: Work, probabilities: bool, maps: bool) -> dict[str, Any]:
+def _settings(work: Work, probabilities: bool, maps: bool, contours: bool) -> dict[str, Any]:
     """What masks were made with, and must be made with where --continue goes on."""
     ensemble = work.ensemble
     weights = [member.weights_sha256 for member in ensemble.members]
@@ -196,6 +210,12 @@ def _settings(work: Work, probabilities: bool, maps: bool) -> dict[str, Any]:
         "tta": [list(flip) for flip in ensemble.flips],
         "tile": ensemble.tile,
         "batch": ensemble.batch,
+        "spacing": work.spacing,
+        "contours": contours,
+        "dicom-seg": work.destination.algorithm is not None,
+        "keep-largest": work.destination.clean_up.keep_largest,
+        "fill-holes": work.destination.clean_up.fill_holes,
+        "min-area": work.destination.clean_up.min_area,
     }
 
 

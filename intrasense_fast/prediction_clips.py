@@ -3,6 +3,7 @@
 import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from intrasense_fast.prediction_kept import frame_name
 from intrasense_fast.prediction_outputs import (
     KINDS,
     OVERLAY_CLIP,
-    Destination,
+    Origin,
     clip_folder,
     table_name,
     write_outputs,
@@ -61,7 +62,9 @@ def _frames(
     reason = ""
     frames = clip.frames
     kinds = tuple(kind for kind in work.destination.kinds if kind != "overlay")
-    destination = Destination(work.destination.folder, work.destination.threshold, kinds)
+    # A segmentation refers to a file of one frame.
+    destination = replace(work.destination, kinds=kinds, algorithm=None)
+    origin = Origin(None, work.spacing)
     while not reason:
         some: list[np.ndarray] = []
         try:
@@ -83,8 +86,8 @@ def _frames(
                 rows.append(failed(title, digest, NOT_FINITE))
                 continue
             stem = folder / f"{number:04d}"
-            row = write_outputs(destination, title, stem, image, answer)
-            mask = answer.probability > destination.threshold
+            row = write_outputs(destination, title, stem, image, answer, origin)
+            mask = destination.clean_up(answer.probability > destination.threshold)
             drawn.write(np.ascontiguousarray(overlay(image, None, mask)[:, :, ::-1]))
             rows.append(row | {"sha256": digest, "message": ""})
         yield rows

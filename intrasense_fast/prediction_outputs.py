@@ -1,28 +1,35 @@
 """What `predict` writes of one image: where its files go, and what its row says."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from intrasense_fast.components import NO_CLEAN_UP, CleanUp
+from intrasense_fast.data.dicom.package import is_dicom
 from intrasense_fast.data.images import ImageError, read_image, write_png
+from intrasense_fast.data.listing import without_ending
 from intrasense_fast.doubt import doubt, entropy
 from intrasense_fast.ensemble import Answer
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import legible
+from intrasense_fast.measurements import measure
 from intrasense_fast.prediction_table import DONE, Row
+from intrasense_fast.report.contours import draw_outline
+from intrasense_fast.report.dicom_segmentation import Algorithm, write_segmentation
 from intrasense_fast.report.overlays import OverlayItem, overlay
 
 # Of the pictures in overlays.png: all of them are in memory while it is drawn.
 _LARGEST_DRAWN = 768
 
 
-KINDS = ("mask", "overlay", "probability", "entropy", "disagreement")
+KINDS = ("mask", "overlay", "probability", "entropy", "disagreement", "contour")
 OVERLAY_CLIP = "overlay.avi"
+_SEGMENTATION = "seg.dcm"
 
 
 @dataclass(frozen=True)
@@ -30,12 +37,26 @@ class Destination:
     """Where the results of a call go, and what is written of each image.
 
     `threshold` is the probability above which a pixel is lesion; `kinds` are some of `KINDS`, a
-    file NAME_KIND.png each.
+    file NAME_KIND.png each. `clean_up` is done to each mask; `algorithm`, where it is given, is
+    named in a DICOM Segmentation NAME_seg.dcm of each mask of a DICOM file.
     """
 
     folder: Path
     threshold: float
     kinds: tuple[str, ...]
+    clean_up: CleanUp = NO_CLEAN_UP
+    algorithm: Algorithm | None = None
+
+
+class Origin(NamedTuple):
+    """Where an image comes from: its file, None for a frame of a clip, and millimetres between its
+    rows and between its columns, None where unknown."""
+
+    path: Path | None = None
+    spacing: tuple[float, float] | None = None
+
+
+_NOWHERE = Origin()
 
 
 def table_name(relative: Path) -> str:
@@ -47,7 +68,7 @@ def stem_of(out: Path, relative: Path) -> Path:
     """Where the results of an image begin: its place in `out`, its name in UTF-8 as predictions.csv
     holds it.
     """
-    return out / legible(relative.with_suffix("").as_posix())
+    return out / legible(without_ending(relative).as_posix())
 
 
 def clip_folder(out: Path, relative: Path) -> Path:
@@ -56,10 +77,14 @@ def clip_folder(out: Path, relative: Path) -> Path:
 
 
 def output_files(
-    out: Path, images: Sequence[Path], clips: Sequence[Path], kinds: Sequence[str]
+    out: Path,
+    images: Sequence[Path],
+    clips: Sequence[Path],
+    kinds: Sequence[str],
+    segmented: Collection[Path] = (),
 ) -> dict[str, list[Path]]:
     """The files that are written of each image, its mask first; of a clip the one that is written
-    last.
+    last; of `segmented` images NAME_seg.dcm too.
 
     Raises:
         UsageError: two images would be written to one file.
@@ -69,6 +94,7 @@ def output_files(
     for relative in images:
         stem = stem_of(out, relative)
         files = [stem.with_name(f"{stem.name}_{kind}.png") for kind in kinds]
+        files += [_segmentation_file(stem)] if relative in segmented else []
         outputs[table_name(relative)] = files
     for relative in clips:
         outputs[table_name(relative)] = [clip_folder(out, relative) / OVERLAY_CLIP]
@@ -86,8 +112,17 @@ def output_files(
     return outputs
 
 
+def _segmentation_file(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}_{_SEGMENTATION}")
+
+
 def write_outputs(
-    destination: Destination, name: str, stem: Path, image: np.ndarray, answer: Answer
+    destination: Destination,
+    name: str,
+    stem: Path,
+    image: np.ndarray,
+    answer: Answer,
+    origin: Origin = _NOWHERE,
 ) -> Row:
     """Write the files of an image and return its row.
 
@@ -97,13 +132,20 @@ def write_outputs(
         stem: where its files' names begin.
         image: float32 (H, W) in [0, 1].
         answer: what the networks say of it.
+        origin: its file, and the size of its pixels.
+
+    Raises:
+        SegmentationError: a DICOM Segmentation is asked for and cannot be written.
     """
     probability = answer.probability
-    mask = (probability > destination.threshold).astype(np.uint8)
+    mask = destination.clean_up((probability > destination.threshold).astype(np.uint8))
     stem.parent.mkdir(parents=True, exist_ok=True)
     for kind in destination.kinds:
         picture = _picture(kind, image, answer, mask)
         write_png(stem.with_name(f"{stem.name}_{kind}.png"), picture)
+    if destination.algorithm and origin.path is not None and is_dicom(origin.path):
+        segmentation = _segmentation_file(stem)
+        write_segmentation(segmentation, origin.path, mask, destination.algorithm)
     row: dict[str, Any] = {
         "image": name,
         "status": DONE,
@@ -111,6 +153,7 @@ def write_outputs(
         "area": int(np.count_nonzero(mask)),
         "doubt": doubt(probability, destination.threshold),
         "threshold": destination.threshold,
+        **_measured(mask, origin.spacing),
     }
     if not row["area"]:
         return row
@@ -124,12 +167,21 @@ def write_outputs(
     }
 
 
+def _measured(mask: np.ndarray, spacing: tuple[float, float] | None) -> Row:
+    """The columns of `MEASUREMENTS`."""
+    values = asdict(measure(mask, spacing))
+    row: Row = {"lesion_area": values.pop("area"), **values}
+    return {key: "" if value != value else value for key, value in row.items()}
+
+
 def _picture(kind: str, image: np.ndarray, answer: Answer, mask: np.ndarray) -> np.ndarray:
     """What is written of one of `KINDS`: maps in [0, 1] with 65535 for 1."""
     if kind == "mask":
         return mask * np.uint8(255)
     if kind == "overlay":
         return overlay(image, None, mask)
+    if kind == "contour":
+        return draw_outline(image, mask)
     maps = {"probability": answer.probability, "disagreement": answer.disagreement}
     values = entropy(answer.probability) if kind == "entropy" else maps[kind]
     if values is None:

@@ -20,6 +20,15 @@ from intrasense_fast.report.tables import write_csv
 
 TABLE, SETTINGS = "predictions.csv", "settings.json"
 DONE, FAILED = "done", "failed"
+# Of the largest component, in the unit of the row.
+MEASUREMENTS = (
+    "lesion_area",
+    "longest_axis",
+    "cross_axis",
+    "taller_than_wide",
+    "unit",
+    "components",
+)
 COLUMNS = (
     "image",
     "status",
@@ -31,6 +40,7 @@ COLUMNS = (
     "height",
     "mean_probability",
     "doubt",
+    *MEASUREMENTS,
     "threshold",
     "sha256",
     "message",
@@ -50,6 +60,12 @@ _BEFORE = {
     "tta": [[]],
     "tile": None,
     "batch": 8,
+    "spacing": None,
+    "contours": False,
+    "dicom-seg": False,
+    "keep-largest": False,
+    "fill-holes": False,
+    "min-area": 0,
 }
 
 Row = dict[str, Any]

@@ -10,10 +10,18 @@ import numpy as np
 
 from intrasense_fast.data.images import ImageError, decode_image, low_range, to_grey
 from intrasense_fast.data.opening import sha256_of
-from intrasense_fast.ensemble import Ensemble
+from intrasense_fast.data.region import Region
+from intrasense_fast.ensemble import Answer, Ensemble
 from intrasense_fast.inference import NOT_FINITE
-from intrasense_fast.prediction_outputs import Destination, stem_of, table_name, write_outputs
+from intrasense_fast.prediction_outputs import (
+    Destination,
+    Origin,
+    stem_of,
+    table_name,
+    write_outputs,
+)
 from intrasense_fast.prediction_table import FAILED, Row
+from intrasense_fast.report.dicom_segmentation import SegmentationError
 
 Chunk = Sequence[tuple[Path, Path]]
 
@@ -27,6 +35,7 @@ class Work:
     levels: int | None
     max_pixels: int
     workers: int = 0
+    spacing: tuple[float, float] | None = None
 
     @property
     def disagreement(self) -> bool:
@@ -35,12 +44,19 @@ class Work:
 
 
 class Read(NamedTuple):
-    """An image that was read, or why it could not be: `message` is that reason, or a remark."""
+    """An image that was read, or why it could not be: `message` is that reason, or a remark.
+
+    The network is asked for `region` of the image, or for all of it (None); `spacing` is
+    millimetres between rows and between columns, None where unknown.
+    """
 
     relative: Path
     image: np.ndarray | None
     sha256: str
     message: str
+    path: Path = Path()
+    region: Region | None = None
+    spacing: tuple[float, float] | None = None
 
 
 def read_chunks(chunks: Iterable[Chunk], work: Work) -> Iterator[list[Read]]:
@@ -67,7 +83,8 @@ def rows_of(chunk: Sequence[Read], done: frozenset[str], work: Work) -> Iterator
         if item.image is None:
             yield failed(table_name(item.relative), item.sha256, item.message)
     images = [(item, item.image) for item in chunk if item.image is not None]
-    answers = work.ensemble.answers([image for _, image in images], disagreement=work.disagreement)
+    scans = [item.region.crop(image) if item.region else image for item, image in images]
+    answers = work.ensemble.answers(scans, disagreement=work.disagreement)
     for (item, image), answer in zip(images, answers, strict=True):
         name = table_name(item.relative)
         if name in done:
@@ -76,8 +93,24 @@ def rows_of(chunk: Sequence[Read], done: frozenset[str], work: Work) -> Iterator
             yield failed(name, item.sha256, NOT_FINITE)
             continue
         stem = stem_of(work.destination.folder, item.relative)
-        row = write_outputs(work.destination, name, stem, image, answer)
+        if item.region is not None:
+            answer = _pasted(answer, item.region, image.shape)
+        origin = Origin(item.path, item.spacing)
+        try:
+            row = write_outputs(work.destination, name, stem, image, answer, origin)
+        except SegmentationError as error:
+            yield failed(name, item.sha256, str(error))
+            continue
         yield row | {"sha256": item.sha256, "message": item.message}
+
+
+def _pasted(answer: Answer, region: Region, shape: tuple[int, ...]) -> Answer:
+    """An answer of a region on the grid (H, W) of the picture, 0 outside."""
+    whole = (shape[0], shape[1])
+    disagreement = answer.disagreement
+    if disagreement is not None:
+        disagreement = region.paste(disagreement, whole)
+    return Answer(region.paste(answer.probability, whole), disagreement)
 
 
 def failed(name: str, digest: str, reason: str) -> Row:
@@ -97,8 +130,11 @@ def _read(item: tuple[Path, Path], work: Work) -> Read:
     try:
         digest = sha256_of(path)
         decoded = decode_image(path, work.max_pixels)
-        image = to_grey(decoded.pixels, path, work.levels)
-        remark = low_range(decoded.pixels, work.levels) or ""
+        white = decoded.levels(work.levels)
+        image = to_grey(decoded.pixels, path, white)
+        remarks = [decoded.note, low_range(decoded.scan(), white)]
     except (ImageError, OSError) as error:
         return Read(relative, None, digest, reason_of(error, path))
-    return Read(relative, image, digest, remark)
+    remark = "; ".join(text for text in remarks if text)
+    spacing = decoded.spacing or work.spacing
+    return Read(relative, image, digest, remark, path, decoded.region, spacing)

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from intrasense_fast.components import CleanUp
 from intrasense_fast.console import show
 from intrasense_fast.data.layouts import LAYOUTS
 from intrasense_fast.data.reading import HELP
@@ -202,6 +203,43 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-pixels", type=int, metavar="N", help=HELP["max_pixels"])
     parser.add_argument("--levels", type=int, metavar="N", help=HELP["levels"])
     parser.add_argument("--pairs", nargs=2, metavar=("IMAGE", "MASK"), help=HELP["pairs"])
+
+
+def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that measures masks: --spacing and the clean-up."""
+    parser.add_argument("--spacing", metavar="MM", help=HELP["spacing"])
+    parser.add_argument(
+        "--fill-holes", action="store_true", help="fill holes of predicted masks (default: no)"
+    )
+    parser.add_argument(
+        "--min-area",
+        type=int,
+        default=0,
+        metavar="N",
+        help="remove components of fewer than N pixels from predicted masks (default 0: none)",
+    )
+    parser.add_argument(
+        "--keep-largest",
+        action="store_true",
+        help="remove all components but the largest from predicted masks (default: no)",
+    )
+
+
+def clean_up_of(args: argparse.Namespace) -> CleanUp:
+    """The clean-up that the arguments above ask for.
+
+    Raises:
+        UsageError: --min-area is below 0.
+    """
+    return CleanUp(args.fill_holes, args.min_area, args.keep_largest)
+
+
+def measuring_flags(args: argparse.Namespace) -> list[str]:
+    """The flags above that were given."""
+    flags = ["--spacing", args.spacing] if args.spacing is not None else []
+    flags += ["--fill-holes"] if args.fill_holes else []
+    flags += ["--min-area", str(args.min_area)] if args.min_area else []
+    return [*flags, *(["--keep-largest"] if args.keep_largest else [])]
 
 
 def picture_flags(args: argparse.Namespace) -> list[str]:

@@ -5,7 +5,9 @@ import sys
 
 from intrasense_fast.commands.arguments import (
     add_checkpoint_arguments,
+    add_measuring_arguments,
     add_reading_arguments,
+    clean_up_of,
     ensemble_from,
     named_from,
 )
@@ -19,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="folder of a data set in any known layout")
     add_checkpoint_arguments(parser)
     add_reading_arguments(parser)
+    add_measuring_arguments(parser)
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument(
         "--held-out",
@@ -57,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         options=options_of(args),
         held_out=args.held_out,
         out_of_fold=args.out_of_fold,
+        clean_up=clean_up_of(args),
     )
     for fault in evaluated.faults:
         show(f"warning: {fault}", sys.stderr)

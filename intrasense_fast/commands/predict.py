@@ -6,9 +6,12 @@ from pathlib import Path
 
 from intrasense_fast.commands.arguments import (
     add_checkpoint_arguments,
+    add_measuring_arguments,
     add_picture_arguments,
     checkpoint_flags,
+    clean_up_of,
     ensemble_from,
+    measuring_flags,
     picture_flags,
 )
 from intrasense_fast.console import command_line, show
@@ -27,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_checkpoint_arguments(parser)
     add_picture_arguments(parser)
+    add_measuring_arguments(parser)
     parser.add_argument(
         "--probabilities", action="store_true", help="also write NAME_probability.png, 16-bit"
     )
@@ -34,6 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--maps",
         action="store_true",
         help="also write NAME_entropy.png and, of several opinions, NAME_disagreement.png, 16-bit",
+    )
+    parser.add_argument(
+        "--contours",
+        action="store_true",
+        help="also write contours.json, all outlines in COCO's format, and NAME_contour.png",
+    )
+    parser.add_argument(
+        "--dicom-seg",
+        action="store_true",
+        help="also write NAME_seg.dcm, a DICOM Segmentation, of each DICOM file of one frame",
     )
     parser.add_argument(
         "--workers",
@@ -66,6 +80,9 @@ def run(args: argparse.Namespace) -> int:
             probabilities=args.probabilities,
             maps=args.maps,
             workers=args.workers,
+            contours=args.contours,
+            dicom_seg=args.dicom_seg,
+            clean_up=clean_up_of(args),
             options=options_of(args),
             go_on=args.go_on,
         )
@@ -105,8 +122,10 @@ def _show(predicted: Predicted, out: str) -> None:
 
 
 def _going_on(args: argparse.Namespace) -> str:
-    flags = [*checkpoint_flags(args), *picture_flags(args)]
+    flags = [*checkpoint_flags(args), *picture_flags(args), *measuring_flags(args)]
     flags += ["--probabilities"] if args.probabilities else []
     flags += ["--maps"] if args.maps else []
+    flags += ["--contours"] if args.contours else []
+    flags += ["--dicom-seg"] if args.dicom_seg else []
     flags += ["--workers", str(args.workers)] if args.workers else []
     return command_line("predict", args.input, *flags, "--continue")

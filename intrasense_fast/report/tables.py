@@ -10,16 +10,16 @@ from intrasense_fast.files import atomic_path, legible
 from intrasense_fast.metrics import TABLE, Summary
 
 
-def summary_table(summary: Summary, title: str) -> str:
+def summary_table(summary: Summary, title: str, unit: str = "px") -> str:
     """One summary as text: the paper's five metrics first; ratios as fractions, distances in
-    pixels, "-" where undefined."""
+    `unit`, "-" where undefined."""
     lines = [["", "mean ± SD", "median", "pooled", "n"]]
     for metric in TABLE:
         values = summary.metrics[metric.name]
         digits = 2 if metric.is_distance else 4
         lines.append(
             [
-                metric.label,
+                metric.label.replace("(px)", f"({unit})"),
                 f"{_text(values.mean, digits)} ± {_text(values.sd, digits)}",
                 _text(values.median, digits),
                 _text(summary.pooled.get(metric.name, math.nan), digits),

@@ -69,14 +69,11 @@ def quiet(fault: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _loggers_off() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.addFilter(_nothing)
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        for logger in loggers:
-            logger.removeFilter(_nothing)
-
-
-def _nothing(record: logging.LogRecord) -> bool:
-    return False
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
