@@ -111,10 +111,12 @@ def pixel_count(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> i
     `max_pixels`."""
     try:
         with open_regular(path) as stream:
-            header = read_header(stream, orientation=False)
-            pixels = header.pixels if header else 0
+            # First DICOM: its preamble may begin as a TIFF does.
             if is_dicom(path):
                 pixels = read_dicom_header(stream)[0].pixels
+            else:
+                header = read_header(stream, orientation=False)
+                pixels = header.pixels if header else 0
     except (OSError, HeaderError):
         return 0
     return pixels if pixels <= max_pixels else 0

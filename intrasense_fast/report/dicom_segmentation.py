@@ -120,6 +120,7 @@ def _segmentation(source: Any, mask: np.ndarray, algorithm: Algorithm) -> Any:
     for keyword in _MAY_BE_EMPTY:
         if keyword not in picture:
             setattr(picture, keyword, None)
+    _leave_out_bad_times(picture)
     if "SliceThickness" not in picture and "PixelSpacing" in picture:
         # Readers refuse one without the other; the source has it on the same grid.
         del picture.PixelSpacing
@@ -157,3 +158,14 @@ def _segmentation(source: Any, mask: np.ndarray, algorithm: Algorithm) -> Any:
         omit_empty_frames=bool(mask.any()),
         series_description=f"{LABEL} segmentation",
     )
+
+
+def _leave_out_bad_times(picture: Any) -> None:
+    """Empty the dates and times of a study that are written as DICOM does not write them."""
+    from pydicom.valuerep import DA, TM
+
+    for keyword, kind in (("StudyDate", DA), ("PatientBirthDate", DA), ("StudyTime", TM)):
+        try:
+            kind(picture.get(keyword))
+        except ValueError:
+            setattr(picture, keyword, None)

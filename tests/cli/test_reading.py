@@ -69,7 +69,7 @@ def test_patterns_and_budgets_of_predict(
     for name in ("Image_1.png", "Image_2.png", "seg_1.png"):
         cv2.imwrite(str(source / name), picture(1, (40, 40)))
     cv2.imwrite(str(source / "Image_3.png"), picture(1, (90, 90)))
-    (source / "Image_4.dcm").write_bytes(b"\0" * 200)
+    (source / "Image_4.webp").write_bytes(b"\0" * 200)
     arguments = ("--pairs", "Image_{id}.png", "seg_{id}.png", "--max-pixels", "2000")
     assert predict(checkpoint, source, tmp_path / "out", *arguments) == 1
     shown = capsys.readouterr().err
@@ -78,7 +78,7 @@ def test_patterns_and_budgets_of_predict(
         status = {row["image"]: row["status"] for row in csv.DictReader(file)}
     assert status == {"Image_1.png": "done", "Image_2.png": "done", "Image_3.png": "failed"}
     assert predict(checkpoint, source, tmp_path / "all") == 1
-    assert "Image_4.dcm: a picture in dcm, which is not read" in capsys.readouterr().err
+    assert "Image_4.webp: a picture in webp, which is not read" in capsys.readouterr().err
 
 
 def test_train_says_at_once_what_cannot_be(

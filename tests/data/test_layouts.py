@@ -263,12 +263,12 @@ def test_other_oddities_have_an_outcome(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "images" / "twice.png"), image)
     cv2.imwrite(str(tmp_path / "images" / "twice.jpg"), image)
     cv2.imwrite(str(tmp_path / "masks" / "twice.png"), mask)
-    (tmp_path / "images" / "scan.dcm").write_bytes(b"DICM")
+    (tmp_path / "images" / "scan.webp").write_bytes(b"RIFF")
     data = read_dataset(tmp_path)
     problems = {(Path(p.file).name, p.level): p.message for p in (*data.problems, *data.check())}
     assert (
         "same name as" in problems["twice.png", "error"]
-        and "convert it to PNG" in problems["scan.dcm", "error"]
+        and "convert it to PNG" in problems["scan.webp", "error"]
     )
     assert "is it inverted?" in problems["inverted.png", "warning"]
     assert "none above 127, which is lesion in this data set" in problems["faint.png", "error"]

@@ -111,7 +111,10 @@ def _read(stream: BinaryIO) -> tuple[DicomHeader, BinaryIO]:
     dataset = dcmread(stream, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
     data = _pixel_data(stream, syntax)
     if data is None:
-        raise HeaderError(f"a DICOM file without a picture ({_name(kind)}): leave it out")
+        raise HeaderError(
+            f"a DICOM file without a picture ({_name(kind)}): leave it out; one that should have a "
+            "picture is cut off"
+        )
     if kind == _SEGMENTATION:
         raise HeaderError("a DICOM Segmentation, no picture: leave it out, or give its mask as PNG")
     return _checked(dataset, syntax, data), stream

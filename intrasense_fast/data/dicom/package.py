@@ -6,11 +6,13 @@ Its warnings, log lines and errors quote what a file holds, which may be a patie
 import contextlib
 import importlib
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Iterator
 
 from intrasense_fast.data.header import HeaderError
+from intrasense_fast.data.opening import open_regular
 
 AGAIN = "get it again from its source"
 _LOGGERS = ("pydicom", "pylibjpeg", "highdicom")
@@ -18,13 +20,11 @@ _LOGGERS = ("pydicom", "pylibjpeg", "highdicom")
 _silence = threading.RLock()
 
 
-def is_dicom(path: object) -> bool:
+def is_dicom(path: str | os.PathLike[str]) -> bool:
     """Does a regular file hold the mark of DICOM, "DICM" at byte 128? False where it cannot be
     read."""
-    from intrasense_fast.data.opening import open_regular
-
     try:
-        with open_regular(str(path) if not hasattr(path, "__fspath__") else path) as stream:
+        with open_regular(path) as stream:
             return stream.read(132)[128:] == b"DICM"
     except OSError:
         return False
@@ -54,14 +54,17 @@ def quiet(fault: str) -> Iterator[None]:
     Raises:
         HeaderError: one of ours as it is; another exception as `fault` and its type, no text of it.
         MemoryError: as it is.
+        OSError: as it is, where it is the system's.
     """
     with _silence, warnings.catch_warnings(), _loggers_off():
         warnings.simplefilter("ignore")
         try:
             yield
-        except (HeaderError, MemoryError, OSError):
+        except (HeaderError, MemoryError):
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             # A parser raises more kinds than it documents, and their text quotes the file.
             raise HeaderError(f"{fault} ({type(error).__name__}): {AGAIN}") from None
 

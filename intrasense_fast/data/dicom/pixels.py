@@ -1,8 +1,9 @@
 """The frames of a DICOM file as people see them: colours converted, white as the largest value."""
 
+import contextlib
 import os
-from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Generator, Iterator
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -113,14 +114,17 @@ def _pictures(header: DicomHeader, stream: BinaryIO) -> Iterator[DicomPicture]:
     with quiet(_CORRUPT):
         from pydicom.pixels import iter_pixels
 
-        arrays = iter_pixels(stream)
-    for _ in range(header.frames):
-        with quiet(_CORRUPT):
-            array = next(arrays, None)
-            if array is None:
-                raise HeaderError(f"truncated: it ends before its {header.frames} frames: {AGAIN}")
-            pixels, white = _as_seen(array, header)
-        yield DicomPicture(pixels, white, header.region, header.spacing, header.note)
+        # A generator, by another name in its annotation.
+        arrays = cast("Generator[np.ndarray, None, None]", iter_pixels(stream))
+    with contextlib.closing(arrays):
+        for _ in range(header.frames):
+            with quiet(_CORRUPT):
+                array: np.ndarray | None = next(arrays, None)
+                if array is None:
+                    reason = f"truncated: it ends before its {header.frames} frames"
+                    raise HeaderError(f"{reason}: {AGAIN}")
+                pixels, white = _as_seen(array, header)
+            yield DicomPicture(pixels, white, header.region, header.spacing, header.note)
 
 
 def _as_seen(array: np.ndarray, header: DicomHeader) -> tuple[np.ndarray, int]:

@@ -50,7 +50,7 @@ def write_class_folders(tree: Tree, count: int) -> None:
 def _break(tree: Tree, rows: list[tuple[object, ...]]) -> None:
     rows.remove(next(row for row in rows if row[0] == 7))
     tree.error("malignant/images/0007.png", "no patient or group in labels.csv")
-    for name in ("scan.webp", "scan.jp2", "scan.dcm"):
+    for name in ("scan.webp", "scan.jp2"):
         tree.write_bytes(f"benign/images/{name}", b"\0" * 200)
         tree.error(f"benign/images/{name}", "which is not read")
     header = struct.pack(">IIBBBBB", 65000, 65000, 8, 0, 0, 0, 0)
