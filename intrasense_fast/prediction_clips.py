@@ -25,7 +25,7 @@ from intrasense_fast.prediction_outputs import (
     write_outputs,
 )
 from intrasense_fast.prediction_table import DONE, Row
-from intrasense_fast.prediction_work import Work, failed, reason_of
+from intrasense_fast.prediction_work import Work, failed, pasted, reason_of
 from intrasense_fast.report.overlays import overlay
 
 _WRITTEN = re.compile(rf"\d+_({'|'.join(KINDS)})\.png")
@@ -64,7 +64,9 @@ def _frames(
     kinds = tuple(kind for kind in work.destination.kinds if kind != "overlay")
     # A segmentation refers to a file of one frame.
     destination = replace(work.destination, kinds=kinds, algorithm=None)
-    origin = Origin(None, work.spacing)
+    origin = Origin(None, clip.spacing or work.spacing)
+    levels = min((value for value in (work.levels, clip.white) if value), default=None)
+    region = clip.region
     while not reason:
         some: list[np.ndarray] = []
         try:
@@ -76,20 +78,23 @@ def _frames(
             reason = str(error)
         if not some:
             break
-        images = [to_grey(frame, name, work.levels) for frame in some]
+        images = [to_grey(frame, name, levels) for frame in some]
+        scans = images if region is None else [region.crop(image) for image in images]
         rows: list[Row] = []
-        answers = work.ensemble.answers(images, disagreement=work.disagreement)
+        answers = work.ensemble.answers(scans, disagreement=work.disagreement)
         for image, answer, number in zip(images, answers, numbers, strict=False):
             title = frame_name(name, number)
             if answer is None:
                 drawn.write(overlay(image, None, np.zeros(image.shape, bool))[:, :, ::-1])
                 rows.append(failed(title, digest, NOT_FINITE))
                 continue
+            if region is not None:
+                answer = pasted(answer, region, image.shape)
             stem = folder / f"{number:04d}"
             row = write_outputs(destination, title, stem, image, answer, origin)
             mask = destination.clean_up(answer.probability > destination.threshold)
             drawn.write(np.ascontiguousarray(overlay(image, None, mask)[:, :, ::-1]))
-            rows.append(row | {"sha256": digest, "message": ""})
+            rows.append(row | {"sha256": digest, "message": clip.note})
         yield rows
     return reason
 

@@ -94,7 +94,7 @@ def rows_of(chunk: Sequence[Read], done: frozenset[str], work: Work) -> Iterator
             continue
         stem = stem_of(work.destination.folder, item.relative)
         if item.region is not None:
-            answer = _pasted(answer, item.region, image.shape)
+            answer = pasted(answer, item.region, image.shape)
         origin = Origin(item.path, item.spacing)
         try:
             row = write_outputs(work.destination, name, stem, image, answer, origin)
@@ -104,7 +104,7 @@ def rows_of(chunk: Sequence[Read], done: frozenset[str], work: Work) -> Iterator
         yield row | {"sha256": item.sha256, "message": item.message}
 
 
-def _pasted(answer: Answer, region: Region, shape: tuple[int, ...]) -> Answer:
+def pasted(answer: Answer, region: Region, shape: tuple[int, ...]) -> Answer:
     """An answer of a region on the grid (H, W) of the picture, 0 outside."""
     whole = (shape[0], shape[1])
     disagreement = answer.disagreement

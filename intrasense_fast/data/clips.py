@@ -9,8 +9,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from intrasense_fast.data.images import MAX_PIXELS, ImageError
+from intrasense_fast.data.dicom.header import read_dicom_header
+from intrasense_fast.data.dicom.package import is_dicom, quiet
+from intrasense_fast.data.header import HeaderError
+from intrasense_fast.data.images import MAX_PIXELS, ImageError, decode_frames, frame_count
 from intrasense_fast.data.opening import open_regular
+from intrasense_fast.data.region import Region
 
 SUFFIXES = (".avi", ".mp4", ".m4v", ".mov")
 _AGAIN = "get it again from its source"
@@ -27,21 +31,35 @@ class Clip(NamedTuple):
 
     Attributes:
         frames: its pictures in turn, uint8 (H, W, 3), RGB. It raises a ClipError where the clip
-            ends before its header says.
+            ends before its header says. Of DICOM also uint16, and (H, W).
         rate: frames a second.
         length: frames by its header; 0 where that does not say.
         shape: (H, W).
+        white: the value of white of DICOM, where it is not the largest of its type.
+        region: the scan within the frames of DICOM; None is the whole of them.
+        spacing: millimetres between rows and between columns; None where unknown.
+        note: what is said of the region, or "".
     """
 
     frames: Iterator[np.ndarray]
     rate: float
     length: int
     shape: tuple[int, int]
+    white: int | None = None
+    region: Region | None = None
+    spacing: tuple[float, float] | None = None
+    note: str = ""
 
 
 def is_clip(path: Path) -> bool:
-    """Is it a clip, by its name?"""
-    return path.suffix.casefold() in SUFFIXES
+    """Is it a clip: by its name, or a DICOM file of several frames?"""
+    if path.suffix.casefold() in SUFFIXES:
+        return True
+    try:
+        return frame_count(path) > 1
+    except ImageError:
+        # It is named where it is read as an image.
+        return False
 
 
 @contextmanager
@@ -52,6 +70,9 @@ def open_clip(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Clip]:
         ClipError: it cannot be decoded, or its frames have more than `max_pixels` pixels.
         OSError: it is missing, no regular file, or may not be read.
     """
+    if is_dicom(path):
+        yield _dicom_clip(path, max_pixels)
+        return
     with open_regular(path) as stream:
         if not stream.read(1):
             raise ClipError(f"empty file (0 bytes): {_AGAIN}")
@@ -80,6 +101,37 @@ def open_clip(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Clip]:
         yield Clip(frames, rate if rate > 0 else _RATE, max(0, count), (height, width))
     finally:
         capture.release()
+
+
+def _dicom_clip(path: Path, max_pixels: int) -> Clip:
+    try:
+        with open_regular(path) as stream:
+            header, _ = read_dicom_header(stream)
+        with quiet("corrupt rate of frames"):
+            rate = header.rate
+    except HeaderError as error:
+        raise ClipError(str(error)) from None
+    rate = rate if math.isfinite(rate) and rate > 0 else _RATE
+    shape = (header.height, header.width)
+    frames = _dicom_frames(path, max_pixels)
+    return Clip(
+        frames,
+        rate,
+        header.frames,
+        shape,
+        header.white,
+        header.region,
+        header.spacing,
+        header.note,
+    )
+
+
+def _dicom_frames(path: Path, max_pixels: int) -> Iterator[np.ndarray]:
+    try:
+        for decoded in decode_frames(path, max_pixels):
+            yield decoded.pixels
+    except ImageError as error:
+        raise ClipError(str(error).removeprefix(f"{path}: ")) from None
 
 
 def _frames(capture: cv2.VideoCapture, count: int) -> Iterator[np.ndarray]:

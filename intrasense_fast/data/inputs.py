@@ -58,14 +58,14 @@ def list_inputs(source: Path, pairs: tuple[str, str] | None = None) -> Inputs:
             f"{error.filename}: cannot be read ({error.strerror}); {remedy}"
         ) from error
     problems = [problem for problem in not_read(there) if problem.level == "error"]
-    found = [path for path in there if is_picture(path)]
-    clips = [(path.relative_to(source), path) for path in there if is_clip(path)]
+    clips = {path: (path.relative_to(source), path) for path in there if is_clip(path)}
+    found = [path for path in there if is_picture(path) and path not in clips]
     if not found and not problems and not clips:
         known = ", ".join((*SUFFIXES, *CLIP_SUFFIXES))
         raise UsageError(f"{source}: holds no images ({known})")
     masks = _masks(source, found)
     images = [(path.relative_to(source), path) for path in found if path not in masks]
-    return Inputs(images, sorted(masks), problems, clips)
+    return Inputs(images, sorted(masks), problems, list(clips.values()))
 
 
 def chunks(

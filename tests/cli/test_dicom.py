@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from intrasense_fast.cli import main
 from intrasense_fast.components import CleanUp
+from intrasense_fast.data.clips import open_clip
 from intrasense_fast.evaluation import evaluate_data
 from intrasense_fast.inference import Segmenter
 from intrasense_fast.measurements import measure
@@ -95,6 +96,27 @@ def test_a_mask_lies_on_the_whole_frame_and_is_measured_in_millimetres(
     assert float(row["taller_than_wide"]) == pytest.approx(measured.taller_than_wide)
     assert int(row["area"]) == mask.sum()
     assert table["plain.png"]["unit"] == "px"
+
+
+def test_a_clip_is_segmented_frame_by_frame(tmp_path: Path, seed: int) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    pixels = np.stack([scan(seed + number) for number in range(3)])
+    tags = {"FrameTime": 50}
+    clip = write_dicom(source / "a.dcm", pixels, [scan_region(REGION)], **tags)
+    with open_clip(clip) as opened:
+        assert opened.rate == 20 and opened.length == 3 and opened.shape == (64, 96)
+    predicted = predict_files(source, out, bright, contours=True)
+    assert (predicted.images, predicted.frames) == (1, 3) and not predicted.failures
+    table = rows(out)
+    assert [row["image"] for row in table] == [f"a.dcm#000{number}" for number in (1, 2, 3)]
+    for row, frame in zip(table, pixels, strict=True):
+        wanted = frame > 128
+        wanted[:10] = False
+        assert np.array_equal(mask_of(out, row), wanted) and row["unit"] == "mm"
+    assert len(json.loads((out / "contours.json").read_text())["images"]) == 3
+    clip.write_bytes(clip.read_bytes()[:-200])
+    failures = predict_files(source, tmp_path / "cut", bright).failures
+    assert len(failures) == 1 and "bytes of its pixels are there" in failures[0]
 
 
 def test_spacing_is_for_pictures_that_do_not_say_it(tmp_path: Path, seed: int) -> None:

@@ -18,6 +18,8 @@ _KEYWORDS = (
     "PhotometricInterpretation",
     "PlanarConfiguration",
     "NumberOfFrames",
+    "CineRate",
+    "FrameTime",
     "Rows",
     "Columns",
     "BitsAllocated",
@@ -82,6 +84,20 @@ class DicomHeader(NamedTuple):
     def pixels(self) -> int:
         """Of one frame."""
         return self.width * self.height
+
+    @property
+    def white(self) -> int | None:
+        """The value of white, where it is not the largest of its type."""
+        own = self.stored < self.allocated and self.colours != PALETTE
+        return 2**self.stored - 1 if own else None
+
+    @property
+    def rate(self) -> float:
+        """Frames a second; 0 where it is not said."""
+        rate, milliseconds = (self.dataset.get(key) for key in ("CineRate", "FrameTime"))
+        if rate:
+            return float(rate)
+        return 1000 / float(milliseconds) if milliseconds else 0.0
 
 
 def read_dicom_header(stream: BinaryIO) -> tuple[DicomHeader, BinaryIO]:

@@ -45,7 +45,7 @@ def read_picture(stream: BinaryIO, max_pixels: int) -> DicomPicture:
     if header.frames > 1:
         raise HeaderError(
             f"a DICOM clip of {header.frames} frames, where one picture is needed: save the frame "
-            "that is meant as a file of its own"
+            "that is meant as a file of its own; predict takes clips whole"
         )
     (picture,) = _pictures(header, pixels_in)
     return picture
