@@ -121,11 +121,7 @@ def _copy(
         if size is None
         else (resize_image(sample.image, size), resize_mask(sample.mask, size))
     )
-    levels, dtype = (
-        (255, np.uint8)
-        if mode in ("grey", "RGB", "RGBA", "palette", "grey+alpha")
-        else (65535, np.uint16)
-    )
+    levels, dtype = (65535, np.uint16) if mode.endswith(("16-bit", "float")) else (255, np.uint8)
     write_png(
         out / "images" / f"{file}.png", np.rint(image.astype(np.float64) * levels).astype(dtype)
     )

@@ -211,6 +211,19 @@ def test_segmentations_are_written_with_their_masks_and_taken_up(
             assert PATIENT.encode() not in content and PATIENT_ID.encode() not in content
 
 
+def test_a_table_without_measurements_is_not_gone_on_with(tmp_path: Path, seed: int) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), scan(seed))
+    out = tmp_path / "out"
+    predict_files(tmp_path / "a.png", out, bright)
+    kept = [{k: v for k, v in row.items() if k != "lesion_area"} for row in rows(out)]
+    with open(out / "predictions.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, kept[0])
+        writer.writeheader()
+        writer.writerows(kept)
+    with pytest.raises(ValueError, match="without the columns lesion_area"):
+        predict_files(tmp_path / "a.png", out, bright, go_on=True)
+
+
 def test_a_segmentation_without_its_source_is_refused(tmp_path: Path, seed: int) -> None:
     path, out = tmp_path / "a.dcm", tmp_path / "out"
     cv2.imwrite(str(tmp_path / "a.png"), scan(seed))

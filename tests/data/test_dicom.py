@@ -2,6 +2,7 @@
 everything that can be wrong with them."""
 
 import logging
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -188,6 +189,24 @@ def test_a_data_set_takes_the_region_of_image_and_mask(
     assert finding.mode == "DICOM grey" and not finding.problems
 
 
+def test_a_clean_copy_of_dicom_files_is_png(tmp_path: Path, seed: int) -> None:
+    pixels, mask = noise(seed, (40, 60)), np.zeros((40, 60), np.uint8)
+    mask[10:20, 15:30] = 255
+    write_dicom(tmp_path / "in" / "images" / "a.dcm", pixels, [scan_region((5, 3, 44, 32))])
+    (tmp_path / "in" / "masks").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "masks" / "a.png"), mask)
+    assert (
+        main(
+            ["prepare", str(tmp_path / "in"), "--size", "original", "--out", str(tmp_path / "out")]
+        )
+        == 0
+    )
+    copy = cv2.imread(str(tmp_path / "out" / "images" / "a.png"), cv2.IMREAD_UNCHANGED)
+    assert copy.dtype == np.uint8 and np.array_equal(copy, pixels[3:33, 5:45])
+    drawn = cv2.imread(str(tmp_path / "out" / "masks" / "0" / "a.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(drawn, mask[3:33, 5:45])
+
+
 def test_files_without_ending_are_found_and_an_index_is_none(tmp_path: Path) -> None:
     for name in ("IM0001", "1.2.3.4", "a.dcm", "b.IMA"):
         write_dicom(tmp_path / name, np.zeros((4, 4), np.uint8))
@@ -330,6 +349,15 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "pydicom", None)
     assert "pip install 'intrasense-fast[dicom]'" in message(path)
     assert pixel_count(path) == 0
+
+
+@pytest.mark.extended
+def test_the_packages_are_imported_when_a_file_is_met() -> None:
+    code = (
+        "import sys; import intrasense_fast.commands.predict, intrasense_fast.data.images\n"
+        "assert not {'pydicom', 'highdicom', 'scipy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_syntax_without_its_decoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
