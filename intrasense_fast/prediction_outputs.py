@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 
 from intrasense_fast.components import NO_CLEAN_UP, CleanUp
-from intrasense_fast.data.dicom.package import is_dicom
 from intrasense_fast.data.images import ImageError, read_image, write_png
 from intrasense_fast.data.listing import without_ending
 from intrasense_fast.doubt import doubt, entropy
@@ -49,10 +48,10 @@ class Destination:
 
 
 class Origin(NamedTuple):
-    """Where an image comes from: its file, None for a frame of a clip, and millimetres between its
-    rows and between its columns, None where unknown."""
+    """Where an image comes from: its file where that is DICOM of one frame, else None, and
+    millimetres between its rows and between its columns, None where unknown."""
 
-    path: Path | None = None
+    source: Path | None = None
     spacing: tuple[float, float] | None = None
 
 
@@ -143,9 +142,9 @@ def write_outputs(
     for kind in destination.kinds:
         picture = _picture(kind, image, answer, mask)
         write_png(stem.with_name(f"{stem.name}_{kind}.png"), picture)
-    if destination.algorithm and origin.path is not None and is_dicom(origin.path):
+    if destination.algorithm and origin.source is not None:
         segmentation = _segmentation_file(stem)
-        write_segmentation(segmentation, origin.path, mask, destination.algorithm)
+        write_segmentation(segmentation, origin.source, mask, destination.algorithm)
     row: dict[str, Any] = {
         "image": name,
         "status": DONE,

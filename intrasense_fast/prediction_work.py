@@ -47,14 +47,15 @@ class Read(NamedTuple):
     """An image that was read, or why it could not be: `message` is that reason, or a remark.
 
     The network is asked for `region` of the image, or for all of it (None); `spacing` is
-    millimetres between rows and between columns, None where unknown.
+    millimetres between rows and between columns, None where unknown; `source` the file, of DICOM
+    alone.
     """
 
     relative: Path
     image: np.ndarray | None
     sha256: str
     message: str
-    path: Path = Path()
+    source: Path | None = None
     region: Region | None = None
     spacing: tuple[float, float] | None = None
 
@@ -95,7 +96,7 @@ def rows_of(chunk: Sequence[Read], done: frozenset[str], work: Work) -> Iterator
         stem = stem_of(work.destination.folder, item.relative)
         if item.region is not None:
             answer = pasted(answer, item.region, image.shape)
-        origin = Origin(item.path, item.spacing)
+        origin = Origin(item.source, item.spacing)
         try:
             row = write_outputs(work.destination, name, stem, image, answer, origin)
         except SegmentationError as error:
@@ -137,4 +138,5 @@ def _read(item: tuple[Path, Path], work: Work) -> Read:
         return Read(relative, None, digest, reason_of(error, path))
     remark = "; ".join(text for text in remarks if text)
     spacing = decoded.spacing or work.spacing
-    return Read(relative, image, digest, remark, path, decoded.region, spacing)
+    source = path if decoded.mode.startswith("DICOM") else None
+    return Read(relative, image, digest, remark, source, decoded.region, spacing)

@@ -12,7 +12,7 @@ from intrasense_fast.data.items import DataError, Problem, Record
 from intrasense_fast.data.layouts import read_dataset
 from intrasense_fast.data.layouts._files import MASK_NAME
 from intrasense_fast.data.layouts.by_pattern import pictures
-from intrasense_fast.data.listing import SUFFIXES, files, is_picture, not_read
+from intrasense_fast.data.listing import SUFFIXES, files, is_picture, not_read, without_ending
 from intrasense_fast.errors import UsageError
 
 Item = TypeVar("Item")
@@ -100,7 +100,7 @@ def _bounded(
 
 def _masks(source: Path, found: Sequence[Path]) -> set[Path]:
     """Pictures that are masks: NAME_mask beside NAME, and those that a known layout pairs."""
-    stems = {path.with_suffix("") for path in found}
+    stems = {without_ending(path) for path in found}
     beside = {
         path
         for path in found

@@ -248,6 +248,20 @@ def test_a_segmentation_without_its_source_is_refused(tmp_path: Path, seed: int)
     assert not target.exists()
 
 
+def test_a_source_that_goes_while_it_is_segmented_is_a_failure(tmp_path: Path, seed: int) -> None:
+    path = write_dicom(tmp_path / "a.dcm", scan(seed))
+
+    class Removing(Bright):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            path.unlink(missing_ok=True)
+            return super().forward(x)
+
+    network = Segmenter(Removing(), 32, None, DIGEST)
+    predicted = predict_files(path, tmp_path / "out", lambda: network, dicom_seg=True)
+    assert "its source cannot be read (No such file or directory)" in predicted.failures[0]
+    assert not (tmp_path / "out" / "a_seg.dcm").exists()
+
+
 def test_a_missing_highdicom_is_named(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

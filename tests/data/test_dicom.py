@@ -214,6 +214,8 @@ def test_files_without_ending_are_found_and_an_index_is_none(tmp_path: Path) -> 
     (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
     inputs = list_inputs(tmp_path)
     assert sorted(path.name for _, path in inputs.images) == ["1.2.3.4", "IM0001", "a.dcm", "b.IMA"]
+    cv2.imwrite(str(tmp_path / "1.2.3.4_mask.png"), np.zeros((4, 4), np.uint8))
+    assert [path.name for path in list_inputs(tmp_path).masks] == ["1.2.3.4_mask.png"]
     assert not inputs.problems and not is_picture(tmp_path / "notes")
     assert without_ending(Path("x/1.2.3.4")) == Path("x/1.2.3.4")
     assert without_ending(Path("x/a.dcm")) == Path("x/a")
@@ -259,7 +261,7 @@ def test_budgets_and_impossible_headers(tmp_path: Path) -> None:
         ({"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0}, "8 to 16 bits in 8 or 16"),
         ({"PhotometricInterpretation": "CMYK"}, "colours of a kind that is not read"),
         ({"SamplesPerPixel": 3}, "3 samples a pixel of MONOCHROME2"),
-        ({"HighBit": 3}, "8 bits stored below bit 3"),
+        ({"HighBit": 3}, "8 bits stored with 3 as the highest"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "corrupt DICOM pixels"),
     ]
     for tags, said in cases:

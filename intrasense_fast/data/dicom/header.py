@@ -55,7 +55,7 @@ class DicomHeader(NamedTuple):
         width, height: of a frame, in pixels.
         frames: how many there are.
         colours: DICOM's name of the colour space, such as "MONOCHROME2".
-        allocated, stored, high_bit: bits a sample.
+        allocated, stored: bits a sample; those stored are the lowest.
         samples: of a pixel.
         syntax: UID of the transfer syntax.
         region: the B-mode scan within a frame; None is the whole of it.
@@ -71,7 +71,6 @@ class DicomHeader(NamedTuple):
     colours: str
     allocated: int
     stored: int
-    high_bit: int
     samples: int
     syntax: str
     region: Region | None
@@ -206,12 +205,14 @@ def _checked(dataset: Any, syntax: str, data: tuple[int, int | None]) -> DicomHe
         raise HeaderError(
             "signed DICOM pixels, as CT and MR have them: choose a window and save it as PNG"
         )
-    if allocated not in (8, 16) or not 8 <= stored <= allocated or high_bit >= allocated:
+    if allocated not in (8, 16) or not 8 <= stored <= allocated:
         raise HeaderError(
             f"DICOM pixels of {stored} bits in {allocated}; 8 to 16 bits in 8 or 16 are read"
         )
-    if high_bit < stored - 1:
-        raise HeaderError(f"corrupt: {stored} bits stored below bit {high_bit}")
+    if high_bit != stored - 1:
+        raise HeaderError(
+            f"{stored} bits stored with {high_bit} as the highest, which DICOM retired: {AGAIN}"
+        )
     region, spacing, note = scan_region(dataset, width, height)
     return DicomHeader(
         width,
@@ -220,7 +221,6 @@ def _checked(dataset: Any, syntax: str, data: tuple[int, int | None]) -> DicomHe
         colours,
         allocated,
         stored,
-        high_bit,
         samples,
         syntax,
         region,

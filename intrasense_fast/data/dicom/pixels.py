@@ -137,7 +137,7 @@ def _as_seen(array: np.ndarray, header: DicomHeader) -> tuple[np.ndarray, int]:
     pixels = array.astype(array.dtype.newbyteorder("="), copy=False)
     if header.stored < header.allocated:
         # Bits beside the stored ones may hold an overlay.
-        pixels = (pixels >> (header.high_bit + 1 - header.stored)) & white
+        pixels = pixels & white
     if header.colours == "MONOCHROME1":
         pixels = white - pixels
     return np.ascontiguousarray(pixels), white
