@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 
 import cv2
-import highdicom
 import numpy as np
-import pydicom
 import pytest
 import torch
 from scipy import ndimage
@@ -26,7 +24,15 @@ from intrasense_fast.report.dicom_segmentation import (
     write_segmentation,
 )
 from tests.support.checkpoints import tiny_checkpoint
-from tests.support.dicom import PATIENT, PATIENT_ID, scan_region, shipped, write_dicom
+from tests.support.dicom import (
+    PATIENT,
+    PATIENT_ID,
+    highdicom,
+    pydicom,
+    scan_region,
+    shipped,
+    write_dicom,
+)
 
 DIGEST = "ab" * 32
 

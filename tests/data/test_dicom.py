@@ -6,10 +6,10 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-import pydicom
 import pytest
 
 from intrasense_fast.cli import main
@@ -25,7 +25,14 @@ from intrasense_fast.data.inputs import list_inputs
 from intrasense_fast.data.layouts import read_dataset
 from intrasense_fast.data.listing import is_picture, without_ending
 from intrasense_fast.data.region import Region
-from tests.support.dicom import PATIENT, PATIENT_ID, scan_region, shipped, write_dicom
+from tests.support.dicom import (
+    PATIENT,
+    PATIENT_ID,
+    pydicom,
+    scan_region,
+    shipped,
+    write_dicom,
+)
 
 ULTRASOUND = ("examples_rgb_color.dcm", "examples_jpeg2k.dcm", "ExplVR_BigEnd.dcm")
 
@@ -139,7 +146,7 @@ def test_the_scan_region_gives_the_crop_and_the_millimetres(tmp_path: Path, seed
     assert pasted.shape == (40, 60) and pasted.sum() == pixels[3:33, 5:45, 0].sum(dtype=int)
 
 
-def regions_of(path: Path, regions: list[pydicom.Dataset], **tags: object) -> object:
+def regions_of(path: Path, regions: list[Any], **tags: object) -> Any:
     return decode_image(write_dicom(path, np.zeros((40, 60), np.uint8), regions, **tags))
 
 
@@ -368,3 +375,20 @@ def test_a_syntax_without_its_decoder_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(JPEG2000LosslessDecoder, "_available", {})
     said = message(shipped("examples_jpeg2k.dcm"))
     assert "JPEG 2000" in said and "no decoder is installed: pip install" in said
+
+
+@pytest.mark.extended
+def test_a_network_trains_on_dicom_files(tmp_path: Path, seed: int) -> None:
+    for number in range(6):
+        mask = np.zeros((48, 64), np.uint8)
+        mask[14:26, 14 + number : 26 + number] = 255
+        pixels = noise(seed + number, (48, 64), 120) + mask // 2
+        images = tmp_path / "data" / "images"
+        write_dicom(images / f"1.2.{number}", pixels, [scan_region((8, 8, 47, 43))])
+        (tmp_path / "data" / "masks").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "data" / "masks" / f"1.2.{number}.png"), mask)
+    flags = "--size 32 --batch-size 2 --epochs 1 --encoder resnet18 --workers 0"
+    flags += " --refine-strides 32 --decoder-channels 8 8 8 8 8"
+    run = tmp_path / "run"
+    assert main(["train", "--data", str(images.parent), "--out", str(run), *flags.split()]) == 0
+    assert (run / "best" / "model.safetensors").exists()
