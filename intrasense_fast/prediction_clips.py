@@ -64,7 +64,7 @@ def _frames(
     kinds = tuple(kind for kind in work.destination.kinds if kind != "overlay")
     # A segmentation refers to a file of one frame.
     destination = replace(work.destination, kinds=kinds, algorithm=None)
-    origin = Origin(None, clip.spacing or work.spacing)
+    origin = Origin(None, clip.spacing or work.spacing, clip.region)
     levels = min((value for value in (work.levels, clip.white) if value), default=None)
     region = clip.region
     while not reason:

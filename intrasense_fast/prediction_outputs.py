@@ -12,6 +12,7 @@ import numpy as np
 from intrasense_fast.components import NO_CLEAN_UP, CleanUp
 from intrasense_fast.data.images import ImageError, read_image, write_png
 from intrasense_fast.data.listing import without_ending
+from intrasense_fast.data.region import Region
 from intrasense_fast.doubt import doubt, entropy
 from intrasense_fast.ensemble import Answer
 from intrasense_fast.errors import UsageError
@@ -48,11 +49,13 @@ class Destination:
 
 
 class Origin(NamedTuple):
-    """Where an image comes from: its file where that is DICOM of one frame, else None, and
-    millimetres between its rows and between its columns, None where unknown."""
+    """Where an image comes from: its file where that is DICOM of one frame, else None; millimetres
+    between its rows and between its columns, None where unknown; the region of it that the network
+    saw, None for all of it."""
 
     source: Path | None = None
     spacing: tuple[float, float] | None = None
+    region: Region | None = None
 
 
 _NOWHERE = Origin()
@@ -137,6 +140,7 @@ def write_outputs(
         SegmentationError: a DICOM Segmentation is asked for and cannot be written.
     """
     probability = answer.probability
+    seen = probability if origin.region is None else origin.region.crop(probability)
     mask = destination.clean_up((probability > destination.threshold).astype(np.uint8))
     stem.parent.mkdir(parents=True, exist_ok=True)
     for kind in destination.kinds:
@@ -150,7 +154,7 @@ def write_outputs(
         "status": DONE,
         "mask": stem.with_name(f"{stem.name}_mask.png").relative_to(destination.folder).as_posix(),
         "area": int(np.count_nonzero(mask)),
-        "doubt": doubt(probability, destination.threshold),
+        "doubt": doubt(seen, destination.threshold),
         "threshold": destination.threshold,
         **_measured(mask, origin.spacing),
     }

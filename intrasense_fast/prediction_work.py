@@ -96,7 +96,7 @@ def rows_of(chunk: Sequence[Read], done: frozenset[str], work: Work) -> Iterator
         stem = stem_of(work.destination.folder, item.relative)
         if item.region is not None:
             answer = pasted(answer, item.region, image.shape)
-        origin = Origin(item.source, item.spacing)
+        origin = Origin(item.source, item.spacing, item.region)
         try:
             row = write_outputs(work.destination, name, stem, image, answer, origin)
         except SegmentationError as error:

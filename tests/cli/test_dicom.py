@@ -102,6 +102,11 @@ def test_a_mask_lies_on_the_whole_frame_and_is_measured_in_millimetres(
     assert float(row["taller_than_wide"]) == pytest.approx(measured.taller_than_wide)
     assert int(row["area"]) == mask.sum()
     assert table["plain.png"]["unit"] == "px"
+    # Doubt is of what the network saw, as in `evaluate`.
+    cut = tmp_path / "cut.png"
+    cv2.imwrite(str(cut), pixels[10:42, 8:40])
+    predict_files(cut, tmp_path / "cut", bright)
+    assert row["doubt"] == rows(tmp_path / "cut")[0]["doubt"]
 
 
 def test_a_clip_is_segmented_frame_by_frame(tmp_path: Path, seed: int) -> None:
