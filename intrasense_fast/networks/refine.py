@@ -12,6 +12,7 @@ from intrasense_fast.functional import channel_decoupling, entropy_whitening, no
 from intrasense_fast.kernels.entropy_whitening.api import entropy_map
 from intrasense_fast.kernels.runtime import as_rows, from_rows, without_autocast
 from intrasense_fast.networks.health import attention_rows, decoupling_health, perception_health
+from intrasense_fast.networks.operator_parameters import OperatorParameters
 
 
 class RefinementMaps(NamedTuple):
@@ -73,9 +74,9 @@ class GlobalLocalPerception(nn.Module):
         self.projection = nn.Conv2d(channels, width, 1, bias=norm == "none")
         self.projection_norm = nn.BatchNorm2d(width) if norm == "batch" else nn.Identity()
         self.gate_norm = nn.BatchNorm2d(2) if norm == "batch" else nn.Identity()
-        self.gate = nn.Conv2d(2, 1, 7, padding=3)
+        self.gate = OperatorParameters("gate of entropy_whitening", 1, 2, 7, 7)
         nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.gate.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Refine a map.
@@ -95,8 +96,7 @@ class GlobalLocalPerception(nn.Module):
             features,
             mean,
             maximum,
-            self.gate.weight,
-            self.gate.bias,  # type: ignore[arg-type]
+            *self.gate(features),
             threshold=self.threshold,
             entropy_scale=self.entropy_scale,
             window=self.window,
@@ -112,8 +112,7 @@ class GlobalLocalPerception(nn.Module):
             features,
             mean,
             maximum,
-            self.gate.weight,
-            self.gate.bias,  # type: ignore[arg-type]
+            *self.gate(features),
             entropy_scale=self.entropy_scale,
         )
         _, mask = self._whitened(features, mean, maximum)
@@ -130,7 +129,7 @@ class GlobalLocalPerception(nn.Module):
     def _gate(self, mean: Tensor, maximum: Tensor) -> Tensor:
         """(B, H, W): the gate of Eq. 4."""
         statistics = torch.stack((mean, maximum), 1)
-        weight, bias = (parameter.to(statistics.dtype) for parameter in self.gate.parameters())
+        weight, bias = (parameter.to(statistics.dtype) for parameter in self.gate(statistics))
         with without_autocast(mean):
             return conv2d(statistics, weight, bias, padding=3)[:, 0].sigmoid()
 
@@ -197,13 +196,14 @@ class ChannelDecoupling(nn.Module):
         self.alpha = alpha
         self.beta = beta
         self.fused = fused
-        self.reduce = nn.Linear(channels, max(1, channels // 16))
-        self.expand = nn.Linear(max(1, channels // 16), channels)
+        reduced = max(1, channels // 16)
+        self.reduce = OperatorParameters("reduction of channel_decoupling", reduced, channels)
+        self.expand = OperatorParameters("expansion of channel_decoupling", channels, reduced)
         self.squeeze_norm = RunningStandardization(channels) if norm == "batch" else None
         if self.squeeze_norm is not None:
             with torch.no_grad():
-                for layer in (self.reduce, self.expand):
-                    layer.weight.mul_(layer.in_features**0.5)
+                for held in (self.reduce, self.expand):
+                    held.weight.mul_(held.weight.shape[1] ** 0.5)
 
     def forward(self, x: Tensor, *, terms: bool = True) -> tuple[Tensor, Tensor]:
         """Decouple and re-weight a map.
@@ -221,7 +221,7 @@ class ChannelDecoupling(nn.Module):
             self.squeeze_norm.learn(self._squeezed(x))
         reweighted, rank_gap, distance = channel_decoupling(
             x,
-            *self.mlp(),
+            *self.mlp(x),
             ridge=self.ridge,
             squeeze=self.squeeze,
             fused=self.fused,
@@ -229,16 +229,17 @@ class ChannelDecoupling(nn.Module):
         )
         return reweighted, (self.alpha * rank_gap + self.beta * distance).sum() / max(1, x.shape[0])
 
-    def mlp(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Weight and bias of the two layers of Eq. 11, as layers of s."""
-        first, second = self.reduce, self.expand
+    def mlp(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weight and bias of the two layers of Eq. 11, as layers of s, for a map x."""
+        reduce_weight, reduce_bias = self.reduce(x)
+        expand_weight, expand_bias = self.expand(x)
         if self.squeeze_norm is None:
-            return first.weight, first.bias, second.weight, second.bias
+            return reduce_weight, reduce_bias, expand_weight, expand_bias
         mean, deviation = self.squeeze_norm()
         # W (s - mean) / deviation + b, written as one layer of s.
-        weight = first.weight / (first.in_features**0.5 * deviation)
-        bias = first.bias - (weight * mean).sum(1)
-        return weight, bias, second.weight / second.in_features**0.5, second.bias
+        weight = reduce_weight / (reduce_weight.shape[1] ** 0.5 * deviation)
+        bias = reduce_bias - (weight * mean).sum(1)
+        return weight, bias, expand_weight / expand_weight.shape[1] ** 0.5, expand_bias
 
     def health(self, x: Tensor) -> dict[str, float]:
         """The numbers of `StrideHealth` that CDR has."""
@@ -248,7 +249,7 @@ class ChannelDecoupling(nn.Module):
     def weights(self, x: Tensor) -> Tensor:
         """(B, C): the weights of Eq. 11, float32 or float64."""
         squeezed = self._squeezed(x)
-        reduce_weight, reduce_bias, expand_weight, expand_bias = self.mlp()
+        reduce_weight, reduce_bias, expand_weight, expand_bias = self.mlp(x)
         with without_autocast(x):
             hidden = linear(squeezed, reduce_weight.to(squeezed), reduce_bias.to(squeezed)).relu()
             return linear(hidden, expand_weight.to(squeezed), expand_bias.to(squeezed)).sigmoid()
@@ -258,7 +259,8 @@ class ChannelDecoupling(nn.Module):
         """(B, C): s of Eq. 10, float32 or float64."""
         if self.squeeze == "decoupled":
             # With all weights zero w is 1/2 everywhere.
-            zeros = [torch.zeros_like(parameter) for parameter in self.parameters()]
+            held = (*self.reduce(x), *self.expand(x))
+            zeros = [torch.zeros_like(parameter) for parameter in held]
             halved, _, _ = channel_decoupling(
                 x, *zeros, ridge=self.ridge, fused=self.fused, terms=False
             )
