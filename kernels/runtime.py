@@ -15,6 +15,7 @@ from torch import Tensor
 
 from intrasense_fast.kernels._common import plan
 from intrasense_fast.kernels._common.layout import as_rows, from_rows, without_autocast
+from intrasense_fast.kernels._common.plain import exporting, transforming
 from intrasense_fast.kernels._common.plan import PlanStatus
 from intrasense_fast.kernels._common.precision import DTYPES, statistics_dtype
 from intrasense_fast.kernels._common.tuned import use_tuned_configs
@@ -26,11 +27,13 @@ __all__ = [
     "FusedUnavailableError",
     "PlanStatus",
     "as_rows",
+    "exporting",
     "from_rows",
     "fused_status",
     "interpreting",
     "launch_plan_status",
     "statistics_dtype",
+    "transforming",
     "use_fused",
     "use_launch_plans",
     "use_tuned_configs",

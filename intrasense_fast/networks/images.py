@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from intrasense_fast.kernels.runtime import exporting
 from intrasense_fast.networks.encoder import STRIDES, ResNetEncoder
 
 _SMALLEST = 32
@@ -31,16 +32,7 @@ class ResNetImages(nn.Module):
         self.register_buffer("input_std", torch.tensor(_STD[in_channels]).view(1, -1, 1, 1))
 
     def _normalized(self, x: Tensor) -> Tensor:
-        x = x.to(self.input_mean.dtype)  # type: ignore[arg-type]
-        height, width = x.shape[-2:]
-        # No remainder of a negative number: torch.compile cannot take it into a graph of any size.
-        right, below = (
-            (side + STRIDES[-1] - 1) // STRIDES[-1] * STRIDES[-1] - side for side in (width, height)
-        )
-        # Not torch's replicate padding: where algorithms must be deterministic, torch.compile of
-        # 2.11 cannot trace that.
-        x = torch.cat((x, x[..., -1:].expand(*x.shape[:-1], right)), -1)
-        x = torch.cat((x, x[..., -1:, :].expand(*x.shape[:-2], below, x.shape[-1])), -2)
+        x = _padded(x.to(self.input_mean.dtype))  # type: ignore[arg-type]
         return (x - self.input_mean) / self.input_std  # type: ignore[operator]
 
     def _check_input(self, x: Tensor) -> tuple[int, int]:
@@ -89,3 +81,30 @@ class ResNetImages(nn.Module):
         """Does a BatchNorm at stride 32 take its statistics from the batch?"""
         parts = [part for module in self._at_the_deepest() for part in module.modules()]
         return any(part.training for part in parts if isinstance(part, nn.BatchNorm2d))
+
+
+def _padded(x: Tensor) -> Tensor:
+    """x (B, C, H, W) padded on the right and below to multiples of 32, by its last pixels."""
+    height, width = x.shape[-2:]
+    # No remainder of a negative number: torch.compile cannot take it into a graph of any size.
+    tall, wide = ((side + STRIDES[-1] - 1) // STRIDES[-1] * STRIDES[-1] for side in (height, width))
+    if exporting():
+        # A program of any size cannot hold parts that may be empty.
+        rows, columns = (
+            torch.arange(padded, device=x.device).clamp(max=side - 1)
+            for padded, side in ((tall, height), (wide, width))
+        )
+        return x.index_select(-2, rows).index_select(-1, columns)
+    # Not torch's replicate padding: where algorithms must be deterministic, torch.compile of 2.11
+    # cannot trace that.
+    x = torch.cat((x, x[..., -1:].expand(*x.shape[:-1], wide - width)), -1)
+    return torch.cat((x, x[..., -1:, :].expand(*x.shape[:-2], tall - height, x.shape[-1])), -2)
+
+
+def cropped(logits: Tensor, height: int, width: int) -> Tensor:
+    """The first `height` rows and `width` columns of (B, K, H, W)."""
+    if exporting():
+        # A slice would have to know that it stays inside.
+        rows, columns = (torch.arange(side, device=logits.device) for side in (height, width))
+        return logits.index_select(-2, rows).index_select(-1, columns)
+    return logits[..., :height, :width]

@@ -16,7 +16,7 @@ from intrasense_fast.networks.encoder import STRIDES, ResNetEncoder
 from intrasense_fast.networks.encoder_weights import load_encoder_weights
 from intrasense_fast.networks.health import StrideHealth
 from intrasense_fast.networks.hub import locate, named, push_network
-from intrasense_fast.networks.images import ResNetImages
+from intrasense_fast.networks.images import ResNetImages, cropped
 from intrasense_fast.networks.options import (
     NetworkOptions,
     as_json,
@@ -162,7 +162,7 @@ class IntraSenseNet(ResNetImages):
         """
         height, width = self._check_input(x)
         maps, losses = self._refined_maps(self._normalized(x))
-        logits = self.decoder(maps)[..., :height, :width]
+        logits = cropped(self.decoder(maps), height, width)
         if not self.training:
             return logits
         zero = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))

@@ -9,7 +9,7 @@ from intrasense_fast.fields import plain
 from intrasense_fast.networks.decoder import UNetDecoder
 from intrasense_fast.networks.encoder import ResNetEncoder
 from intrasense_fast.networks.encoder_weights import load_encoder_weights
-from intrasense_fast.networks.images import ResNetImages
+from intrasense_fast.networks.images import ResNetImages, cropped
 from intrasense_fast.networks.options import DECODER_CHANNELS, ENCODER, checked_channels
 
 
@@ -72,4 +72,4 @@ class UNetResNet50(ResNetImages):
                 single position.
         """
         height, width = self._check_input(x)
-        return self.decoder(self.encoder(self._normalized(x)))[..., :height, :width]
+        return cropped(self.decoder(self.encoder(self._normalized(x))), height, width)

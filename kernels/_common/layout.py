@@ -5,6 +5,8 @@ import contextlib
 import torch
 from torch import Tensor
 
+from intrasense_fast.kernels._common.plain import exporting
+
 
 def memory_format(features: Tensor) -> torch.memory_format:
     """channels_last where the channels of a (B, C, H, W) map are dense, else contiguous."""
@@ -29,6 +31,9 @@ def from_rows(rows: Tensor, features: Tensor) -> Tensor:
     """(B, H * W, C) -> (B, C, H, W) in the memory format of `features`."""
     batch, channels, height, width = features.shape
     maps = rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    if exporting():
+        # Strides of an open size cannot be asked.
+        return maps.contiguous()
     return maps.contiguous(memory_format=memory_format(features))
 
 
@@ -43,6 +48,6 @@ _AUTOCAST = frozenset(
 def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
     """A context in which the operator's own products keep the dtypes it chose."""
     device = tensor.device.type
-    if device not in _AUTOCAST:
+    if device not in _AUTOCAST or (exporting() and not torch.is_autocast_enabled(device)):
         return contextlib.nullcontext()
     return torch.autocast(device, enabled=False)

@@ -3,11 +3,15 @@
 Factors the smaller side, folds the re-weighting into it, takes Eq. 9 from M alone (README.md).
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from intrasense_fast.kernels._common.layout import as_rows, from_rows, without_autocast
+from intrasense_fast.kernels._common.plain import plain_steps
 from intrasense_fast.kernels._common.precision import statistics_dtype
+from intrasense_fast.kernels.channel_decoupling import plain
 
 
 class Gram(torch.autograd.Function):
@@ -70,18 +74,10 @@ def eager(
     dtype = statistics_dtype(features.dtype)
     with without_autocast(features):
         rows = as_rows(features).to(dtype)  # (B, N, C): F^T
-        _, positions, channels = rows.shape
-        tall = positions >= channels
-        r = min(positions, channels)
-        unscaled = Gram.apply(rows if tall else rows.transpose(1, 2))
-
-        trace = unscaled.diagonal(dim1=1, dim2=2).sum(-1)
-        zero_map = trace == 0
-        # Divided first: r / trace, and its gradient more so, leave float32's range for maps that
-        # are tiny or huge.
-        gram = unscaled / trace.masked_fill(zero_map, 1)[:, None, None] * r
-        matrix = RidgeInverse.apply(gram, ridge)
-        rank_gap = distance = torch.zeros_like(trace)
+        tall, gram, matrix, zero_map, r = (_decomposed_plainly if plain_steps() else _decomposed)(
+            rows, ridge
+        )
+        rank_gap = distance = torch.zeros_like(rows[:, 0, 0])
         if terms:
             rank_gap, distance = _terms(gram, matrix, zero_map, r, ridge)
 
@@ -90,7 +86,7 @@ def eager(
         elif tall:
             squeezed = _apply(matrix, rows.mean(1))
         else:
-            row_mean = matrix.sum(-1) / positions
+            row_mean = matrix.sum(-1) / rows.shape[1]
             squeezed = _apply(rows.transpose(1, 2), row_mean)
         reduced = torch.addmm(reduce_bias.to(dtype), squeezed, reduce_weight.to(dtype).T)
         hidden = torch.relu(reduced)
@@ -103,8 +99,46 @@ def eager(
         return from_rows(reweighted.to(features.dtype), features), rank_gap, distance
 
 
+class _Decomposed(NamedTuple):
+    """Which side is inverted (True: C x C), Gh and M (B, n, n), tr G == 0 (B,), and r."""
+
+    tall: bool
+    gram: Tensor
+    matrix: Tensor
+    zero_map: Tensor
+    r: int | Tensor
+
+
+def _decomposed(rows: Tensor, ridge: float) -> _Decomposed:
+    """Eq. 8 of F^T (B, N, C)."""
+    _, positions, channels = rows.shape
+    tall = positions >= channels
+    r = min(positions, channels)
+    unscaled = Gram.apply(rows if tall else rows.transpose(1, 2))
+    trace = unscaled.diagonal(dim1=1, dim2=2).sum(-1)
+    gram, zero_map = _scaled(unscaled, trace, r)
+    return _Decomposed(tall, gram, RidgeInverse.apply(gram, ridge), zero_map, r)
+
+
+def _decomposed_plainly(rows: Tensor, ridge: float) -> _Decomposed:
+    """The same in plain steps; r is (B,), its upper bound C."""
+    _, positions, channels = rows.shape
+    tall = plain.is_tall(positions, channels)
+    r = plain.rank_bound(rows)
+    gram, zero_map = _scaled(plain.gram_of(rows, tall), rows.square().sum((1, 2)), r[:, None, None])
+    return _Decomposed(tall, gram, plain.ridge_inverse(gram, ridge, channels), zero_map, r)
+
+
+def _scaled(unscaled: Tensor, trace: Tensor, r: int | Tensor) -> tuple[Tensor, Tensor]:
+    """Gh = (r / tr G) G, and tr G == 0."""
+    zero_map = trace == 0
+    # Divided first: r / trace, and its gradient more so, leave float32's range for maps that are
+    # tiny or huge.
+    return unscaled / trace.masked_fill(zero_map, 1)[:, None, None] * r, zero_map
+
+
 def _terms(
-    gram: Tensor, matrix: Tensor, zero_map: Tensor, r: int, ridge: float
+    gram: Tensor, matrix: Tensor, zero_map: Tensor, r: int | Tensor, ridge: float
 ) -> tuple[Tensor, Tensor]:
     """rank_gap and distance of Eq. 9 from Gh and M.
 

@@ -7,7 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from intrasense_fast.kernels._common.layout import memory_format, without_autocast
+from intrasense_fast.kernels._common.plain import plain_steps
 from intrasense_fast.kernels._common.precision import statistics_dtype
+from intrasense_fast.kernels.entropy_whitening.plain import masked_whitening
 
 # Of a map that windows are taken of at a time, on a CPU: a few such maps lie in its cache.
 ELEMENTS_AT_A_TIME = 2**16
@@ -39,7 +41,8 @@ def eager(
         if not normalize:
             return attended.to(features.dtype), torch.zeros_like(channel_mean, dtype=torch.bool)
         mask = scaled_entropy(attended.detach(), entropy_scale) < threshold
-        return MaskedWhitening.apply(attended, mask, window, eps).to(features.dtype), mask
+        whiten = masked_whitening if plain_steps() else MaskedWhitening.apply
+        return whiten(attended, mask, window, eps).to(features.dtype), mask
 
 
 def gated(

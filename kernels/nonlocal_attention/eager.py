@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from intrasense_fast.kernels._common.layout import without_autocast
+from intrasense_fast.kernels._common.plain import plain_steps, transforming
 from intrasense_fast.kernels._common.precision import statistics_dtype
 
 # Scores held at a time: 64 MiB of float32, whatever N.
@@ -21,14 +22,11 @@ def eager(
     scores_at_a_time: int = SCORES_AT_A_TIME,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The path without kernels; arguments and results as nonlocal_attention's."""
-    batch, positions, depth = query.shape
-    rows = max(1, scores_at_a_time // (max(1, batch) * positions))
     keys = key.transpose(1, 2)
-    scale = 1 / math.sqrt(depth)
+    scale = 1 / math.sqrt(query.shape[-1])
     with without_autocast(query):
         chunks = [
-            _attend(query[:, start : start + rows], keys, value, scale)
-            for start in range(0, positions, rows)
+            _attend(chunk, keys, value, scale) for chunk in _chunks(query, scores_at_a_time)
         ]
         attended = torch.cat(chunks, 1) if len(chunks) > 1 else chunks[0]
         features = _sum(attended, residual.to(attended.dtype))
@@ -39,7 +37,7 @@ def eager(
 def _in_place(*tensors: Tensor) -> bool:
     """Whether nothing is recorded of these: new memory would cost more than the arithmetic."""
     recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return not recorded and not torch.compiler.is_compiling()
+    return not (recorded or torch.compiler.is_compiling() or plain_steps())
 
 
 def _sum(attended: Tensor, residual: Tensor) -> Tensor:
@@ -48,10 +46,19 @@ def _sum(attended: Tensor, residual: Tensor) -> Tensor:
     return attended + residual
 
 
+def _chunks(query: Tensor, scores_at_a_time: int) -> list[Tensor]:
+    """Queries (B, n, d) whose scores are held together: in plain steps all of them."""
+    if plain_steps():
+        return [query]
+    batch, positions, _ = query.shape
+    rows = max(1, scores_at_a_time // (max(1, batch) * positions))
+    return [query[:, start : start + rows] for start in range(0, positions, rows)]
+
+
 def _maximum(features: Tensor) -> Tensor:
     """Over the last axis; which channel attains it matters to its gradient alone."""
     recorded = torch.is_grad_enabled() and features.requires_grad
-    return features.max(-1).values if recorded else features.amax(-1)
+    return features.max(-1).values if recorded or transforming() else features.amax(-1)
 
 
 def _without_subnormal(probability: Tensor) -> Tensor:
