@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "measure a checkpoint on a data set with ground truth",
     "predict": "segment images",
     "app": "open a page in the browser to try a checkpoint on",
+    "export": "write a checkpoint as one ONNX, PyTorch or TorchScript file",
     "verify": "look through a data set and name every fault",
     "prepare": "write a clean copy of a data set",
     "phantom": "write simulated images, in the layout of any data set",

@@ -123,6 +123,13 @@ def use_fused(fused: bool | None, tensor: Tensor, operator: str) -> bool:
     """
     if fused is False:
         return False
+    if transforming() and (fused is None or fused is True):
+        if fused:
+            raise FusedUnavailableError(
+                f"{operator}(fused=True): the kernels take no transform of torch.func and no "
+                "forward-mode differentiation. Use fused=None to run the eager path there."
+            )
+        return False
     # The usual case, without the words for it.
     served = _TRITON and tensor.is_cuda and tensor.dtype in FUSED_DTYPES
     if served and (fused is None or fused is True):

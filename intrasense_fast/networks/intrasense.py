@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from intrasense_fast.kernels.runtime import fused_status, use_fused
+from intrasense_fast.kernels.runtime import exporting, fused_status, transforming, use_fused
 from intrasense_fast.networks.contract import evaluating
 from intrasense_fast.networks.decoder import UNetDecoder
 from intrasense_fast.networks.encoder import STRIDES, ResNetEncoder
@@ -364,7 +364,8 @@ class IntraSenseNet(ResNetImages):
             maps.append(refined)
             if self.placement == "trunk":
                 x = refined
-        if observer is None and not torch.compiler.is_exporting():
+        recorded = torch.compiler.is_exporting() or exporting() or transforming()
+        if observer is None and not recorded:
             self.masked_fraction = fractions
         return maps, losses
 

@@ -36,5 +36,15 @@ class OperatorParameters(nn.Module):
         """
         return self.weight, self.bias
 
+    @classmethod
+    def of(cls, owner: str, held: nn.Module) -> "OperatorParameters":
+        """`held` itself, or what a layer holds, in a network pickled when layers held it."""
+        if not isinstance(held, (nn.Linear, nn.Conv2d)):
+            return held  # type: ignore[return-value]
+        taken = cls.__new__(cls)
+        nn.Module.__init__(taken)
+        taken.owner, taken.weight, taken.bias = owner, held.weight, held.bias  # type: ignore[assignment]
+        return taken.train(held.training)
+
     def extra_repr(self) -> str:
         return f"{tuple(self.weight.shape)}, the {self.owner}: parameters, no layer"

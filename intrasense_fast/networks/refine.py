@@ -2,7 +2,7 @@
 them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from intrasense_fast.kernels.entropy_whitening.api import entropy_map
 from intrasense_fast.kernels.runtime import as_rows, from_rows, without_autocast
 from intrasense_fast.networks.health import attention_rows, decoupling_health, perception_health
 from intrasense_fast.networks.operator_parameters import OperatorParameters
+
+_GATE = "gate of entropy_whitening"
+_REDUCE, _EXPAND = "reduction of channel_decoupling", "expansion of channel_decoupling"
 
 
 class RefinementMaps(NamedTuple):
@@ -74,9 +77,13 @@ class GlobalLocalPerception(nn.Module):
         self.projection = nn.Conv2d(channels, width, 1, bias=norm == "none")
         self.projection_norm = nn.BatchNorm2d(width) if norm == "batch" else nn.Identity()
         self.gate_norm = nn.BatchNorm2d(2) if norm == "batch" else nn.Identity()
-        self.gate = OperatorParameters("gate of entropy_whitening", 1, 2, 7, 7)
+        self.gate = OperatorParameters(_GATE, 1, 2, 7, 7)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.gate = OperatorParameters.of(_GATE, self.gate)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Refine a map.
@@ -197,13 +204,18 @@ class ChannelDecoupling(nn.Module):
         self.beta = beta
         self.fused = fused
         reduced = max(1, channels // 16)
-        self.reduce = OperatorParameters("reduction of channel_decoupling", reduced, channels)
-        self.expand = OperatorParameters("expansion of channel_decoupling", channels, reduced)
+        self.reduce = OperatorParameters(_REDUCE, reduced, channels)
+        self.expand = OperatorParameters(_EXPAND, channels, reduced)
         self.squeeze_norm = RunningStandardization(channels) if norm == "batch" else None
         if self.squeeze_norm is not None:
             with torch.no_grad():
                 for held in (self.reduce, self.expand):
                     held.weight.mul_(held.weight.shape[1] ** 0.5)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.reduce = OperatorParameters.of(_REDUCE, self.reduce)
+        self.expand = OperatorParameters.of(_EXPAND, self.expand)
 
     def forward(self, x: Tensor, *, terms: bool = True) -> tuple[Tensor, Tensor]:
         """Decouple and re-weight a map.

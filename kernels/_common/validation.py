@@ -71,13 +71,19 @@ def check_tensors(operator: str, **tensors: Tensor) -> None:
     """Check that all arguments are dense float tensors on one device.
 
     Raises:
-        TypeError: an argument that is no tensor.
+        TypeError: an argument that is no tensor, or a DTensor.
         ValueError: another dtype, a sparse layout, or another device than the first one's.
     """
     first_name, first = next(iter(tensors.items()))
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{operator}: {name} must be a tensor, got {type(tensor).__name__}")
+        if hasattr(tensor, "full_tensor"):
+            raise TypeError(
+                f"{operator}: {name} is a {type(tensor).__name__}, of which this process holds a "
+                "part; call the module that owns it, whose forward gathers it, or give "
+                "its .full_tensor()"
+            )
         if not tensor.dtype.is_floating_point:
             raise ValueError(
                 f"{operator}: {name} must be floating point, got {tensor.dtype}; "

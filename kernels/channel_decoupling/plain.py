@@ -30,7 +30,7 @@ def rank_bound(rows: Tensor) -> Tensor:
 
 
 def ridge_inverse(gram: Tensor, ridge: float, most: int) -> Tensor:
-    """M = ridge (Gh + ridge I)^-1 (B, r, r); `most` bounds the largest eigenvalue, see `factors`."""
+    """M = ridge (Gh + ridge I)^-1 (B, r, r); `most` bounds r, see `factors`."""
     if exporting():
         return polynomial_inverse(gram, ridge, most)
     shifted = gram + ridge * _identity(gram)

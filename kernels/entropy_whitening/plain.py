@@ -26,9 +26,7 @@ def window_moments(values: Tensor, window: int) -> tuple[Tensor, Tensor]:
     return mean, within / _count(columns, values) / _count(rows, values) + between
 
 
-def _merged(
-    values: Tensor, inside: list[Tensor], window: int, axis: int
-) -> tuple[Tensor, Tensor]:
+def _merged(values: Tensor, inside: list[Tensor], window: int, axis: int) -> tuple[Tensor, Tensor]:
     """Mean of the window along an axis, and mean or, along rows, sum of squares about it."""
     differences = [
         torch.where(within, one - values, 0)

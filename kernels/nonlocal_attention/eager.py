@@ -25,9 +25,7 @@ def eager(
     keys = key.transpose(1, 2)
     scale = 1 / math.sqrt(query.shape[-1])
     with without_autocast(query):
-        chunks = [
-            _attend(chunk, keys, value, scale) for chunk in _chunks(query, scores_at_a_time)
-        ]
+        chunks = [_attend(chunk, keys, value, scale) for chunk in _chunks(query, scores_at_a_time)]
         attended = torch.cat(chunks, 1) if len(chunks) > 1 else chunks[0]
         features = _sum(attended, residual.to(attended.dtype))
         # In this order: gradients are added up in the reverse of it.

@@ -1,0 +1,92 @@
+"""What is exported: a network with its last step, and what the file says about it."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from intrasense_fast.data.reading import stored_levels
+from intrasense_fast.networks.contract import config_of
+from intrasense_fast.provenance import TRAINED_ON, read_trained_on
+from intrasense_fast.training import run_folder
+from intrasense_fast.version import __version__
+
+PROBABILITIES, LOGITS = "probabilities", "logits"
+OUTPUTS = (PROBABILITIES, LOGITS)
+INPUT = "image"
+# Images of open size are multiples of it, where a format cannot pad them itself.
+UNIT = 32
+
+
+class ExportedModel(nn.Module):
+    """A network in eval mode as the file holds it: normalisation inside, float32 in and out.
+
+    Args:
+        net: of the contract.
+        output: "probabilities", the sigmoid of the logits, or "logits".
+    """
+
+    def __init__(self, net: nn.Module, output: str = PROBABILITIES) -> None:
+        super().__init__()
+        self.net, self.output = net.eval(), output
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, num_classes, H, W) of images (B, in_channels, H, W) in [0, 1]."""
+        logits = self.net(image).float()
+        return logits.sigmoid() if self.output == PROBABILITIES else logits
+
+
+def metadata_of(
+    net: nn.Module, checkpoint: Path, config: dict[str, Any], weights_sha256: str, output: str
+) -> dict[str, str]:
+    """What every file carries: names and values as text, empty where the checkpoint does not say.
+
+    Args:
+        net: the network of the checkpoint.
+        checkpoint: its folder.
+        config: its config.json.
+        weights_sha256: digest of its model.safetensors.
+        output: what the file gives.
+
+    Raises:
+        UsageError: trained_on.json is damaged.
+    """
+    about = {
+        "format": "1",
+        "package": f"intrasense-fast {__version__}",
+        "architecture": net.architecture,
+        "input": f"{INPUT}: float32 (B, {config_of(net)['in_channels']}, H, W) in [0, 1]",
+        "output": output,
+        "image_size": config.get("image_size"),
+        "threshold": config.get("threshold", 0.5),
+        "levels": stored_levels(config),
+        "commit": run_folder.commit(),
+        "weights_sha256": weights_sha256,
+        **_data_of(checkpoint),
+    }
+    return {name: "" if value is None else str(value) for name, value in about.items()}
+
+
+def _data_of(checkpoint: Path) -> dict[str, Any]:
+    """Which images trained the network: the digest of its trained_on.json, and how many."""
+    trained_on = read_trained_on(checkpoint)
+    if trained_on is None:
+        return {"data_sha256": None, "training_images": None}
+    digest = hashlib.sha256((checkpoint / TRAINED_ON).read_bytes()).hexdigest()
+    return {"data_sha256": digest, "training_images": len(trained_on.train)}
+
+
+def takes_any_size(net: nn.Module, size: int) -> bool:
+    """Whether a network takes images of another size than `size`; those built for one say no."""
+    other = 2 * UNIT if size != 2 * UNIT else 3 * UNIT
+    parameter = next(net.parameters())
+    channels = config_of(net)["in_channels"]
+    image = torch.zeros(1, channels, other, other, device=parameter.device)
+    try:
+        with torch.no_grad():
+            net(image.to(parameter.dtype))
+    except (ValueError, RuntimeError):
+        return False
+    return True
