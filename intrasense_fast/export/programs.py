@@ -82,7 +82,7 @@ def read_torchscript(path: Path) -> Runner:
     return run
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801
+class _quiet(warnings.catch_warnings):
     """Without what PyTorch says about its own tracing and its own plans."""
 
     def __enter__(self) -> None:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""A checkpoint as one file: written beside its place, checked against the network, then put there."""
+"""A checkpoint as one file: written, checked against the network, then put in its place."""
 
 import contextlib
 import copy

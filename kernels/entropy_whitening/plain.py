@@ -3,7 +3,6 @@ loop over a size, no gradient of its own."""
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def masked_whitening(attended: Tensor, mask: Tensor, window: int, eps: float) -> Tensor:
@@ -16,45 +15,42 @@ def masked_whitening(attended: Tensor, mask: Tensor, window: int, eps: float) ->
 def window_moments(values: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over the window's positions inside the map, as eager.py has them:
     rows of the window first, each with its centre as pivot, then the rows merged."""
-    columns, rows = _inside(values, window, -1), _inside(values, window, -2)
-    row_mean, row_second = _merged(values, columns, window, -1)
-    mean, between = _merged(row_mean, rows, window, -2)
-    within = sum(
-        torch.where(inside, one, 0)
-        for one, inside in zip(_taps(row_second, window, -2), rows, strict=True)
-    )
-    return mean, within / _count(columns, values) / _count(rows, values) + between
+    (columns, in_columns), (rows, in_rows) = (_window(values, window, axis) for axis in (-1, -2))
+    taps = _taken(values, columns, -1)
+    row_mean, row_variance = _moments(values[..., None], taps, in_columns, -1)
+    taps = _taken(row_mean, rows, -2)
+    in_rows = in_rows[..., None]
+    mean, between = _moments(row_mean[..., None, :], taps, in_rows, -2)
+    # Every row of a window counts the same: it has as many columns.
+    within = _mean(_taken(row_variance, rows, -2), in_rows, -2)
+    return mean, within + between
 
 
-def _merged(values: Tensor, inside: list[Tensor], window: int, axis: int) -> tuple[Tensor, Tensor]:
-    """Mean of the window along an axis, and mean or, along rows, sum of squares about it."""
-    differences = [
-        torch.where(within, one - values, 0)
-        for one, within in zip(_taps(values, window, axis), inside, strict=True)
-    ]
-    count = _count(inside, values)
-    total = sum(differences[1:], differences[0])
-    shift = total / count
-    # The pivot is in the window, so that nothing cancels.
-    second = sum(one.square() for one in differences) - total * shift
-    return values + shift, second if axis == -1 else second / count
+def _moments(pivot: Tensor, taps: Tensor, inside: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of the taps inside the map. The pivot is one of them, so that
+    nothing cancels."""
+    differences = taps - pivot
+    shift = _mean(differences, inside, axis)
+    second = _mean(differences.square(), inside, axis)
+    return pivot.squeeze(axis) + shift, second - shift.square()
 
 
-def _taps(values: Tensor, window: int, axis: int) -> list[Tensor]:
-    """The map shifted by every offset of the window along an axis, 0 from outside."""
-    radius = window // 2
-    padding = (radius, radius) if axis == -1 else (0, 0, radius, radius)
-    padded = functional.pad(values, padding)
-    # Ends are counted from the back: the size stays open.
-    slices = [slice(start, start - 2 * radius or None) for start in range(window)]
-    return [padded[..., each] if axis == -1 else padded[..., each, :] for each in slices]
+def _mean(taps: Tensor, inside: Tensor, axis: int) -> Tensor:
+    return torch.where(inside, taps, 0).sum(axis) / inside.to(taps.dtype).sum(axis)
 
 
-def _inside(values: Tensor, window: int, axis: int) -> list[Tensor]:
-    """For every offset where it stays inside the map: bool, (1, 1, 1, W) or (1, 1, H, 1)."""
-    line = values[:1, :1, :1] if axis == -1 else values[:1, :1, :, :1]
-    return [one > 0 for one in _taps(torch.ones_like(line), window, axis)]
+def _window(values: Tensor, window: int, axis: int) -> tuple[Tensor, Tensor]:
+    """(size, window): the positions of the window about each one along an axis, and which of them
+    lie inside the map."""
+    size = values.shape[axis]
+    offsets = torch.arange(window, device=values.device) - window // 2
+    positions = torch.arange(size, device=values.device)[:, None] + offsets
+    return positions.clamp(0, size - 1), (positions >= 0) & (positions < size)
 
 
-def _count(inside: list[Tensor], like: Tensor) -> Tensor:
-    return sum((one.to(like.dtype) for one in inside[1:]), inside[0].to(like.dtype))
+def _taken(values: Tensor, positions: Tensor, axis: int) -> Tensor:
+    """(B, C, H, W) -> (B, C, H, W, k) along the last axis, (B, C, H, k, W) along the one before."""
+    batch, channels, height, width = values.shape
+    window = positions.shape[1]
+    shape = (height, width, window) if axis == -1 else (height, window, width)
+    return values.index_select(axis, positions.flatten()).reshape(batch, channels, *shape)
