@@ -6,6 +6,7 @@ from pathlib import Path
 
 from intrasense_fast.commands.arguments import trust
 from intrasense_fast.console import show
+from intrasense_fast.errors import UsageError
 from intrasense_fast.export.model import OUTPUTS, PROBABILITIES
 from intrasense_fast.export.onnx import FLOAT32, PRECISIONS
 from intrasense_fast.export.write import (
@@ -83,7 +84,11 @@ def run(args: argparse.Namespace) -> int:
     trust(args.network)
     device = None if options.keep_operators else "cpu"
     fused = options.keep_operators or None
-    segmenter = open_segmenter(args.checkpoint, device=device, fused=fused)
+    try:
+        segmenter = open_segmenter(args.checkpoint, device=device, fused=fused)
+    except UsageError as error:
+        # Said of the flag that this command has.
+        raise UsageError(str(error).replace("--fused:", "--keep-operators:", 1)) from error
     if segmenter.remark:
         show(f"warning: {segmenter.remark}", sys.stderr)
     _show(export_checkpoint(segmenter, Path(args.checkpoint), out, options), out)

@@ -34,7 +34,8 @@ class ExportedModel(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, num_classes, H, W) of images (B, in_channels, H, W) in [0, 1]."""
-        logits = self.net(image).float()
+        parameter = next(self.net.parameters())
+        logits = self.net(image.to(parameter.dtype)).float()
         return logits.sigmoid() if self.output == PROBABILITIES else logits
 
 

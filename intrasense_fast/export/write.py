@@ -37,7 +37,8 @@ from intrasense_fast.networks.contract import config_of, set_fused
 
 ONNX, PT2, TORCHSCRIPT = "onnx", "pt2", "torchscript"
 SUFFIXES = {ONNX: (".onnx",), PT2: (".pt2",), TORCHSCRIPT: (".pt", ".ts")}
-_SMALLEST_EXAMPLE = 64
+# Sides of an exported program: a map of side 1 would be another program.
+_SMALLEST_EXAMPLE, _LARGEST = 64, 8192
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def _sizes(format_: str, any_size: bool, size: int) -> str:
     if not any_size:
         return f"{size} x {size} alone, as the network"
     if format_ == PT2:
-        return f"multiples of {UNIT} from {UNIT} x {UNIT} to 8192 x 8192"
+        return f"multiples of {UNIT} from {_SMALLEST_EXAMPLE} to {_LARGEST}"
     return f"from {UNIT} x {UNIT} up"
 
 

@@ -33,10 +33,13 @@ def ridge_inverse(gram: Tensor, ridge: float, most: int) -> Tensor:
     """M = ridge (Gh + ridge I)^-1 (B, r, r); `most` bounds r, see `factors`."""
     if exporting():
         return polynomial_inverse(gram, ridge, most)
-    shifted = gram + ridge * _identity(gram)
+    identity = _identity(gram)
+    shifted = gram + ridge * identity
     factor, info = torch.linalg.cholesky_ex(shifted, check_errors=False)
     bad = (info != 0) | ~shifted.isfinite().all(-1).all(-1)
-    return (ridge * torch.cholesky_inverse(factor)).masked_fill(bad[:, None, None], torch.nan)
+    # Not cholesky_inverse: its forward-mode derivative is wrong in torch 2.13.
+    half = torch.linalg.solve_triangular(factor, identity.expand_as(shifted), upper=False)
+    return (ridge * half.transpose(1, 2) @ half).masked_fill(bad[:, None, None], torch.nan)
 
 
 def polynomial_inverse(gram: Tensor, ridge: float, most: int) -> Tensor:
