@@ -30,7 +30,9 @@ class ExportedModel(nn.Module):
 
     def __init__(self, net: nn.Module, output: str = PROBABILITIES) -> None:
         super().__init__()
-        self.net, self.output = net.eval(), output
+        self.net, self.output = net, output
+        # Itself too: exporters put back the mode that they find.
+        self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, num_classes, H, W) of images (B, in_channels, H, W) in [0, 1]."""
