@@ -17,6 +17,7 @@ from intrasense_fast.errors import UsageError
 from intrasense_fast.export import onnx, packages
 from intrasense_fast.export.checks import Shape, check_file
 from intrasense_fast.export.model import ExportedModel
+from intrasense_fast.kernels import runtime
 from intrasense_fast.networks import build_network, load_network, save_network
 from intrasense_fast.provenance import TRAINED_ON
 from tests.support.checkpoints import tiny_checkpoint
@@ -214,12 +215,23 @@ def test_a_missing_package_names_the_extra(package: str, best, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_kernels_that_cannot_run_are_refused(best: Path, tmp_path: Path, capsys) -> None:
+def test_kernels_that_cannot_run_are_refused(best, tmp_path: Path, monkeypatch, capsys) -> None:
     if torch.cuda.is_available():
         pytest.skip("the kernels can run here")
+    monkeypatch.setattr(runtime, "interpreting", lambda: False)
     out = tmp_path / "network.pt2"
     assert export(best, out, "--format", "pt2", "--keep-operators") == 2
     assert "--keep-operators: the kernels need" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.slow
+def test_kernels_are_kept_where_asked(best: Path, tmp_path: Path) -> None:
+    if not (torch.cuda.is_available() or runtime.interpreting()):
+        pytest.skip("the kernels cannot run here; set TRITON_INTERPRET=1")
+    out = tmp_path / "network.pt2"
+    assert export(best, out, "--format", "pt2", "--keep-operators") == 0
+    nodes = torch.export.load(out).graph.nodes
+    assert any("intrasense_fast" in str(node.target) for node in nodes)
 
 
 def test_a_file_that_is_off_is_refused(best: Path) -> None:
