@@ -1,5 +1,6 @@
 """What is exported: a network with its last step, and what the file says about it."""
 
+import copy
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from intrasense_fast.data.reading import stored_levels
 from intrasense_fast.networks.contract import config_of
+from intrasense_fast.networks.refine import ChannelDecoupling, GlobalLocalPerception
 from intrasense_fast.provenance import TRAINED_ON, read_trained_on
 from intrasense_fast.training import run_folder
 from intrasense_fast.version import __version__
@@ -39,6 +41,19 @@ class ExportedModel(nn.Module):
         parameter = next(self.net.parameters())
         logits = self.net(image.to(parameter.dtype)).float()
         return logits.sigmoid() if self.output == PROBABILITIES else logits
+
+
+def half_of(net: nn.Module) -> nn.Module:
+    """A copy of a network in float16, but for what works on the operators' statistics, which are
+    float32 in every precision."""
+    half = copy.deepcopy(net).half()
+    for module in half.modules():
+        if isinstance(module, GlobalLocalPerception):
+            module.gate_norm.float()
+            module.gate.float()
+        if isinstance(module, ChannelDecoupling):
+            module.float()
+    return half
 
 
 def metadata_of(

@@ -1,7 +1,6 @@
 """A checkpoint as one file: written, checked against the network, then put in its place."""
 
 import contextlib
-import copy
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from intrasense_fast.export.model import (
     PROBABILITIES,
     UNIT,
     ExportedModel,
+    half_of,
     metadata_of,
     takes_any_size,
 )
@@ -174,7 +174,7 @@ def _lowered(
     if options.precision == onnx.INT8:
         quantize(plain, target, pictures.images, about)
     else:
-        half = ExportedModel(copy.deepcopy(model.net).half(), options.output)
+        half = ExportedModel(half_of(model.net), options.output)
         any_size = takes_any_size(model.net, pictures.images[0].shape[-1])
         example = _example(model.net, pictures.images[0].shape[-1], any_size)
         onnx.write_onnx(half, example, target, about, any_size=any_size)

@@ -110,7 +110,7 @@ def test_torchscript_takes_any_batch_and_size(best: Path, tmp_path: Path, rng, c
         assert off.float().mean() <= 0.34, shape
 
 
-@pytest.mark.extended
+@pytest.mark.slow
 def test_pt2_takes_any_batch_and_multiples_of_32(best: Path, tmp_path: Path, rng) -> None:
     out = tmp_path / "network.pt2"
     assert export(best, out, "--format", "pt2") == 0

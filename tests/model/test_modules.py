@@ -80,6 +80,7 @@ def lora(net: nn.Module, **options: object) -> nn.Module:
     return peft.get_peft_model(net, peft.LoraConfig(r=2, init_lora_weights=False, **options))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "target",
     [
@@ -101,6 +102,7 @@ def test_low_rank_adapters_work(target: dict, rng: torch.Generator) -> None:
     assert all(one.grad is not None and one.grad.any() for one in learning.values())
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["gate", "reduce", "expand"])
 def test_adapters_of_layers_refuse_what_is_none_by_name(name: str, rng: torch.Generator) -> None:
     with pytest.raises(ValueError, match=r"OperatorParameters\(.*parameters, no layer.* not supp"):
@@ -128,6 +130,7 @@ def alone(tmp_path: Path) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("parts", [False, True], ids=["whole", "by modules"])
 def test_fully_sharded(parts: bool, alone: None, rng: torch.Generator) -> None:
     from torch.distributed.device_mesh import init_device_mesh
@@ -148,6 +151,7 @@ def test_fully_sharded(parts: bool, alone: None, rng: torch.Generator) -> None:
         torch.testing.assert_close(one.grad.full_tensor(), other.grad, msg=name)
 
 
+@pytest.mark.extended
 def test_a_part_of_a_parameter_is_refused_by_name(alone: None, rng: torch.Generator) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import distribute_tensor
@@ -190,6 +194,7 @@ def test_per_sample_gradients_are_those_of_each_image(double) -> None:
             assert error <= 1e-7 * one.grad.norm() + 1e-12, name
 
 
+@pytest.mark.extended
 def test_jvp_is_the_transpose_of_the_backward_pass(double, rng: torch.Generator) -> None:
     net, x = double
     direction, cotangent = (torch.randn(x.shape, generator=rng, dtype=x.dtype) for _ in range(2))
@@ -201,6 +206,7 @@ def test_jvp_is_the_transpose_of_the_backward_pass(double, rng: torch.Generator)
     assert (forward - backward).abs() <= 1e-8 * moved.norm() * cotangent.norm()
 
 
+@pytest.mark.extended
 def test_gradients_of_the_training_mode_take_buffers_as_arguments(rng: torch.Generator) -> None:
     net, x = small(rng).train(), torch.rand(2, 1, 64, 64, generator=rng)
     parameters = {name: one.detach() for name, one in net.named_parameters()}
