@@ -17,11 +17,13 @@ from intrasense_fast.errors import UsageError
 from intrasense_fast.export import onnx, packages
 from intrasense_fast.export.checks import Shape, check_file
 from intrasense_fast.export.model import ExportedModel
+from intrasense_fast.export.pictures import lost_dice, read_pictures
 from intrasense_fast.kernels import runtime
 from intrasense_fast.networks import build_network, load_network, save_network
 from intrasense_fast.provenance import TRAINED_ON
 from tests.support.checkpoints import tiny_checkpoint
 from tests.support.networks import wake
+from tests.support.runs import write_pairs
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "export.md"
 WITHOUT = """import sys
@@ -249,3 +251,27 @@ def test_a_file_that_is_off_is_refused(best: Path) -> None:
 
 def _fails(x: torch.Tensor) -> torch.Tensor:
     raise RuntimeError("no")
+
+
+def test_what_is_lost_is_measured_where_there_is_ground_truth(tmp_path: Path, seed: int) -> None:
+    folder = write_pairs(tmp_path / "pairs", 4, seed)
+    pictures = read_pictures(str(folder), 32, 3, None)
+    assert len(pictures.images) == len(pictures.masks) == 4 and not pictures.remark
+    assert all(image.shape == (1, 3, 32, 32) for image in pictures.images)
+    masks = iter(torch.from_numpy(mask).float()[None, None] for mask in pictures.masks)
+    lost = lost_dice(
+        lambda image: next(masks), lambda image: torch.zeros(1, 1, 32, 32), pictures, 0.5
+    )
+    assert (lost.images, lost.between, lost.before, lost.after) == (4, 0, 1, 0)
+    assert "+1.0000 lost" in str(lost)
+    with pytest.raises(UsageError, match="NaN or infinite"):
+        lost_dice(torch.zeros_like, lambda image: image * torch.nan, pictures, 0.5)
+
+
+def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere"):
+        read_pictures(str(tmp_path / "nowhere"), 32, 1, None)
+    write_png(tmp_path / "whole.png", np.zeros((40, 40), np.uint8))
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    with pytest.raises(UsageError, match=r"cut\.png"):
+        read_pictures(str(tmp_path), 32, 1, None)
