@@ -128,15 +128,22 @@ def export_checkpoint(
     about |= {"precision": options.precision, "sizes": _sizes(options.format, any_size, size)}
     shapes = _shapes(options, any_size, size)
     model = ExportedModel(net, options.output)
+    pictures = None
+    if options.calibrate:
+        channels = config_of(net)["in_channels"]
+        pictures = read_pictures(options.calibrate, size, channels, segmenter.levels)
     with atomic_path(out) as temporary, _float32_beside(temporary, options) as plain:
         run = _written(model, plain, about, options, _example(net, size, any_size), any_size)
         checked = check_file(model, run, shapes)
-        lost, remarks = None, ()
-        if options.precision != onnx.FLOAT32:
-            channels = config_of(net)["in_channels"]
-            pictures = read_pictures(options.calibrate or "", size, channels, segmenter.levels)
-            lost = _lowered(model, run, temporary, plain, about, options, pictures)
-            remarks = (f"no ground truth: {pictures.remark}",) if pictures.remark else ()
+        lost = None
+        if pictures is not None:
+            lower = _lowered(model, temporary, plain, about, options, pictures)
+            # That it runs at every shape, and gives numbers: how good they are the pictures say.
+            check_file(model, lower, shapes, tolerance=1)
+            if options.output != PROBABILITIES:
+                run, lower = _with_sigmoid(run), _with_sigmoid(lower)
+            lost = lost_dice(run, lower, pictures, float(about["threshold"]))
+    remarks = (f"no ground truth: {pictures.remark}",) if pictures and pictures.remark else ()
     return Exported(checked, lost, about["sizes"], remarks)
 
 
@@ -163,26 +170,22 @@ def _written(
 
 def _lowered(
     model: ExportedModel,
-    run: Runner,
     target: Path,
     plain: Path,
     about: dict[str, str],
     options: ExportOptions,
     pictures: Pictures,
-) -> Lost:
-    """Write the file in a lower precision, and measure what it costs."""
+) -> Runner:
+    """Write the file in a lower precision, and read it back."""
     if options.precision == onnx.INT8:
         quantize(plain, target, pictures.images, about)
     else:
         half = ExportedModel(half_of(model.net), options.output)
-        any_size = takes_any_size(model.net, pictures.images[0].shape[-1])
-        example = _example(model.net, pictures.images[0].shape[-1], any_size)
+        size = pictures.images[0].shape[-1]
+        any_size = takes_any_size(model.net, size)
+        example = _example(model.net, size, any_size)
         onnx.write_onnx(half, example, target, about, any_size=any_size)
-    lower = onnx.read_onnx(target)
-    threshold = float(about["threshold"])
-    if options.output != PROBABILITIES:
-        run, lower = (_with_sigmoid(one) for one in (run, lower))
-    return lost_dice(run, lower, pictures, threshold)
+    return onnx.read_onnx(target)
 
 
 def _with_sigmoid(run: Runner) -> Runner:
