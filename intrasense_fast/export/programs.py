@@ -85,6 +85,6 @@ def read_torchscript(path: Path) -> Runner:
 class _quiet(warnings.catch_warnings):
     """Without what PyTorch says about its own tracing and its own plans."""
 
-    def __enter__(self) -> None:  # type: ignore[override]
+    def __enter__(self) -> None:
         super().__enter__()
         warnings.simplefilter("ignore")

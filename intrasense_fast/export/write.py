@@ -143,8 +143,9 @@ def export_checkpoint(
             if options.output != PROBABILITIES:
                 run, lower = _with_sigmoid(run), _with_sigmoid(lower)
             lost = lost_dice(run, lower, pictures, float(about["threshold"]))
-    remarks = (f"no ground truth: {pictures.remark}",) if pictures and pictures.remark else ()
-    return Exported(checked, lost, about["sizes"], remarks)
+    remark = pictures.remark if pictures else ""
+    remarks = [f"no ground truth: {remark}"] if remark else []
+    return Exported(checked, lost, about["sizes"], tuple(remarks))
 
 
 def _written(
