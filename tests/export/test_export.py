@@ -175,7 +175,8 @@ def test_lower_precision_tells_what_it_costs(
     assert export(best, out, *flags) == 0
     said = capsys.readouterr().out
     (dice,) = re.findall(r"with those of float32 on 3 images: (\d\.\d{4})", said)
-    assert float(dice) > 0.8 and "no ground truth" in said
+    # Half of every mask is lesion: two that know nothing of each other have 0.5.
+    assert float(dice) > 0.7 and "no ground truth" in said
     assert {path.name for path in tmp_path.iterdir()} == {"images", "lower.onnx"}
     content = pytest.importorskip("onnx").load(str(out))
     kinds = {node.op_type for node in content.graph.node}
