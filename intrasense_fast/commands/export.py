@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from intrasense_fast.commands.arguments import trust
+from intrasense_fast.commands.arguments import checkpoint_folder, trust
 from intrasense_fast.console import show
 from intrasense_fast.errors import UsageError
 from intrasense_fast.export.model import OUTPUTS, PROBABILITIES
@@ -84,14 +84,15 @@ def run(args: argparse.Namespace) -> int:
     trust(args.network)
     device = None if options.keep_operators else "cpu"
     fused = options.keep_operators or None
+    checkpoint = checkpoint_folder(args.checkpoint)
     try:
-        segmenter = open_segmenter(args.checkpoint, device=device, fused=fused)
+        segmenter = open_segmenter(checkpoint, device=device, fused=fused)
     except UsageError as error:
         # Said of the flag that this command has.
         raise UsageError(str(error).replace("--fused:", "--keep-operators:", 1)) from error
     if segmenter.remark:
         show(f"warning: {segmenter.remark}", sys.stderr)
-    _show(export_checkpoint(segmenter, Path(args.checkpoint), out, options), out)
+    _show(export_checkpoint(segmenter, Path(checkpoint), out, options), out)
     return 0
 
 
