@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from intrasense_fast.measurements import checked_spacing
-from intrasense_fast.surfaces import surface_distances
+from intrasense_fast.measuring.lesion import checked_spacing
+from intrasense_fast.measuring.surfaces import surface_distances
 
 COUNTS = ("tp", "fp", "fn", "tn")
 BOUNDARY_RATIO = 0.02

@@ -4,14 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from intrasense_fast.components import CleanUp
 from intrasense_fast.console import show
 from intrasense_fast.data.layouts import LAYOUTS
 from intrasense_fast.data.reading import HELP
-from intrasense_fast.ensemble import AT_A_TIME, Ensemble
-from intrasense_fast.ensemble_opening import TUNED, Named, named_checkpoints, open_ensemble
 from intrasense_fast.errors import UsageError
 from intrasense_fast.inference import AMPS
+from intrasense_fast.inference.ensemble import AT_A_TIME, Ensemble
+from intrasense_fast.inference.opening import TUNED, Named, named_checkpoints, open_ensemble
+from intrasense_fast.measuring.components import CleanUp
 from intrasense_fast.networks import list_networks, register_network
 from intrasense_fast.networks.hub import locate
 from intrasense_fast.precision import OFF

@@ -18,7 +18,7 @@ from intrasense_fast.console import command_line, show
 from intrasense_fast.data.joining import few
 from intrasense_fast.data.reading import options_of
 from intrasense_fast.prediction import Predicted, predict_files
-from intrasense_fast.prediction_table import SETTINGS
+from intrasense_fast.prediction.table import SETTINGS
 from intrasense_fast.signals import Stopped
 
 

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from intrasense_fast.components import components
 from intrasense_fast.files import legible, write_text
+from intrasense_fast.measuring.components import components
 from intrasense_fast.report.figures import YELLOW, to_rgb
 
 CATEGORY = {"id": 1, "name": "lesion", "supercategory": "finding"}

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from intrasense_fast.doubt import Risk
+from intrasense_fast.inference.doubt import Risk
 from intrasense_fast.report import figures
 from intrasense_fast.report.figures import BLUE, INK, ORANGE, hex_colour
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from intrasense_fast.calibration import PixelCounts, calibrated, write_calibration
 from intrasense_fast.console import progress
 from intrasense_fast.data.inputs import record_chunks
 from intrasense_fast.data.opening import sha256_of
@@ -19,6 +18,7 @@ from intrasense_fast.errors import UsageError
 from intrasense_fast.evaluation import Watch, evaluate_samples
 from intrasense_fast.files import write_text
 from intrasense_fast.inference import predict_probabilities
+from intrasense_fast.inference.calibration import PixelCounts, calibrated, write_calibration
 from intrasense_fast.metrics import Summary, image_metrics, summarize
 from intrasense_fast.networks import load_network
 from intrasense_fast.networks.cards import CARD_FILE

@@ -12,11 +12,11 @@ import torch
 from scipy import ndimage
 
 from intrasense_fast.cli import main
-from intrasense_fast.components import CleanUp
 from intrasense_fast.data.clips import open_clip
 from intrasense_fast.evaluation import evaluate_data
 from intrasense_fast.inference import Segmenter
-from intrasense_fast.measurements import measure
+from intrasense_fast.measuring.components import CleanUp
+from intrasense_fast.measuring.lesion import measure
 from intrasense_fast.prediction import predict_files
 from intrasense_fast.report.dicom_segmentation import (
     Algorithm,

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from intrasense_fast import IntraSenseNet, ensemble, evaluation
+from intrasense_fast import IntraSenseNet, evaluation
 from intrasense_fast.cli import main
-from intrasense_fast.inference import Segmenter
+from intrasense_fast.inference import Segmenter, ensemble
 from tests.support.checkpoints import tiny_checkpoint
 
 

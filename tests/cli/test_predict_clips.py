@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
-from intrasense_fast import prediction, prediction_clips
+from intrasense_fast import prediction
 from intrasense_fast.cli import main
 from intrasense_fast.data.clips import open_clip
 from intrasense_fast.data.reading import ReadingOptions
 from intrasense_fast.errors import UsageError
 from intrasense_fast.inference import Segmenter
+from intrasense_fast.prediction import clips as prediction_clips
 from intrasense_fast.prediction import predict_files
 from intrasense_fast.signals import Stopped
 from tests.support.stubs import Bright, bright_checkpoint

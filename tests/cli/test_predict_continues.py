@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from intrasense_fast import prediction, prediction_work
+from intrasense_fast import prediction
 from intrasense_fast.cli import main
-from intrasense_fast.ensemble import AT_A_TIME
 from intrasense_fast.files import exclusive
 from intrasense_fast.inference import (
     NotFiniteError,
@@ -28,7 +27,9 @@ from intrasense_fast.inference import (
     predict_probabilities,
     probability_maps,
 )
+from intrasense_fast.inference.ensemble import AT_A_TIME
 from intrasense_fast.prediction import predict_files
+from intrasense_fast.prediction import work as prediction_work
 from tests.support.checkpoints import tiny_checkpoint
 
 COUNT = 24

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from intrasense_fast import prediction
-from intrasense_fast.calibration import Calibration, write_calibration
 from intrasense_fast.cli import main
 from intrasense_fast.commands import predict
 from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.inference import Segmenter
+from intrasense_fast.inference.calibration import Calibration, write_calibration
 from intrasense_fast.prediction import predict_files
 from tests.support.stubs import Lopsided, bright_checkpoint
 

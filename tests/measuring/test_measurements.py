@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.distance import cdist, pdist
 
-from intrasense_fast.components import CleanUp
 from intrasense_fast.errors import UsageError
-from intrasense_fast.measurements import measure
+from intrasense_fast.measuring.components import CleanUp
+from intrasense_fast.measuring.lesion import measure
+from intrasense_fast.measuring.surfaces import surface, surface_distances
 from intrasense_fast.metrics import image_metrics
-from intrasense_fast.surfaces import surface, surface_distances
 
 Mask = NDArray[np.bool_]
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from intrasense_fast.calibration import (
+from intrasense_fast.errors import UsageError
+from intrasense_fast.inference.calibration import (
     CALIBRATION_FILE,
     Calibration,
     PixelCounts,
@@ -18,7 +19,6 @@ from intrasense_fast.calibration import (
     tempered,
     write_calibration,
 )
-from intrasense_fast.errors import UsageError
 from intrasense_fast.networks.checksums import check_files, write_checksums
 
 SHAPES = ((40, 60), (61, 33), (30, 30))

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import binary_dilation
 from scipy.stats import spearmanr
 
-from intrasense_fast.doubt import doubt, entropy, rank_correlation, risk_coverage
+from intrasense_fast.inference.doubt import doubt, entropy, rank_correlation, risk_coverage
 
 
 @pytest.mark.parametrize("shape", [(64, 80), (30, 200)])

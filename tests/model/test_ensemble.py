@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from intrasense_fast.calibration import Calibration, write_calibration
 from intrasense_fast.data.opening import sha256_of
-from intrasense_fast.ensemble import Ensemble
-from intrasense_fast.ensemble_opening import (
+from intrasense_fast.errors import UsageError
+from intrasense_fast.inference import Segmenter, probability_maps
+from intrasense_fast.inference.calibration import Calibration, write_calibration
+from intrasense_fast.inference.ensemble import Ensemble
+from intrasense_fast.inference.opening import (
     check_threshold,
     chosen_threshold,
     named_checkpoints,
     open_ensemble,
 )
-from intrasense_fast.errors import UsageError
-from intrasense_fast.inference import Segmenter, probability_maps
 from tests.support.stubs import Bright, Lopsided, bright_checkpoint
 
 FLIPS = ((), (1,), (0,), (0, 1))

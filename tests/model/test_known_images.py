@@ -2,7 +2,7 @@
 
 import pytest
 
-from intrasense_fast.known_images import askable, out_of_fold, overlap, seen
+from intrasense_fast.evaluation.known_images import askable, out_of_fold, overlap, seen
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from intrasense_fast.tiles import fits, tiled, windows
+from intrasense_fast.inference.tiles import fits, tiled, windows
 
 
 def test_weights_add_up_to_one_at_every_pixel(seed: int) -> None:

@@ -11,10 +11,10 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from intrasense_fast import evaluation
-from intrasense_fast.calibration import CALIBRATION_FILE, read_calibration
 from intrasense_fast.cli import main
 from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.inference import open_segmenter, predict_probabilities
+from intrasense_fast.inference.calibration import CALIBRATION_FILE, read_calibration
 from intrasense_fast.networks.checksums import check_files
 from intrasense_fast.training import results
 from tests.support.runs import write_pairs

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from intrasense_fast.console import progress, show
 from intrasense_fast.data.joining import few
 from intrasense_fast.data.opening import sha256_of
-from intrasense_fast.prediction_table import COLUMNS, DONE, TABLE, Row, read_rows
+from intrasense_fast.prediction.table import COLUMNS, DONE, TABLE, Row, read_rows
 from intrasense_fast.report.tables import write_csv
 
 _FRAME = "#"

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from intrasense_fast.calibration import Calibration, read_calibration
 from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.data.reading import stored_levels
 from intrasense_fast.data.transforms import resize_image, resize_probability
 from intrasense_fast.errors import UsageError, first_line
+from intrasense_fast.inference.calibration import Calibration, read_calibration
 from intrasense_fast.networks import load_network, read_config
 from intrasense_fast.networks.checksums import CHECKSUM_FILE
 from intrasense_fast.networks.contract import config_of, evaluating, health_of

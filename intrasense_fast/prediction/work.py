@@ -11,16 +11,16 @@ import numpy as np
 from intrasense_fast.data.images import ImageError, decode_image, low_range, to_grey
 from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.data.region import Region
-from intrasense_fast.ensemble import Answer, Ensemble
 from intrasense_fast.inference import NOT_FINITE
-from intrasense_fast.prediction_outputs import (
+from intrasense_fast.inference.ensemble import Answer, Ensemble
+from intrasense_fast.prediction.outputs import (
     Destination,
     Origin,
     stem_of,
     table_name,
     write_outputs,
 )
-from intrasense_fast.prediction_table import FAILED, Row
+from intrasense_fast.prediction.table import FAILED, Row
 from intrasense_fast.report.dicom_segmentation import SegmentationError
 
 Chunk = Sequence[tuple[Path, Path]]

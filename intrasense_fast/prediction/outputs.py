@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from intrasense_fast.components import NO_CLEAN_UP, CleanUp
 from intrasense_fast.data.images import ImageError, read_image, write_png
 from intrasense_fast.data.listing import without_ending
 from intrasense_fast.data.region import Region
-from intrasense_fast.doubt import doubt, entropy
-from intrasense_fast.ensemble import Answer
 from intrasense_fast.errors import UsageError
 from intrasense_fast.files import legible
-from intrasense_fast.measurements import measure
-from intrasense_fast.prediction_table import DONE, Row
+from intrasense_fast.inference.doubt import doubt, entropy
+from intrasense_fast.inference.ensemble import Answer
+from intrasense_fast.measuring.components import NO_CLEAN_UP, CleanUp
+from intrasense_fast.measuring.lesion import measure
+from intrasense_fast.prediction.table import DONE, Row
 from intrasense_fast.report.contours import draw_outline
 from intrasense_fast.report.dicom_segmentation import Algorithm, write_segmentation
 from intrasense_fast.report.overlays import OverlayItem, overlay

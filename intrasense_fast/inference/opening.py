@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from intrasense_fast.calibration import CALIBRATION_FILE
 from intrasense_fast.data.opening import read_text
 from intrasense_fast.data.order import natural_key
-from intrasense_fast.ensemble import AT_A_TIME, NO_FLIP, Ensemble, Flip
 from intrasense_fast.errors import UsageError
-from intrasense_fast.inference import MOST_SIZE, SMALLEST_SIZE, Segmenter, open_segmenter
+from intrasense_fast.inference.calibration import CALIBRATION_FILE
+from intrasense_fast.inference.ensemble import AT_A_TIME, NO_FLIP, Ensemble, Flip
+from intrasense_fast.inference.segmenter import MOST_SIZE, SMALLEST_SIZE, Segmenter, open_segmenter
 from intrasense_fast.precision import OFF
 
 MOST_BATCH = 4096

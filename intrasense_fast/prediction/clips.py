@@ -15,8 +15,8 @@ from intrasense_fast.data.images import ImageError, to_grey
 from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.files import atomic_path
 from intrasense_fast.inference import NOT_FINITE
-from intrasense_fast.prediction_kept import frame_name
-from intrasense_fast.prediction_outputs import (
+from intrasense_fast.prediction.kept import frame_name
+from intrasense_fast.prediction.outputs import (
     KINDS,
     OVERLAY_CLIP,
     Origin,
@@ -24,8 +24,8 @@ from intrasense_fast.prediction_outputs import (
     table_name,
     write_outputs,
 )
-from intrasense_fast.prediction_table import DONE, Row
-from intrasense_fast.prediction_work import Work, failed, pasted, reason_of
+from intrasense_fast.prediction.table import DONE, Row
+from intrasense_fast.prediction.work import Work, failed, pasted, reason_of
 from intrasense_fast.report.overlays import overlay
 
 _WRITTEN = re.compile(rf"\d+_({'|'.join(KINDS)})\.png")

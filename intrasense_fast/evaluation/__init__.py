@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from intrasense_fast import known_images
-from intrasense_fast.components import NO_CLEAN_UP, CleanUp
 from intrasense_fast.console import progress
 from intrasense_fast.data.images import ImageError
 from intrasense_fast.data.inputs import record_chunks
 from intrasense_fast.data.layouts import open_dataset
 from intrasense_fast.data.reading import DEFAULT, ReadingOptions
 from intrasense_fast.data.records import Sample, SegmentationData
-from intrasense_fast.doubt import doubt
-from intrasense_fast.ensemble import Ensemble, ensemble_of
-from intrasense_fast.ensemble_opening import check_threshold, chosen_threshold
 from intrasense_fast.errors import UsageError
-from intrasense_fast.evaluation_report import DICE_BEFORE, About, Measured, write_report
+from intrasense_fast.evaluation import known_images
+from intrasense_fast.evaluation.report import DICE_BEFORE, About, Measured, write_report
 from intrasense_fast.inference import NOT_FINITE, NotFiniteError, Segmenter, network_health
-from intrasense_fast.measurements import MILLIMETRES, PIXELS
+from intrasense_fast.inference.doubt import doubt
+from intrasense_fast.inference.ensemble import Ensemble, ensemble_of
+from intrasense_fast.inference.opening import check_threshold, chosen_threshold
+from intrasense_fast.measuring.components import NO_CLEAN_UP, CleanUp
+from intrasense_fast.measuring.lesion import MILLIMETRES, PIXELS
 from intrasense_fast.metrics import image_metrics
 from intrasense_fast.networks.health import StrideHealth, faults
-from intrasense_fast.prediction_table import new_folder
+from intrasense_fast.prediction.table import new_folder
 from intrasense_fast.report.overlays import (
     WORST_TO_BEST,
     OverlayItem,

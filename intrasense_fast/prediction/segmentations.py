@@ -6,8 +6,8 @@ from intrasense_fast.console import show
 from intrasense_fast.data.dicom.package import is_dicom
 from intrasense_fast.data.inputs import Inputs
 from intrasense_fast.data.joining import few
-from intrasense_fast.ensemble import Ensemble
 from intrasense_fast.errors import UsageError
+from intrasense_fast.inference.ensemble import Ensemble
 from intrasense_fast.report.dicom_segmentation import (
     Algorithm,
     SegmentationError,

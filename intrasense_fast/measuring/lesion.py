@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
-from intrasense_fast.components import largest_component
+from intrasense_fast.measuring.components import largest_component
 
 MILLIMETRES, PIXELS = "mm", "px"
 # Of a longest axis: others of this share of it are as long, but for rounding.

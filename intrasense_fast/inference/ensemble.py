@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from intrasense_fast.calibration import tempered
-from intrasense_fast.doubt import entropy
-from intrasense_fast.inference import Segmenter, probability_maps
-from intrasense_fast.tiles import fits, tiled
+from intrasense_fast.inference.calibration import tempered
+from intrasense_fast.inference.doubt import entropy
+from intrasense_fast.inference.segmenter import Segmenter, probability_maps
+from intrasense_fast.inference.tiles import fits, tiled
 
 Map = NDArray[np.float32]
 Flip = tuple[int, ...]

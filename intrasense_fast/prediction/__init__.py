@@ -9,28 +9,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from intrasense_fast.components import NO_CLEAN_UP, CleanUp
 from intrasense_fast.console import progress, show
 from intrasense_fast.data.inputs import Inputs, chunks, list_inputs
 from intrasense_fast.data.joining import few
 from intrasense_fast.data.reading import DEFAULT, ReadingOptions
-from intrasense_fast.ensemble import Ensemble, ensemble_of
-from intrasense_fast.ensemble_opening import check_threshold, chosen_threshold
 from intrasense_fast.errors import UsageError
 from intrasense_fast.inference import Segmenter
+from intrasense_fast.inference.ensemble import Ensemble, ensemble_of
+from intrasense_fast.inference.opening import check_threshold, chosen_threshold
+from intrasense_fast.measuring.components import NO_CLEAN_UP, CleanUp
 from intrasense_fast.networks.contract import config_of
-from intrasense_fast.prediction_clips import frames_done, rows_of_clip
-from intrasense_fast.prediction_contours import write_contours
-from intrasense_fast.prediction_kept import Kept, take_up
-from intrasense_fast.prediction_outputs import (
+from intrasense_fast.prediction.clips import frames_done, rows_of_clip
+from intrasense_fast.prediction.contours import write_contours
+from intrasense_fast.prediction.kept import Kept, take_up
+from intrasense_fast.prediction.outputs import (
     KINDS,
     Destination,
     drawn_items,
     output_files,
     table_name,
 )
-from intrasense_fast.prediction_segmentations import algorithm_of, segmented
-from intrasense_fast.prediction_table import (
+from intrasense_fast.prediction.segmentations import algorithm_of, segmented
+from intrasense_fast.prediction.table import (
     DONE,
     PredictionTable,
     Row,
@@ -38,7 +38,7 @@ from intrasense_fast.prediction_table import (
     most_doubted,
     open_table,
 )
-from intrasense_fast.prediction_work import Chunk, Work, read_chunks, rows_of
+from intrasense_fast.prediction.work import Chunk, Work, read_chunks, rows_of
 from intrasense_fast.report.figures import MAX_ROWS
 from intrasense_fast.report.overlays import save_overlays
 from intrasense_fast.signals import Stopped, StopRequest, collected

@@ -7,7 +7,7 @@ import numpy as np
 
 from intrasense_fast.data.images import read_image
 from intrasense_fast.data.reading import MOST_PIXELS
-from intrasense_fast.prediction_table import DONE, TABLE, read_rows
+from intrasense_fast.prediction.table import DONE, TABLE, read_rows
 from intrasense_fast.report.contours import write_coco
 
 CONTOURS = "contours.json"

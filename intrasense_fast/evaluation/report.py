@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from intrasense_fast.calibration import PixelCounts
-from intrasense_fast.components import NO_CLEAN_UP, CleanUp
-from intrasense_fast.doubt import Risk, risk_coverage
-from intrasense_fast.ensemble import Ensemble
 from intrasense_fast.files import write_text
-from intrasense_fast.measurements import PIXELS
+from intrasense_fast.inference.calibration import PixelCounts
+from intrasense_fast.inference.doubt import Risk, risk_coverage
+from intrasense_fast.inference.ensemble import Ensemble
+from intrasense_fast.measuring.components import NO_CLEAN_UP, CleanUp
+from intrasense_fast.measuring.lesion import PIXELS
 from intrasense_fast.metrics import DISTANCES, summarize
 from intrasense_fast.networks.health import StrideHealth
 from intrasense_fast.report.doubt import save_doubt

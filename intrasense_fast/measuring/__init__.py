@@ -1,0 +1,1 @@
+"""Masks measured: lesions, connected components, surfaces."""
