@@ -7,40 +7,43 @@ from types import ModuleType
 from typing import Any
 
 from intrasense_fast.app import markup
-from intrasense_fast.app.answers import Answer, answer, answer_of
+from intrasense_fast.app.answers import Shown, shown_file, shown_picture
 from intrasense_fast.data.images import ImageError
 from intrasense_fast.data.phantom import phantom
 from intrasense_fast.errors import first_line
-from intrasense_fast.inference import NotFiniteError, Segmenter
+from intrasense_fast.inference import NotFiniteError
+from intrasense_fast.inference.ensemble import Ensemble
+from intrasense_fast.prediction.outputs import Origin
+from intrasense_fast.prediction.work import Picture
 
 _EXAMPLE_SEED = 7
 _EXAMPLE_SHAPE = (384, 512)
 
 
-def example(segmenter: Segmenter) -> Answer:
+def example(ensemble: Ensemble) -> Shown:
     """A simulated picture with one lesion, segmented."""
     image, _ = phantom(_EXAMPLE_SEED, _EXAMPLE_SHAPE, lesions=1, distractors=1)
-    return answer_of(segmenter, image, "example_phantom.png")
+    return shown_picture(ensemble, Picture(image, Origin()), "example_phantom.png")
 
 
-def build(gr: ModuleType, segmenter: Segmenter, checkpoint: str, threshold: float) -> Any:
+def build(gr: ModuleType, ensemble: Ensemble, checkpoint: str, threshold: float) -> Any:
     """The gradio Blocks of the page.
 
     Args:
         gr: gradio.
-        segmenter: who answers.
+        ensemble: who answers.
         checkpoint: what it is called.
         threshold: where the slider stands first.
 
     Raises:
         NotFiniteError: the network fails on the example.
     """
-    first = example(segmenter)
+    first = example(ensemble)
 
-    def shown(found: Answer, at: float) -> tuple[Any, ...]:
+    def changes(shown: Shown, at: float) -> tuple[Any, ...]:
         """What a new picture changes: state, input, status and results."""
-        results = markup.outline(found, at), markup.maps(found), markup.numbers(found, at)
-        return found, None, markup.status(found), *results
+        results = markup.outline(shown, at), markup.maps(shown), markup.numbers(shown, at)
+        return shown, None, markup.status(shown), *results
 
     def take(given: tuple[str, str] | None, at: float) -> tuple[Any, ...]:
         """Segment an uploaded picture; the file goes at once."""
@@ -48,7 +51,7 @@ def build(gr: ModuleType, segmenter: Segmenter, checkpoint: str, threshold: floa
             return (gr.skip(),) * 6
         path, name = given
         try:
-            return shown(answer(segmenter, path, name), at)
+            return changes(shown_file(ensemble, path, name), at)
         except (ImageError, NotFiniteError) as error:
             return None, None, markup.error(str(error).replace(path, name)), "", "", ""
         # Memory of the GPU that is full is a RuntimeError.
@@ -58,13 +61,13 @@ def build(gr: ModuleType, segmenter: Segmenter, checkpoint: str, threshold: floa
         finally:
             _forget(Path(path))
 
-    def move(found: Answer | None, at: float) -> tuple[Any, ...]:
-        """What the threshold changes; the network does not run."""
-        if found is None:
+    def move(shown: Shown | None, at: float) -> tuple[Any, ...]:
+        """What the threshold changes; the networks do not run."""
+        if shown is None:
             return gr.skip(), gr.skip()
-        return markup.outline(found, at), markup.numbers(found, at)
+        return markup.outline(shown, at), markup.numbers(shown, at)
 
-    _, _, status, outline, maps, numbers = shown(first, threshold)
+    _, _, status, outline, maps, numbers = changes(first, threshold)
     with gr.Blocks(title="Lesion segmentation in ultrasound", analytics_enabled=False) as page:
         gr.HTML(markup.head(checkpoint), padding=False)
         state = gr.State(first)
@@ -81,6 +84,9 @@ def build(gr: ModuleType, segmenter: Segmenter, checkpoint: str, threshold: floa
                 )
                 # A class of one's own would make gradio write a file beside this one.
                 picture.preprocess = _as_it_came
+                # The picture's field takes what a browser calls an image, and no DICOM.
+                file = gr.UploadButton("Any file, such as DICOM", elem_id="isf-file", size="sm")
+                file.preprocess = _as_it_came
                 button = gr.Button("Example picture (simulated)", elem_id="isf-example", size="sm")
                 slider = gr.Slider(
                     0.01,
@@ -99,15 +105,16 @@ def build(gr: ModuleType, segmenter: Segmenter, checkpoint: str, threshold: floa
                 mapped = gr.HTML(maps, padding=False, elem_id="isf-maps")
         changed = [state, picture, line, drawn, mapped, told]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        picture.upload(take, [picture, slider], changed, **{**quiet, "show_progress": "minimal"})
-        button.click(lambda at: shown(first, at), [slider], changed, **quiet)
+        for given in (picture, file):
+            given.upload(take, [given, slider], changed, **{**quiet, "show_progress": "minimal"})
+        button.click(lambda at: changes(first, at), [slider], changed, **quiet)
         slider.change(move, [state, slider], [drawn, told], trigger_mode="always_last", **quiet)
     return page
 
 
 def _as_it_came(payload: Any) -> tuple[str, str] | None:
-    """Path and name of an uploaded file, for gradio's image, which would decode it itself; None
-    where there is none."""
+    """Path and name of an uploaded file, which gradio would decode or copy itself; None where there
+    is none."""
     if payload is None or not payload.path:
         return None
     return payload.path, payload.orig_name or Path(payload.path).name

@@ -6,26 +6,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from intrasense_fast.app.answers import Map, Mask
+from intrasense_fast.app.answers import Mask
+from intrasense_fast.inference.ensemble import Map
+from intrasense_fast.report.overlays import overlay
 
 # Longest side of what is shown, in pixels; downloads have the picture's own size.
 _LARGEST = 1024
-_OUTLINE = (64, 224, 255)
-_SHADE = 0.18
 
 
 def outlined(image: Map, mask: Mask) -> bytes:
-    """The picture with its mask's outline: (H, W) in [0, 1] and (H, W)."""
-    grey, shape = _shown(image), _size(image.shape)
-    small = _resized(mask.astype(np.uint8), shape, cv2.INTER_NEAREST)
-    rgb = np.repeat(grey[..., None], 3, axis=2)
-    tint = rgb[small > 0] * (1 - _SHADE) + np.array(_OUTLINE) * _SHADE
-    rgb[small > 0] = tint.astype(np.uint8)
-    # With the outlines of holes.
-    lines, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    width = max(1, round(max(shape) / 300))
-    cv2.drawContours(rgb, lines, -1, _OUTLINE, width, cv2.LINE_AA)
-    return _png(rgb[..., ::-1])
+    """The picture with its mask on it, as `predict` draws it: (H, W) in [0, 1] and (H, W)."""
+    small = _resized(mask.astype(np.uint8), _size(image.shape), cv2.INTER_NEAREST)
+    return _png(overlay(_shown(image), None, small)[..., ::-1])
 
 
 def coloured(values: Map, colours: int) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 from intrasense_fast.app.page import build
 from intrasense_fast.app.style import CSS
 from intrasense_fast.errors import UsageError, first_line
-from intrasense_fast.inference import Segmenter
+from intrasense_fast.inference.ensemble import Ensemble
 
 _OLDEST = 6
 _LARGEST_UPLOAD = "512mb"
@@ -59,7 +59,7 @@ def check_address(host: str, port: int) -> None:
 
 
 def serve(
-    segmenter: Segmenter,
+    ensemble: Ensemble,
     checkpoint: str,
     *,
     host: str,
@@ -70,7 +70,7 @@ def serve(
     """Serve the page until it is interrupted.
 
     Args:
-        segmenter: who answers.
+        ensemble: who answers.
         checkpoint: what it is called.
         host, port: where.
         threshold: where the slider stands first.
@@ -85,7 +85,7 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="intrasense-fast-app-") as folder:
         os.environ.update(_SETTINGS | {"GRADIO_TEMP_DIR": folder, **_without_proxy(host)})
         gr = library()
-        page = build(gr, segmenter, checkpoint, threshold)
+        page = build(gr, ensemble, checkpoint, threshold)
         try:
             _, address, _ = page.launch(
                 server_name=host,

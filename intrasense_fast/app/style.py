@@ -93,7 +93,7 @@ body:not(.dark) .gradio-container {
   #isf-main > .column {display: contents}
   #isf-main > .column > * {flex: 1 1 100%; min-width: 0 !important; order: 7}
   #isf-picture {order: 1 !important}
-  #isf-example {order: 2 !important}
+  #isf-file, #isf-example {order: 2 !important}
   #isf-status {order: 3 !important}
   #isf-drawn {order: 4 !important}
   #isf-main .form {order: 5 !important}

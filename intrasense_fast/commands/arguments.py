@@ -18,16 +18,8 @@ from intrasense_fast.precision import OFF
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that runs a checkpoint."""
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        action="append",
-        metavar="RUN/best",
-        help="folder with config.json and model.safetensors, or owner/name[@revision] on the "
-        "Hugging Face Hub; a folder of that name comes first. Given several times, or a "
-        "cross-validated RUN, all of them answer together",
-    )
+    """The options of every command that writes what checkpoints say."""
+    add_ensemble_arguments(parser)
     parser.add_argument("--out", required=True, help="new folder for the results")
     parser.add_argument(
         "--threshold",
@@ -36,6 +28,19 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="probability above which a pixel is lesion (default 0.5), or tuned: the one with the "
         "best Dice on the images that selected the checkpoint",
+    )
+
+
+def add_ensemble_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that runs checkpoints; see `ensemble_from`."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        action="append",
+        metavar="RUN/best",
+        help="folder with config.json and model.safetensors, or owner/name[@revision] on the "
+        "Hugging Face Hub; a folder of that name comes first. Given several times, or a "
+        "cross-validated RUN, all of them answer together",
     )
     parser.add_argument(
         "--tta",
@@ -106,7 +111,7 @@ def checkpoint_flags(args: argparse.Namespace) -> list[str]:
 
 
 def ensemble_from(args: argparse.Namespace, known: Named | None = None) -> Ensemble:
-    """The networks that `add_checkpoint_arguments` describes; remarks on the checkpoints are
+    """The networks that `add_ensemble_arguments` describes; remarks on the checkpoints are
     printed.
 
     `known` is what `named_from` gave, where it was asked already.

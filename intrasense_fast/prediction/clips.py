@@ -25,7 +25,7 @@ from intrasense_fast.prediction.outputs import (
     write_outputs,
 )
 from intrasense_fast.prediction.table import DONE, Row
-from intrasense_fast.prediction.work import Work, failed, pasted, reason_of
+from intrasense_fast.prediction.work import Picture, Work, answers_of, failed, reason_of
 from intrasense_fast.report.overlays import overlay
 
 _WRITTEN = re.compile(rf"\d+_({'|'.join(KINDS)})\.png")
@@ -66,7 +66,6 @@ def _frames(
     destination = replace(work.destination, kinds=kinds, algorithm=None)
     origin = Origin(None, clip.spacing or work.spacing, clip.region)
     levels = min((value for value in (work.levels, clip.white) if value), default=None)
-    region = clip.region
     while not reason:
         some: list[np.ndarray] = []
         try:
@@ -78,18 +77,15 @@ def _frames(
             reason = str(error)
         if not some:
             break
-        images = [to_grey(frame, name, levels) for frame in some]
-        scans = images if region is None else [region.crop(image) for image in images]
+        pictures = [Picture(to_grey(frame, name, levels), origin) for frame in some]
         rows: list[Row] = []
-        answers = work.ensemble.answers(scans, disagreement=work.disagreement)
-        for image, answer, number in zip(images, answers, numbers, strict=False):
+        answers = answers_of(pictures, work.ensemble, work.disagreement)
+        for (image, _, _), answer, number in zip(pictures, answers, numbers, strict=False):
             title = frame_name(name, number)
             if answer is None:
                 drawn.write(overlay(image, None, np.zeros(image.shape, bool))[:, :, ::-1])
                 rows.append(failed(title, digest, NOT_FINITE))
                 continue
-            if region is not None:
-                answer = pasted(answer, region, image.shape)
             stem = folder / f"{number:04d}"
             row = write_outputs(destination, title, stem, image, answer, origin)
             mask = destination.clean_up(answer.probability > destination.threshold)

@@ -57,6 +57,10 @@ class Origin(NamedTuple):
     spacing: tuple[float, float] | None = None
     region: Region | None = None
 
+    def scan(self, pixels: np.ndarray) -> np.ndarray:
+        """Of (H, W) values those of the region."""
+        return pixels if self.region is None else self.region.crop(pixels)
+
 
 _NOWHERE = Origin()
 
@@ -140,7 +144,6 @@ def write_outputs(
         SegmentationError: a DICOM Segmentation is asked for and cannot be written.
     """
     probability = answer.probability
-    seen = probability if origin.region is None else origin.region.crop(probability)
     mask = destination.clean_up((probability > destination.threshold).astype(np.uint8))
     stem.parent.mkdir(parents=True, exist_ok=True)
     for kind in destination.kinds:
@@ -154,7 +157,7 @@ def write_outputs(
         "status": DONE,
         "mask": stem.with_name(f"{stem.name}_mask.png").relative_to(destination.folder).as_posix(),
         "area": int(np.count_nonzero(mask)),
-        "doubt": doubt(seen, destination.threshold),
+        "doubt": doubt(origin.scan(probability), destination.threshold),
         "threshold": destination.threshold,
         **_measured(mask, origin.spacing),
     }

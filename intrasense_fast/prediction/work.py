@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from intrasense_fast.data.images import ImageError, decode_image, low_range, to_grey
+from intrasense_fast.data.images import (
+    MAX_PIXELS,
+    ImageError,
+    decode_image,
+    low_range,
+    to_grey,
+)
 from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.data.region import Region
 from intrasense_fast.inference import NOT_FINITE
@@ -43,21 +49,21 @@ class Work:
         return "disagreement" in self.destination.kinds
 
 
-class Read(NamedTuple):
-    """An image that was read, or why it could not be: `message` is that reason, or a remark.
+class Picture(NamedTuple):
+    """Pixels, float32 (H, W) in [0, 1], where they come from, and what is said of the file."""
 
-    The network is asked for `region` of the image, or for all of it (None); `spacing` is
-    millimetres between rows and between columns, None where unknown; `source` the file, of DICOM
-    alone.
-    """
+    image: np.ndarray
+    origin: Origin
+    remark: str = ""
+
+
+class Read(NamedTuple):
+    """An image that was read, or why it could not be: `message` is that reason, or a remark."""
 
     relative: Path
-    image: np.ndarray | None
+    picture: Picture | None
     sha256: str
     message: str
-    source: Path | None = None
-    region: Region | None = None
-    spacing: tuple[float, float] | None = None
 
 
 def read_chunks(chunks: Iterable[Chunk], work: Work) -> Iterator[list[Read]]:
@@ -81,12 +87,11 @@ def read_chunks(chunks: Iterable[Chunk], work: Work) -> Iterator[list[Read]]:
 def rows_of(chunk: Sequence[Read], done: frozenset[str], work: Work) -> Iterator[Row]:
     """Segment a few images together, and write what belongs to each before its row comes."""
     for item in chunk:
-        if item.image is None:
+        if item.picture is None:
             yield failed(table_name(item.relative), item.sha256, item.message)
-    images = [(item, item.image) for item in chunk if item.image is not None]
-    scans = [item.region.crop(image) if item.region else image for item, image in images]
-    answers = work.ensemble.answers(scans, disagreement=work.disagreement)
-    for (item, image), answer in zip(images, answers, strict=True):
+    images = [(item, item.picture) for item in chunk if item.picture is not None]
+    answers = answers_of([picture for _, picture in images], work.ensemble, work.disagreement)
+    for (item, (image, origin, _)), answer in zip(images, answers, strict=True):
         name = table_name(item.relative)
         if name in done:
             continue
@@ -94,9 +99,6 @@ def rows_of(chunk: Sequence[Read], done: frozenset[str], work: Work) -> Iterator
             yield failed(name, item.sha256, NOT_FINITE)
             continue
         stem = stem_of(work.destination.folder, item.relative)
-        if item.region is not None:
-            answer = pasted(answer, item.region, image.shape)
-        origin = Origin(item.source, item.spacing, item.region)
         try:
             row = write_outputs(work.destination, name, stem, image, answer, origin)
         except SegmentationError as error:
@@ -105,8 +107,41 @@ def rows_of(chunk: Sequence[Read], done: frozenset[str], work: Work) -> Iterator
         yield row | {"sha256": item.sha256, "message": item.message}
 
 
-def pasted(answer: Answer, region: Region, shape: tuple[int, ...]) -> Answer:
-    """An answer of a region on the grid (H, W) of the picture, 0 outside."""
+def read_picture(
+    path: Path,
+    levels: int | None,
+    max_pixels: int = MAX_PIXELS,
+    spacing: tuple[float, float] | None = None,
+) -> Picture:
+    """Read a picture as the networks take it; `levels` and `spacing` are of files that do not say
+    them.
+
+    Raises:
+        ImageError: the file is no whole picture; the message names it.
+    """
+    decoded = decode_image(path, max_pixels)
+    white = decoded.levels(levels)
+    image = to_grey(decoded.pixels, path, white)
+    remarks = [decoded.note, low_range(decoded.scan(), white)]
+    source = path if decoded.mode.startswith("DICOM") else None
+    origin = Origin(source, decoded.spacing or spacing, decoded.region)
+    return Picture(image, origin, "; ".join(text for text in remarks if text))
+
+
+def answers_of(
+    pictures: Sequence[Picture], ensemble: Ensemble, disagreement: bool = False
+) -> Iterator[Answer | None]:
+    """What the networks say of each picture's region, on the grid of the whole, 0 outside; None
+    where they fail."""
+    scans = [picture.origin.scan(picture.image) for picture in pictures]
+    answers = ensemble.answers(scans, disagreement=disagreement)
+    for (image, origin, _), answer in zip(pictures, answers, strict=True):
+        if answer is not None and origin.region is not None:
+            answer = _pasted(answer, origin.region, image.shape)
+        yield answer
+
+
+def _pasted(answer: Answer, region: Region, shape: tuple[int, ...]) -> Answer:
     whole = (shape[0], shape[1])
     disagreement = answer.disagreement
     if disagreement is not None:
@@ -130,13 +165,7 @@ def _read(item: tuple[Path, Path], work: Work) -> Read:
     digest = ""
     try:
         digest = sha256_of(path)
-        decoded = decode_image(path, work.max_pixels)
-        white = decoded.levels(work.levels)
-        image = to_grey(decoded.pixels, path, white)
-        remarks = [decoded.note, low_range(decoded.scan(), white)]
+        picture = read_picture(path, work.levels, work.max_pixels, work.spacing)
     except (ImageError, OSError) as error:
         return Read(relative, None, digest, reason_of(error, path))
-    remark = "; ".join(text for text in remarks if text)
-    spacing = decoded.spacing or work.spacing
-    source = path if decoded.mode.startswith("DICOM") else None
-    return Read(relative, image, digest, remark, source, decoded.region, spacing)
+    return Read(relative, picture, digest, picture.remark)

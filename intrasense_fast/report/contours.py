@@ -107,6 +107,11 @@ def write_coco(path: str | os.PathLike[str], masks: Iterable[tuple[str, NDArray[
     Raises:
         OSError: it cannot be written; what stood at `path` is untouched.
     """
+    write_text(path, coco_json(masks))
+
+
+def coco_json(masks: Iterable[tuple[str, NDArray[Any]]]) -> str:
+    """The text of such a file."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (name, mask) in enumerate(masks, 1):
@@ -121,7 +126,7 @@ def write_coco(path: str | os.PathLike[str], masks: Iterable[tuple[str, NDArray[
         "annotations": annotations,
         "categories": [CATEGORY],
     }
-    write_text(path, json.dumps(record) + "\n")
+    return json.dumps(record) + "\n"
 
 
 def draw_outline(image: ArrayLike, mask: ArrayLike) -> NDArray[np.uint8]:
