@@ -17,11 +17,12 @@ import cv2
 import numpy as np
 import pytest
 
-from intrasense_fast.app.answers import Answer, answer
+from intrasense_fast.app.answers import Shown, shown_file
 from intrasense_fast.app.page import build, example
 from intrasense_fast.data.images import write_png
 from intrasense_fast.data.phantom import phantom, to_bytes
-from intrasense_fast.inference import open_segmenter
+from intrasense_fast.inference.opening import open_ensemble
+from intrasense_fast.measuring.lesion import measure
 from tests.support.browser import Page, browser_page, chromium
 from tests.support.checkpoints import tiny_checkpoint
 
@@ -108,8 +109,8 @@ def picture(path: Path, seed: int) -> Path:
     return path
 
 
-def expected(served: Served, file: Path) -> Answer:
-    return answer(open_segmenter(served.checkpoint, device="cpu"), file)
+def expected(served: Served, file: Path) -> Shown:
+    return shown_file(open_ensemble([str(served.checkpoint)], device="cpu"), file)
 
 
 def set_threshold(page: Page, value: float) -> None:
@@ -164,13 +165,9 @@ def test_drop_threshold_and_downloads(
     assert np.array_equal((mask > 0)[~near], found.mask(threshold)[~near])
     contour = json.loads(download(page, tmp_path / "saved", "dropped_contour.json"))
     assert contour["images"][0] == {"id": 1, "file_name": file.name, "width": 96, "height": 72}
-    filled = np.zeros((72, 96), np.uint8)
-    for each in contour["annotations"]:
-        points = np.array(each["segmentation"][0], np.int32).reshape(-1, 1, 2)
-        cv2.fillPoly(filled, [points], 1)
-    assert contour["threshold"] == threshold and filled[mask > 0].all()
-    area = int(re.search(r"Area\s+([\d,]+) px", page.text())[1].replace(",", ""))
-    assert area == np.count_nonzero(mask)
+    assert sum(each["area"] for each in contour["annotations"]) == np.count_nonzero(mask)
+    area = float(re.search(r"Area\s+([\d,.]+) px", page.text())[1].replace(",", ""))
+    assert area == measure(mask).area
     uploads = [path for path in served.temporary.rglob("*") if path.is_file()]
     assert not [path for path in uploads if "dropped" in path.name]
 
@@ -208,6 +205,22 @@ def test_a_picture_is_pasted(served: Served, page: Page, tmp_path: Path, seed: i
 
 
 @needs_browser
+def test_a_dicom_file_is_chosen(served: Served, page: Page, tmp_path: Path, seed: int) -> None:
+    """A browser does not call it an image."""
+    from tests.support.dicom import scan_region, write_dicom
+
+    pixels = to_bytes(phantom(seed, (72, 96), lesions=1)[0])
+    file = write_dicom(tmp_path / "scan", pixels, [scan_region((8, 10, 79, 65))])
+    page.give_file("#isf-file input[type=file], input[type=file]:has(+ #isf-file)", file)
+    page.wait(f"({STATUS}).startsWith('scan, 96 x 72 pixels')")
+    found = expected(served, file)
+    set_threshold(page, 0.02)
+    assert "Millimetres come from the file" in page.text()
+    assert f"{found.measurements(0.02).area:,.1f} mm" in page.text()
+    assert not list(served.temporary.rglob("scan"))
+
+
+@needs_browser
 def test_a_phone_does_not_scroll_sideways(served: Served, page: Page, tmp_path: Path) -> None:
     page.open(served.address, 390, 844, mobile=True)
     page.wait(READY)
@@ -218,7 +231,7 @@ def test_a_phone_does_not_scroll_sideways(served: Served, page: Page, tmp_path: 
     )
     assert not wide
     order = page.evaluate(
-        "['picture', 'drawn', 'threshold', 'numbers', 'maps']"
+        "['picture', 'file', 'drawn', 'threshold', 'numbers', 'maps']"
         ".map(n => document.querySelector('#isf-' + n).getBoundingClientRect().top)"
     )
     assert order == sorted(order)
@@ -229,19 +242,19 @@ def test_the_threshold_does_not_run_the_network(
 ) -> None:
     import gradio
 
-    segmenter = open_segmenter(tiny_checkpoint(tmp_path / "best"), device="cpu")
-    page = build(gradio, segmenter, "best", 0.5)
-    found = example(segmenter)
+    ensemble = open_ensemble([str(tiny_checkpoint(tmp_path / "best"))], device="cpu")
+    page = build(gradio, ensemble, "best", 0.5)
+    found = example(ensemble)
 
     def refused(*arguments: object) -> None:
         raise AssertionError("the network ran")
 
-    monkeypatch.setattr(type(segmenter.net), "forward", refused)
+    monkeypatch.setattr(type(ensemble.members[0].net), "forward", refused)
     (move,) = [fn.fn for fn in page.fns.values() if fn.fn.__name__ == "move"]
     at = float(np.quantile(found.probability, 0.9))
     outline, numbers = move(found, at)
     assert f"above {at:.2f}" in outline
-    assert f"{np.count_nonzero(found.mask(at)):,} px" in numbers
+    assert f"{found.measurements(at).area:,.1f} px" in numbers
 
 
 def test_ctrl_c_ends_quietly_and_leaves_nothing(served: Served) -> None:
