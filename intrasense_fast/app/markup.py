@@ -10,14 +10,14 @@ import cv2
 from intrasense_fast.app.answers import Shown
 from intrasense_fast.app.pictures import coloured, mask_png, outlined, scale
 from intrasense_fast.inference.doubt import entropy
-from intrasense_fast.measuring.lesion import MILLIMETRES, Measurements
+from intrasense_fast.measuring.lesion import MILLIMETRES, PIXELS, Measurements
 from intrasense_fast.report.contours import coco_json
 
 NOTICE = "Research software, not a medical device. No diagnosis may rest on what it shows."
-_UNITS = (
-    "Lengths are in pixels: the file does not say how large one is.",
-    "Millimetres come from the file.",
-)
+_UNITS = {
+    PIXELS: "Lengths are in pixels: the file does not say how large one is.",
+    MILLIMETRES: "Millimetres come from the file.",
+}
 _PROBABILITY, _DOUBT = cv2.COLORMAP_VIRIDIS, cv2.COLORMAP_INFERNO
 
 
@@ -92,7 +92,7 @@ def numbers(shown: Shown, threshold: float) -> str:
     )
     return (
         f'<table class="isf-table"><tbody>{table}</tbody></table>'
-        f'<p class="isf-small">Of the largest region. {_UNITS[measured.unit == MILLIMETRES]} '
+        f'<p class="isf-small">Of the largest region. {_UNITS[measured.unit]} '
         "Doubt is the mean entropy of the mask and its border: 0 is certain, 1 is a guess.</p>"
         f'<div class="isf-downloads">{downloads}</div>'
     )
