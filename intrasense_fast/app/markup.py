@@ -92,7 +92,7 @@ def numbers(shown: Shown, threshold: float) -> str:
     )
     return (
         f'<table class="isf-table"><tbody>{table}</tbody></table>'
-        f'<p class="isf-small">Of the largest region. {_UNITS[measured.unit]} '
+        f'<p class="isf-small">Area and axes are of the largest region. {_UNITS[measured.unit]} '
         "Doubt is the mean entropy of the mask and its border: 0 is certain, 1 is a guess.</p>"
         f'<div class="isf-downloads">{downloads}</div>'
     )
