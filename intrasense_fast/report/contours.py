@@ -80,7 +80,7 @@ def coco_annotations(mask: ArrayLike) -> Iterator[dict[str, Any]]:
     labels, areas = components(np.asarray(mask) != 0)
     for label, area in enumerate(areas.tolist(), 1):
         component = labels == label
-        ys, xs = np.nonzero(component)
+        ys, xs = (np.flatnonzero(component.any(axis)) for axis in (1, 0))
         left, top = int(xs.min()), int(ys.min())
         width, height = int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1
         part = component[top : top + height, left : left + width]
