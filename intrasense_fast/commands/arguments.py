@@ -62,12 +62,7 @@ def add_ensemble_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"images at a time (default {AT_A_TIME})",
     )
-    parser.add_argument(
-        "--calibration",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="apply the temperatures in the checkpoints (default yes)",
-    )
+    add_calibration_argument(parser)
     parser.add_argument(
         "--size", type=int, help="side the network sees (default: the checkpoint's image size)"
     )
@@ -91,6 +86,16 @@ def add_ensemble_arguments(parser: argparse.ArgumentParser) -> None:
         "--network",
         metavar="MODULE:FACTORY",
         help="code of your own that the checkpoint names and that you trust",
+    )
+
+
+def add_calibration_argument(parser: argparse.ArgumentParser) -> None:
+    """--calibration, of every command whose probabilities a checkpoint makes."""
+    parser.add_argument(
+        "--calibration",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="apply the temperatures in the checkpoints (default yes)",
     )
 
 

@@ -2,9 +2,14 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from intrasense_fast.commands.arguments import checkpoint_folder, trust
+from intrasense_fast.commands.arguments import (
+    add_calibration_argument,
+    checkpoint_folder,
+    trust,
+)
 from intrasense_fast.console import show
 from intrasense_fast.errors import UsageError
 from intrasense_fast.export.model import OUTPUTS, PROBABILITIES
@@ -46,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="images like those that the file will see, a data set or not: at most 64 are used",
     )
+    add_calibration_argument(parser)
     parser.add_argument(
         "--keep-operators",
         action="store_true",
@@ -92,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(str(error).replace("--fused:", "--keep-operators:", 1)) from error
     if segmenter.remark:
         show(f"warning: {segmenter.remark}", sys.stderr)
+    if not args.calibration:
+        segmenter = replace(segmenter, calibration=None)
     _show(export_checkpoint(segmenter, Path(checkpoint), out, options), out)
     return 0
 

@@ -94,7 +94,8 @@ def _deviations(model: ExportedModel, run: Runner, images: Tensor, shape: Shape)
         given = run(images)
     except Exception as error:  # each runtime has errors of its own
         raise UsageError(
-            f"the file does not run at {_shown(shape)} ({first_line(error)}): nothing was written"
+            f"{model.net.architecture}: the file does not run at {_shown(shape)}: nothing was "
+            f"written; take another --format, or another network ({first_line(error)})"
         ) from error
     if given.shape != wanted.shape:
         raise UsageError(
@@ -102,7 +103,7 @@ def _deviations(model: ExportedModel, run: Runner, images: Tensor, shape: Shape)
             f"{tuple(wanted.shape)}: nothing was written"
         )
     if model.output == LOGITS:
-        given, wanted = given.sigmoid(), wanted.sigmoid()
+        given, wanted = model.probabilities(given), model.probabilities(wanted)
     differences = (given.float() - wanted).abs().flatten(1).amax(1)
     # NaN on both sides is agreement of a broken network, which no file is for.
     return differences.nan_to_num(nan=torch.inf).tolist()

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from intrasense_fast.data.reading import stored_levels
+from intrasense_fast.inference import Segmenter
+from intrasense_fast.inference.calibration import LARGEST_LOGIT
 from intrasense_fast.networks.contract import config_of
 from intrasense_fast.networks.refine import ChannelDecoupling, GlobalLocalPerception
 from intrasense_fast.provenance import TRAINED_ON, read_trained_on
@@ -27,12 +29,15 @@ class ExportedModel(nn.Module):
 
     Args:
         net: of the contract.
-        output: "probabilities", the sigmoid of the logits, or "logits".
+        output: "probabilities", or "logits", as the network gives them.
+        temperature: of the probabilities.
     """
 
-    def __init__(self, net: nn.Module, output: str = PROBABILITIES) -> None:
+    def __init__(
+        self, net: nn.Module, output: str = PROBABILITIES, temperature: float = 1.0
+    ) -> None:
         super().__init__()
-        self.net, self.output = net, output
+        self.net, self.output, self.temperature = net, output, temperature
         # Itself too: exporters put back the mode that they find.
         self.eval()
 
@@ -40,7 +45,13 @@ class ExportedModel(nn.Module):
         """(B, num_classes, H, W) of images (B, in_channels, H, W) in [0, 1]."""
         parameter = next(self.net.parameters())
         logits = self.net(image.to(parameter.dtype)).float()
-        return logits.sigmoid() if self.output == PROBABILITIES else logits
+        return self.probabilities(logits) if self.output == PROBABILITIES else logits
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """sigmoid(z / T) of logits z of any shape, as `tempered` makes it of probabilities."""
+        if self.temperature == 1:
+            return logits.sigmoid()
+        return (logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT) / self.temperature).sigmoid()
 
 
 def half_of(net: nn.Module) -> nn.Module:
@@ -57,20 +68,20 @@ def half_of(net: nn.Module) -> nn.Module:
 
 
 def metadata_of(
-    net: nn.Module, checkpoint: Path, config: dict[str, Any], weights_sha256: str, output: str
+    segmenter: Segmenter, checkpoint: Path, config: dict[str, Any], output: str
 ) -> dict[str, str]:
     """What every file carries: names and values as text, empty where the checkpoint does not say.
 
     Args:
-        net: the network of the checkpoint.
+        segmenter: the network of the checkpoint, with the calibration that the file is to have.
         checkpoint: its folder.
         config: its config.json.
-        weights_sha256: digest of its model.safetensors.
         output: what the file gives.
 
     Raises:
         UsageError: trained_on.json is damaged.
     """
+    net, calibration = segmenter.net, segmenter.calibration
     about = {
         "format": "1",
         "package": f"intrasense-fast {__version__}",
@@ -79,9 +90,11 @@ def metadata_of(
         "output": output,
         "image_size": config.get("image_size"),
         "threshold": config.get("threshold", 0.5),
+        "threshold_tuned": calibration.threshold if calibration else None,
+        "temperature": segmenter.temperature,
         "levels": stored_levels(config),
         "commit": run_folder.commit(),
-        "weights_sha256": weights_sha256,
+        "weights_sha256": segmenter.weights_sha256,
         **_data_of(checkpoint),
     }
     return {name: "" if value is None else str(value) for name, value in about.items()}

@@ -80,7 +80,8 @@ def read_onnx(path: Path) -> Runner:
     """
     runtime = needed("onnxruntime")
     options = runtime.SessionOptions()
-    options.log_severity_level = 3
+    # Its own lines are left out: what goes wrong is raised as well.
+    options.log_severity_level = 4
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -110,7 +110,8 @@ def export_checkpoint(
     """Write a checkpoint as one file, after it was run beside the network.
 
     Args:
-        segmenter: the network of the checkpoint, on the device where the program is made.
+        segmenter: the network of the checkpoint, on the device where the program is made; its
+            temperature goes into the file's probabilities.
         checkpoint: its folder.
         out: the new file.
         options: checked by `check_options`.
@@ -121,13 +122,11 @@ def export_checkpoint(
     """
     net, size = segmenter.net, segmenter.size
     set_fused(net, options.keep_operators)
-    about = metadata_of(
-        net, checkpoint, read_config(checkpoint), segmenter.weights_sha256, options.output
-    )
+    about = metadata_of(segmenter, checkpoint, read_config(checkpoint), options.output)
     any_size = takes_any_size(net, size)
     about |= {"precision": options.precision, "sizes": _sizes(options.format, any_size, size)}
     shapes = _shapes(options, any_size, size)
-    model = ExportedModel(net, options.output)
+    model = ExportedModel(net, options.output, segmenter.temperature)
     pictures = None
     if options.calibrate:
         channels = config_of(net)["in_channels"]
@@ -141,11 +140,21 @@ def export_checkpoint(
             # That it runs at every shape, and gives numbers: how good they are the pictures say.
             check_file(model, lower, shapes, tolerance=1)
             if options.output != PROBABILITIES:
-                run, lower = _with_sigmoid(run), _with_sigmoid(lower)
+                run, lower = _with_sigmoid(model, run), _with_sigmoid(model, lower)
             lost = lost_dice(run, lower, pictures, float(about["threshold"]))
-    remark = pictures.remark if pictures else ""
-    remarks = [f"no ground truth: {remark}"] if remark else []
-    return Exported(checked, lost, about["sizes"], tuple(remarks))
+    return Exported(checked, lost, about["sizes"], _remarks(model, pictures))
+
+
+def _remarks(model: ExportedModel, pictures: Pictures | None) -> tuple[str, ...]:
+    remarks = []
+    if model.temperature != 1 and model.output == PROBABILITIES:
+        remarks.append(
+            f"the probabilities are calibrated, temperature {model.temperature:.3f}; "
+            "--no-calibration leaves it out"
+        )
+    if pictures is not None and pictures.remark:
+        remarks.append(f"no ground truth: {pictures.remark}")
+    return tuple(remarks)
 
 
 def _written(
@@ -181,7 +190,7 @@ def _lowered(
     if options.precision == onnx.INT8:
         quantize(plain, target, pictures.images, about)
     else:
-        half = ExportedModel(half_of(model.net), options.output)
+        half = ExportedModel(half_of(model.net), options.output, model.temperature)
         size = pictures.images[0].shape[-1]
         any_size = takes_any_size(model.net, size)
         example = _example(model.net, size, any_size)
@@ -189,8 +198,8 @@ def _lowered(
     return onnx.read_onnx(target)
 
 
-def _with_sigmoid(run: Runner) -> Runner:
-    return lambda images: run(images).sigmoid()
+def _with_sigmoid(model: ExportedModel, run: Runner) -> Runner:
+    return lambda images: model.probabilities(run(images))
 
 
 def _example(net: torch.nn.Module, size: int, any_size: bool) -> Tensor:

@@ -31,7 +31,7 @@ COLDEST, HOTTEST = 0.1, 10.0
 LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 0.05, 0.95
 _FORMAT = 1
 # float32 probabilities tell nothing apart beyond.
-_LARGEST_LOGIT = 16.0
+LARGEST_LOGIT = 16.0
 _BINS = 3200
 _CONFIDENCES = 15
 # In float64 the whole of a large picture would be many times its memory.
@@ -85,7 +85,7 @@ class PixelCounts:
     def __init__(self) -> None:
         self.images = 0
         self.lesion_images = 0
-        self.edges = np.linspace(-_LARGEST_LOGIT, _LARGEST_LOGIT, _BINS + 1)
+        self.edges = np.linspace(-LARGEST_LOGIT, LARGEST_LOGIT, _BINS + 1)
         self.logits = (self.edges[1:] + self.edges[:-1]) / 2
         self._lesion, self._background = np.zeros(_BINS), np.zeros(_BINS)
         # Of each edge, the sum of Dice over lesion images when the threshold lies there.
@@ -225,13 +225,13 @@ def logit(probability: NDArray[np.float32]) -> Array:
     """log(p / (1 - p)), in float64, within -16 and 16."""
     with np.errstate(divide="ignore"):
         p = probability.astype(np.float64)
-        return (np.log(p) - np.log1p(-p)).clip(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+        return (np.log(p) - np.log1p(-p)).clip(-LARGEST_LOGIT, LARGEST_LOGIT)
 
 
 def _places(probability: NDArray[np.float32]) -> NDArray[np.int64]:
     """The bin of each pixel's logit."""
     logits = logit(probability)
-    places = ((logits + _LARGEST_LOGIT) * (_BINS / (2 * _LARGEST_LOGIT))).astype(np.int64)
+    places = ((logits + LARGEST_LOGIT) * (_BINS / (2 * LARGEST_LOGIT))).astype(np.int64)
     # A pixel of exactly 1/2 is no lesion at the threshold 0.5, and lies below its edge.
     places[logits == 0] = _BINS // 2 - 1
     return places.clip(0, _BINS - 1)

@@ -68,7 +68,7 @@ class Ensemble:
     @property
     def temperatures(self) -> list[float]:
         """Of each member; 1 of one without calibration."""
-        return [_temperature(member) for member in self.members]
+        return [member.temperature for member in self.members]
 
     @property
     def threshold(self) -> float | None:
@@ -99,7 +99,7 @@ class Ensemble:
             for flip in self.flips:
                 maps = self._maps(member, [images[i] for i in mine], flip)
                 for i, probability in zip(mine, maps, strict=True):
-                    pools[i].add(probability, _temperature(member))
+                    pools[i].add(probability, member.temperature)
         return [pool.answer() for pool in pools]
 
     def _maps(self, member: Segmenter, images: list[Map], flip: Flip) -> list[Map | None]:
@@ -155,7 +155,3 @@ class _Pool:
 
 def _ask(member: Segmenter, flip: Flip, images: list[Map]) -> list[Map | None]:
     return probability_maps(member.net, images, member.size, member.amp, flip)
-
-
-def _temperature(member: Segmenter) -> float:
-    return 1.0 if member.calibration is None else member.calibration.temperature

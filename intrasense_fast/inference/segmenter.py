@@ -55,6 +55,11 @@ class Segmenter:
     calibration: Calibration | None = None
     augment: str | None = None
 
+    @property
+    def temperature(self) -> float:
+        """What divides its logits; 1 without calibration."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
 
 def predict_probabilities(
     net: nn.Module, images: Sequence[np.ndarray], size: int, amp: str = OFF
