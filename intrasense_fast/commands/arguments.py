@@ -144,7 +144,12 @@ def ensemble_from(args: argparse.Namespace, known: Named | None = None) -> Ensem
 
 
 def _threshold(text: str) -> float | str:
-    return text if text == TUNED else float(text)
+    try:
+        return text if text == TUNED else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: a number from 0 to 1, or {TUNED}, is needed"
+        ) from error
 
 
 def named_from(args: argparse.Namespace) -> Named:

@@ -415,6 +415,10 @@ def test_usage_errors(
             r"--threshold must lie in [0, 1]",
         ),
         (
+            ["--checkpoint", best, image, "--out", out, "--threshold", "often"],
+            "argument --threshold: 'often': a number from 0 to 1, or tuned, is needed",
+        ),
+        (
             ["--checkpoint", best, image, "--out", out, "--size", "16"],
             "--size must be an integer from 32 to 8192",
         ),
