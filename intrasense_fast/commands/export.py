@@ -28,8 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         required=True,
+        action="append",
         metavar="RUN/best",
-        help="folder with config.json and model.safetensors",
+        help="folder with config.json and model.safetensors; one, since a file holds one network",
     )
     parser.add_argument("--format", required=True, choices=SUFFIXES, help="what is written")
     parser.add_argument("--out", required=True, metavar="FILE", help="new file")
@@ -77,6 +78,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UsageError: nothing was written.
     """
+    if len(args.checkpoint) > 1:
+        raise UsageError(
+            f"--checkpoint: a file holds one network, got {len(args.checkpoint)} checkpoints: "
+            "export each to a file of its own"
+        )
     options = ExportOptions(
         args.format,
         args.output,
@@ -90,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     trust(args.network)
     device = None if options.keep_operators else "cpu"
     fused = options.keep_operators or None
-    checkpoint = checkpoint_folder(args.checkpoint)
+    checkpoint = checkpoint_folder(args.checkpoint[0])
     try:
         segmenter = open_segmenter(checkpoint, device=device, fused=fused)
     except UsageError as error:

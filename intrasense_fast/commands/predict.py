@@ -110,11 +110,11 @@ def _show(predicted: Predicted, out: str) -> None:
     if len(predicted.doubted) > 1:
         names = ", ".join(f"{name} ({doubt:.2f})" for name, doubt in predicted.doubted)
         show(f"look at these first, the most doubted: {names}")
-    if predicted.low:
-        names = few([text.partition(": ")[0] for text in predicted.low])
+    if predicted.remarks:
+        names = few([text.partition(": ")[0] for text in predicted.remarks])
         show(
-            f"warning: {len(predicted.low)} images use less than a tenth of their range ({names}); "
-            f"of the first: {predicted.low[0]}",
+            f"warning: look at the column message of {len(predicted.remarks)} inputs ({names}); "
+            f"of the first: {predicted.remarks[0]}",
             sys.stderr,
         )
     for failure in predicted.failures:

@@ -160,7 +160,7 @@ def evaluate_data(
         kept = [i for i, name in enumerate(_names(data)) if known_images.seen(roles[name]) == "no"]
         data = data.subset(kept)
     if not len(data):
-        raise UsageError(f"{flag}: {said}: give other images")
+        raise UsageError(f"{flag}: no image is left. {said} Give other images")
     folder = new_folder(out)
     measured = Measured()
     with progress(len(data), "evaluate", "image") as bar:

@@ -193,6 +193,12 @@ def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
+def _checkpoint_in(run: Path) -> Path | None:
+    """A checkpoint of a run's folder, of a cross-validated run its first fold's."""
+    folders = (run / "best", run / "last", *sorted(run.glob("fold-*/best")))
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
 def read_config(path: str | os.PathLike[str], *, only: str | None = None) -> dict[str, Any]:
     """config.json of a network's folder: "architecture", "version", "arguments" and what `extra`
     added.
@@ -210,17 +216,11 @@ def read_config(path: str | os.PathLike[str], *, only: str | None = None) -> dic
         raise ValueError(
             f"{folder}: no such folder; needed is one with {CONFIG_FILE} and {WEIGHTS_FILE}"
         )
-    if not file.is_file() or (not (folder / WEIGHTS_FILE).exists() and (folder / "best").is_dir()):
-        inside = next(
-            (
-                f"; did you mean {folder / name}?"
-                for name in ("best", "last")
-                if (folder / name).is_dir()
-            ),
-            "",
-        )
+    inside = _checkpoint_in(folder)
+    if not file.is_file() or (inside and not (folder / WEIGHTS_FILE).exists()):
+        hint = f"; did you mean {inside}?" if inside else ""
         raise ValueError(
-            f"{folder}: is no checkpoint folder: it needs {CONFIG_FILE} and {WEIGHTS_FILE}{inside}"
+            f"{folder}: is no checkpoint folder: it needs {CONFIG_FILE} and {WEIGHTS_FILE}{hint}"
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -56,7 +56,8 @@ class Predicted:
         written: images and clips segmented by this call.
         kept: images and clips that an earlier call had segmented.
         failures: files that could not be segmented, each with its reason.
-        low: images that use less than a tenth of their range, each with what mends it.
+        remarks: on images and clips that were segmented, each with what mends it: levels that use
+            less than a tenth of their range, a scan region that does not fit.
         frames: frames of clips segmented by this call.
         answered: images and frames that the network answered for in this call.
         seconds: that it took to segment and write them.
@@ -67,7 +68,7 @@ class Predicted:
     written: int
     kept: int
     failures: tuple[str, ...]
-    low: tuple[str, ...]
+    remarks: tuple[str, ...]
     frames: int = 0
     answered: int = 0
     seconds: float = 0.0
@@ -80,7 +81,7 @@ class _Progress:
 
     failures: list[str]
     written: set[str] = field(default_factory=set)
-    low: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     frames: int = 0
     images: int = 0
 
@@ -91,7 +92,11 @@ class _Progress:
             return
         self.images += 1
         self.written.add(row["image"])
-        self.low += [f"{row['image']}: {row['message']}"] if row["message"] else []
+        self.remark(row["image"], row["message"])
+
+    def remark(self, name: str, text: str) -> None:
+        """Note what is to be said of an image or a clip; nothing where the text is empty."""
+        self.remarks += [f"{name}: {text}"] if text else []
 
 
 def predict_files(
@@ -174,7 +179,7 @@ def predict_files(
         written=len(state.written),
         kept=len(kept.images),
         failures=tuple(state.failures),
-        low=tuple(state.low),
+        remarks=tuple(state.remarks),
         frames=state.frames,
         answered=state.images + state.frames,
         seconds=seconds,
@@ -261,15 +266,19 @@ def _segment_clip(
     state: _Progress,
     stop: StopRequest,
 ) -> None:
-    before = len(state.failures)
+    before, remark = len(state.failures), ""
     with closing(rows_of_clip(relative, path, work)) as some:
         for rows in some:
             for row in rows:
                 table.append(row)
                 if row["status"] != DONE:
                     state.failures.append(f"{row['image']}: {row['message']}")
+                else:
+                    # All frames have that of their clip.
+                    remark = row["message"]
             state.frames += frames_done(rows)
             if stop:
                 raise Stopped(stop.signal_number)
+    state.remark(table_name(relative), remark)
     if len(state.failures) == before:
         state.written.add(table_name(relative))

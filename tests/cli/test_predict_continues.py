@@ -296,7 +296,7 @@ def test_images_of_low_range_are_named(
     arguments = ["predict", "--checkpoint", str(checkpoint), str(source), "--out", str(out)]
     assert main(arguments) == 0
     shown = capsys.readouterr().err
-    assert "1 images use less than a tenth of their range (p1.png)" in shown
+    assert "column message of 1 inputs (p1.png)" in shown and "less than a tenth" in shown
     assert "give --levels 4095" in shown
     messages = {row["image"]: row["message"] for row in rows(out)}
     assert not messages["p0.png"] and "low levels: values up to 4000" in messages["p1.png"]

@@ -243,6 +243,7 @@ def test_lower_precision_tells_what_it_costs(
         (["--format", "onnx", "--out", "x.onnx", "--keep-operators"], "for --format pt2 alone"),
         (["--format", "onnx", "--out", "there.onnx"], "exists, and nothing is overwritten"),
         (["--format", "pt2", "--out", "x.pt2", "--checkpoint", "nowhere"], "no such folder"),
+        (["--format", "pt2", "--out", "x.pt2"] + ["--checkpoint", "b"] * 2, "got 2 checkpoints"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(
@@ -251,7 +252,8 @@ def test_what_cannot_be_exported_is_one_line(
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     monkeypatch.chdir(tmp_path)
     Path("there.onnx").write_text("mine")
-    assert main(["export", "--checkpoint", str(best), *flags]) == 2
+    checkpoint = [] if "--checkpoint" in flags else ["--checkpoint", str(best)]
+    assert main(["export", *checkpoint, *flags]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["there.onnx"]
