@@ -82,7 +82,10 @@ def _dataset(folder: str, levels: int | None) -> list[tuple[np.ndarray, np.ndarr
 
 
 def _images_alone(folder: str, levels: int | None) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    paths = [path for _, path in list_inputs(Path(folder)).images]
+    try:
+        paths = [path for _, path in list_inputs(Path(folder)).images]
+    except UsageError as error:
+        raise UsageError(f"--calibrate {error}") from error
     if not paths:
         raise UsageError(f"--calibrate {folder}: holds no image that can be read")
     try:
