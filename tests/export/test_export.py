@@ -321,7 +321,7 @@ def test_what_is_lost_is_measured_where_there_is_ground_truth(tmp_path: Path, se
 
 
 def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--calibrate .*nowhere"):
+    with pytest.raises(UsageError, match=r"--calibrate .*nowhere"):
         read_pictures(str(tmp_path / "nowhere"), 32, 1, None)
     write_png(tmp_path / "whole.png", np.zeros((40, 40), np.uint8))
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
