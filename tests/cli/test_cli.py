@@ -75,7 +75,11 @@ def test_help_and_version() -> None:
         ([], "intrasense-fast ", "required: COMMAND"),
         (["fly"], "intrasense-fast ", "there is no command 'fly'"),
         (["trian"], "intrasense-fast ", "did you mean train?"),
-        (["predict"], "intrasense-fast predict ", "required: IMAGE|FOLDER, --checkpoint, --out"),
+        (
+            ["predict"],
+            "intrasense-fast predict ",
+            "required: IMAGE|CLIP|FOLDER, --checkpoint, --out",
+        ),
         (["train", "--no-such-flag"], "intrasense-fast train ", "arguments: --no-such-flag"),
         (["train", "--epoch", "3"], "intrasense-fast train ", "did you mean --epochs?"),
         (["verify", "--lay=x", "."], "intrasense-fast verify ", "did you mean --layout?"),

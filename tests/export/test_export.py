@@ -101,6 +101,7 @@ def test_the_documented_use_needs_onnxruntime_and_numpy_alone(onnx_file: Path) -
     assert done.stdout == "(250, 333) intrasense 64\n"
 
 
+@pytest.mark.extended
 def test_torchscript_takes_any_batch_and_size(best: Path, tmp_path: Path, rng, capsys) -> None:
     out = tmp_path / "network.pt"
     assert export(best, out, "--format", "torchscript", "--output", "logits") == 0

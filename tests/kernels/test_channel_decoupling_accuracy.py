@@ -260,11 +260,10 @@ def inverse(gram, ridge):
     [
         1,
         2,
-        16,
         17,
         64,
-        65,
         129,
+        *(pytest.param(r, marks=pytest.mark.extended) for r in (16, 65)),
         *(pytest.param(r, marks=pytest.mark.slow) for r in (63, 100, 128, 200, 256, 640, 1100)),
     ],
 )

@@ -136,7 +136,11 @@ def test_gradcheck(shape, window, entropy_scale, fast, device, rng):
 
 
 @pytest.mark.parametrize("window", (1, 3, 5, 15))
-@pytest.mark.parametrize("shape", [(1, 3, 5, 4), (1, 2, 2, 7), (1, 2, 6, 1)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 3, 5, 4), (1, 2, 6, 1), pytest.param((1, 2, 2, 7), marks=pytest.mark.extended)],
+    ids=str,
+)
 def test_every_window_on_maps_of_any_size(window, shape, device, rng):
     dtype = torch.float32 if device.type == "cuda" else torch.float64
     inputs = tensors(shape, rng, device, dtype)
@@ -162,7 +166,11 @@ def test_channels_by_the_thousand(entropy_scale, device, rng):
     assert mask.any() and not mask.all()
 
 
-@pytest.mark.parametrize("dtype, channels", [(torch.float32, 64), (torch.bfloat16, 128)], ids=str)
+@pytest.mark.parametrize(
+    "dtype, channels",
+    [(torch.float32, 64), pytest.param(torch.bfloat16, 128, marks=pytest.mark.extended)],
+    ids=str,
+)
 @pytest.mark.parametrize("window", (3, 5))
 def test_several_tiles_in_every_direction(window, dtype, channels, device, rng):
     """Two tiles of rows, of columns and of channels, the last ones short; windows cross them."""
@@ -217,7 +225,7 @@ def test_a_threshold_is_exclusive(device):
     assert entropy_whitening(*inputs, entropy_scale="nats", threshold=1e-30, fused=True)[1].all()
 
 
-@pytest.mark.parametrize("window", (3, 7))
+@pytest.mark.parametrize("window", (pytest.param(3, marks=pytest.mark.extended), 7))
 @pytest.mark.parametrize("step", (0.0, 2e3), ids=("offset", "step edge"))
 def test_an_offset_costs_no_accuracy(window, step, device, rng):
     """1e3 with unit spread, also beside values far away: gradients to 1e-3 as well."""

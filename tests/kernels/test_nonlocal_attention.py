@@ -398,6 +398,7 @@ def test_the_full_table_holds_every_promised_shape(target, dtype):
         assert target != "sm_90" or all("HGMMA" in COMPILATION.instructions(job) for job in found)
 
 
+@pytest.mark.extended
 def test_the_example_runs():
     example = Path(__file__).parents[2] / "examples" / "vae_attention.py"
     run = subprocess.run(

@@ -211,7 +211,9 @@ def test_exports_with_its_kernels(device) -> None:
     assert {t.split(".")[1] for t in targets} == {f"{name}_forward" for name in names}
 
 
-@pytest.mark.parametrize("kind", (GlobalLocalPerception, ChannelDecoupling))
+@pytest.mark.parametrize(
+    "kind", (pytest.param(GlobalLocalPerception, marks=pytest.mark.extended), ChannelDecoupling)
+)
 def test_recomputing_activations_changes_no_bit(kind: type, device) -> None:
     module = wake(kind(64, fused=True)).to(device)
     x = torch.randn(2, 64, 2, 3, device=device)
