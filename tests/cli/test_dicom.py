@@ -130,6 +130,16 @@ def test_a_clip_is_segmented_frame_by_frame(tmp_path: Path, seed: int) -> None:
     assert len(failures) == 1 and "bytes of its pixels are there" in failures[0]
 
 
+def test_what_is_to_be_said_of_a_clip_is_said_once(tmp_path: Path, seed: int) -> None:
+    # A region of the scanner's larger picture.
+    region = scan_region((0, 0, 900, 700))
+    write_dicom(tmp_path / "in" / "a.dcm", np.stack([scan(seed)] * 2), [region])
+    (remark,) = predict_files(tmp_path / "in", tmp_path / "out", bright).remarks
+    assert remark.startswith("a.dcm: its scan region") and "does not fit the 96 x 64" in remark
+    messages = [row["message"] for row in rows(tmp_path / "out")]
+    assert messages == [remark.removeprefix("a.dcm: ")] * 2
+
+
 def test_spacing_is_for_pictures_that_do_not_say_it(tmp_path: Path, seed: int) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     write_dicom(source / "a.dcm", scan(seed), [scan_region(REGION, (0.012, 0.01))])
