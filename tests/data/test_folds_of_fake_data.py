@@ -77,12 +77,9 @@ def test_subsets_print_their_n(
 
 @pytest.mark.parametrize(
     ("layout", "count"),
-    [
-        ("busi", 30),
-        pytest.param("dataset-b", 30, marks=pytest.mark.extended),
-        pytest.param("ddti", 29, marks=pytest.mark.extended),
-    ],
+    [("busi", 30), ("dataset-b", 30), ("ddti", 29)],
 )
+@pytest.mark.extended
 def test_one_fold_without_a_flag_about_data(
     layout: str, count: int, trees: Trees, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

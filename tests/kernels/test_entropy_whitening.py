@@ -180,7 +180,10 @@ def test_several_tiles_in_every_direction(window, dtype, channels, device, rng):
 @pytest.mark.parametrize("entropy_scale", SCALES)
 @pytest.mark.parametrize(
     "dtype",
-    (torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.extended)),
+    (
+        torch.bfloat16,
+        *(pytest.param(t, marks=pytest.mark.extended) for t in (torch.float32, torch.float16)),
+    ),
     ids=str,
 )
 def test_masks_agree_wherever_it_is_not_a_tie(entropy_scale, dtype, device, rng):

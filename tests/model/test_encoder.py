@@ -60,14 +60,11 @@ def test_grey_encoder_equals_three_equal_channels(
 @pytest.mark.parametrize(
     "kind",
     [
-        "plain",
-        "classifier",
-        "module.",
-        "module.encoder.",
-        "backbone.",
-        "nested",
-        "safetensors",
-        "no counters",
+        *("plain", "module.encoder.", "nested", "safetensors"),
+        *(
+            pytest.param(p, marks=pytest.mark.extended)
+            for p in ("classifier", "module.", "backbone.", "no counters")
+        ),
     ],
 )
 def test_weights_of_every_packaging_load(

@@ -100,7 +100,7 @@ def test_folds_out_of_fold_are_the_test_images_of_each(
     seen = [row["seen"] for row in everything.values()]
     assert set(seen) <= {"train", "val"} and seen.count("train") > 0
     assert main([*flags, "--out", str(tmp_path / "none"), "--held-out"]) == 2
-    told = f"--held-out: {seen.count('train')} of the 12 images trained one of the checkpoints, "
+    told = f"{seen.count('train')} of the 12 images trained one of the checkpoints, "
     assert told + f"{seen.count('val')} selected one" in capsys.readouterr().err
 
 
