@@ -82,6 +82,11 @@ def add_ensemble_arguments(parser: argparse.ArgumentParser) -> None:
         help="bf16: products in bfloat16, 1.6 to 1.8 times as fast on processors that have it "
         "(default off)",
     )
+    add_network_argument(parser)
+
+
+def add_network_argument(parser: argparse.ArgumentParser) -> None:
+    """--network, of every command that opens a checkpoint; see `trust`."""
     parser.add_argument(
         "--network",
         metavar="MODULE:FACTORY",
@@ -141,15 +146,6 @@ def ensemble_from(args: argparse.Namespace, known: Named | None = None) -> Ensem
         if remark:
             show(f"warning: {remark}", sys.stderr)
     return ensemble
-
-
-def _threshold(text: str) -> float | str:
-    try:
-        return text if text == TUNED else float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: a number from 0 to 1, or {TUNED}, is needed"
-        ) from error
 
 
 def named_from(args: argparse.Namespace) -> Named:
@@ -220,6 +216,15 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", nargs=2, metavar=("IMAGE", "MASK"), help=HELP["pairs"])
 
 
+def picture_flags(args: argparse.Namespace) -> list[str]:
+    """The flags above that were given."""
+    flags: list[str] = []
+    for name in ("max_pixels", "levels"):
+        if getattr(args, name) is not None:
+            flags += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    return [*flags, *(["--pairs", *args.pairs] if args.pairs else [])]
+
+
 def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every command that measures masks: --spacing and the clean-up."""
     parser.add_argument("--spacing", metavar="MM", help=HELP["spacing"])
@@ -257,10 +262,10 @@ def measuring_flags(args: argparse.Namespace) -> list[str]:
     return [*flags, *(["--keep-largest"] if args.keep_largest else [])]
 
 
-def picture_flags(args: argparse.Namespace) -> list[str]:
-    """The flags above that were given."""
-    flags: list[str] = []
-    for name in ("max_pixels", "levels"):
-        if getattr(args, name) is not None:
-            flags += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    return [*flags, *(["--pairs", *args.pairs] if args.pairs else [])]
+def _threshold(text: str) -> float | str:
+    try:
+        return text if text == TUNED else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: a number from 0 to 1, or {TUNED}, is needed"
+        ) from error

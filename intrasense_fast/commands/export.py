@@ -7,6 +7,7 @@ from pathlib import Path
 
 from intrasense_fast.commands.arguments import (
     add_calibration_argument,
+    add_network_argument,
     checkpoint_folder,
     trust,
 )
@@ -65,11 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="check every size at batches 1, 3 and 16 (default: every size alone, batches at the "
         "smallest)",
     )
-    parser.add_argument(
-        "--network",
-        metavar="MODULE:FACTORY",
-        help="code of your own that the checkpoint names and that you trust",
-    )
+    add_network_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         show(f"warning: {segmenter.remark}", sys.stderr)
     if not args.calibration:
         segmenter = replace(segmenter, calibration=None)
-    _show(export_checkpoint(segmenter, Path(checkpoint), out, options), out)
+    _show(export_checkpoint(segmenter, checkpoint, out, options), out)
     return 0
 
 
