@@ -83,13 +83,12 @@ def _frames(
         for (image, _, _), answer, number in zip(pictures, answers, numbers, strict=False):
             title = frame_name(name, number)
             if answer is None:
-                drawn.write(overlay(image, None, np.zeros(image.shape, bool))[:, :, ::-1])
+                drawn.write(overlay(image, None, np.zeros(image.shape, bool)))
                 rows.append(failed(title, digest, NOT_FINITE))
                 continue
             stem = folder / f"{number:04d}"
-            row = write_outputs(destination, title, stem, image, answer, origin)
-            mask = destination.clean_up(answer.probability > destination.threshold)
-            drawn.write(np.ascontiguousarray(overlay(image, None, mask)[:, :, ::-1]))
+            row, mask = write_outputs(destination, title, stem, image, answer, origin)
+            drawn.write(overlay(image, None, mask))
             rows.append(row | {"sha256": digest, "message": clip.note})
         yield rows
     return reason
@@ -108,9 +107,9 @@ class _EvenWriter:
         self._writer = writer
 
     def write(self, picture: np.ndarray) -> None:
-        """Write (H, W, 3) uint8, BGR."""
+        """Write (H, W, 3) uint8, RGB."""
         down, right = (side % 2 for side in picture.shape[:2])
-        whole = np.ascontiguousarray(picture)
+        whole = np.ascontiguousarray(picture[:, :, ::-1])
         self._writer.write(cv2.copyMakeBorder(whole, 0, down, 0, right, cv2.BORDER_REPLICATE))
 
 

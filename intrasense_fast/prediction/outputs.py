@@ -129,8 +129,8 @@ def write_outputs(
     image: np.ndarray,
     answer: Answer,
     origin: Origin = _NOWHERE,
-) -> Row:
-    """Write the files of an image and return its row.
+) -> tuple[Row, np.ndarray]:
+    """Write the files of an image and return its row and its mask, uint8 (H, W).
 
     Args:
         destination: what is written.
@@ -162,15 +162,16 @@ def write_outputs(
         **_measured(mask, origin.spacing),
     }
     if not row["area"]:
-        return row
+        return row, mask
     ys, xs = np.nonzero(mask)
-    return row | {
+    box = {
         "left": xs.min(),
         "top": ys.min(),
         "width": xs.max() - xs.min() + 1,
         "height": ys.max() - ys.min() + 1,
         "mean_probability": float(probability[mask == 1].mean()),
     }
+    return row | box, mask
 
 
 def _measured(mask: np.ndarray, spacing: tuple[float, float] | None) -> Row:

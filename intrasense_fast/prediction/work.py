@@ -100,7 +100,7 @@ def rows_of(chunk: Sequence[Read], done: frozenset[str], work: Work) -> Iterator
             continue
         stem = stem_of(work.destination.folder, item.relative)
         try:
-            row = write_outputs(work.destination, name, stem, image, answer, origin)
+            row, _ = write_outputs(work.destination, name, stem, image, answer, origin)
         except SegmentationError as error:
             yield failed(name, item.sha256, str(error))
             continue
