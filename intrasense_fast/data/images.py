@@ -159,13 +159,26 @@ def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
             f"write_png needs uint8 or uint16 of shape (H, W), (H, W, 3) or (H, W, 4), got "
             f"{array.dtype} {array.shape}"
         )
+    try:
+        content = png_bytes(array)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    with atomic_path(path, flush=False) as temporary:
+        temporary.write_bytes(content)
+
+
+def png_bytes(array: np.ndarray) -> bytes:
+    """Of such an array the content of its PNG file.
+
+    Raises:
+        ValueError: it cannot be encoded.
+    """
     if array.ndim == 3:
         array = array[:, :, [2, 1, 0, *range(3, array.shape[2])]]
     done, data = cv2.imencode(".png", np.ascontiguousarray(array))
     if not done:
-        raise ValueError(f"{path}: an array of shape {array.shape} cannot be encoded as PNG")
-    with atomic_path(path, flush=False) as temporary:
-        temporary.write_bytes(data.tobytes())
+        raise ValueError(f"an array of shape {array.shape} cannot be encoded as PNG")
+    return data.tobytes()
 
 
 def _pixels(header: Header, data: bytes) -> np.ndarray:
