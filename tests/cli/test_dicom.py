@@ -33,6 +33,7 @@ from tests.support.dicom import (
     shipped,
     write_dicom,
 )
+from tests.support.predictions import rows
 
 DIGEST = "ab" * 32
 
@@ -66,11 +67,6 @@ def scan(seed: int, shape: tuple[int, int] = (64, 96)) -> np.ndarray:
 
 
 REGION = (8, 10, 39, 41)
-
-
-def rows(out: Path) -> list[dict[str, str]]:
-    with open(out / "predictions.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def mask_of(out: Path, row: dict[str, str]) -> np.ndarray:

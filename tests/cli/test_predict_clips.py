@@ -1,6 +1,5 @@
 """Clips in `predict`: a row a frame, an overlay clip, and clips that end in the middle."""
 
-import csv
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ from intrasense_fast.inference import Segmenter
 from intrasense_fast.prediction import clips as prediction_clips
 from intrasense_fast.prediction import predict_files
 from intrasense_fast.signals import Stopped
+from tests.support.predictions import contents, rows
 from tests.support.stubs import Bright, bright_checkpoint
 
 FRAMES = 11
@@ -47,16 +47,6 @@ def write_clip(path: Path, codec: str = "MJPG", shape: tuple[int, int] = (48, 64
 
 def segmenter(limit: float = 2.0) -> Segmenter:
     return Segmenter(Bright(gain=20.0, limit=limit), 32, None, "a" * 64)
-
-
-def rows(out: Path) -> list[dict[str, str]]:
-    with open(out / "predictions.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("name, codec", [("a.avi", "MJPG"), ("b.mp4", "mp4v")])

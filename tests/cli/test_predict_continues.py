@@ -1,7 +1,6 @@
 """`predict` that was stopped, killed or fed bad files: what is left, and what --continue makes of
 it."""
 
-import csv
 import json
 import os
 import resource
@@ -31,6 +30,7 @@ from intrasense_fast.inference.ensemble import AT_A_TIME
 from intrasense_fast.prediction import predict_files
 from intrasense_fast.prediction import work as prediction_work
 from tests.support.checkpoints import tiny_checkpoint
+from tests.support.predictions import contents, rows
 
 COUNT = 24
 
@@ -62,21 +62,8 @@ def write_images(folder: Path, count: int, seed: int, shape: tuple[int, int] = (
     return folder
 
 
-def rows(out: Path) -> list[dict[str, str]]:
-    with open(out / "predictions.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def as_set(out: Path) -> set[tuple[str, ...]]:
     return {tuple(row.values()) for row in rows(out)}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module")

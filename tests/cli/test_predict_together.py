@@ -1,6 +1,5 @@
 """`predict` with several checkpoints, mirror images, tiles, maps, batches and reading threads."""
 
-import csv
 import json
 from argparse import ArgumentParser
 from pathlib import Path
@@ -16,6 +15,7 @@ from intrasense_fast.data.opening import sha256_of
 from intrasense_fast.inference import Segmenter
 from intrasense_fast.inference.calibration import Calibration, write_calibration
 from intrasense_fast.prediction import predict_files
+from tests.support.predictions import contents, rows
 from tests.support.stubs import Lopsided, bright_checkpoint
 
 COUNT = 5
@@ -36,16 +36,6 @@ def source(tmp_path: Path, seed: int) -> Path:
         noise = cv2.GaussianBlur(rng.normal(0, 40, (40, 44)), (0, 0), 3) * 6 + 120
         cv2.imwrite(str(folder / f"p{i}.png"), np.clip(noise, 0, 255).astype(np.uint8))
     return folder
-
-
-def rows(out: Path) -> list[dict[str, str]]:
-    with open(out / "predictions.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def read(path: Path) -> np.ndarray:
